@@ -1,0 +1,23 @@
+"""The one error a user is meant to read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input, told in one sentence: what is wrong, where, and what to do next."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a tool's `main` and exit: 0 on success, 2 with one line on stderr for a `UserError`."""
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)

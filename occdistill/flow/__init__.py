@@ -1,0 +1,1 @@
+"""The velocity field: path, guidance, solvers and networks."""

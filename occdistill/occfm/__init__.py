@@ -1,0 +1,1 @@
+"""OccFM's published files: key mapping, fill rule, safe import."""

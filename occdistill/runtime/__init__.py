@@ -1,0 +1,1 @@
+"""From past voxels to future voxels, timed."""

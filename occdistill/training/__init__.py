@@ -1,0 +1,1 @@
+"""The mmengine glue: loops, hooks, safe checkpoints."""

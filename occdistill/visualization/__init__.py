@@ -1,0 +1,1 @@
+"""Pictures of occupancy: Open3D scenes, bird's-eye views, animations."""
