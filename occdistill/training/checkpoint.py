@@ -1,0 +1,156 @@
+"""Checkpoints that survive a full disk and a kill, and never run code when read.
+
+A checkpoint is a dict of tensors and plain Python values:
+
+    kind          "vae", "teacher" or "distill"
+    model         state dict of the network that is used later (the student, for "distill")
+    ema           its averaged weights, if any
+    config_text   the config it was made with
+    fingerprints  {"vae": ..., "data": ...} of what it was trained on
+    meta          step, updates, metrics, seed, versions
+    training      nets, optimisers, scalers and counters: only in files that can be resumed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from occdistill.errors import UserError
+
+STEP_FILE = re.compile(r"iter_(\d+)\.pth")
+
+
+def save(path: str | Path, checkpoint: Mapping) -> None:
+    """Write a checkpoint so that `path` always holds a whole one, the old or the new.
+
+    The bytes go to a temporary file beside it, reach the disk, and only then take its name.
+
+    Raises:
+        UserError: if the disk is full or not writable; the previous file is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(dict(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns ENOSPC into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        kept = "the previous file is intact" if path.exists() else "nothing was lost"
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write checkpoint {path} ({reason}); {kept}: free some space or choose another "
+            "--work-dir, then continue with --resume"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load(path: str | Path, kind: str | None = None) -> dict:
+    """Read a checkpoint onto the CPU without unpickling anything but tensors and plain values.
+
+    Args:
+        path: the file.
+        kind: if given, what the checkpoint must be.
+
+    Raises:
+        UserError: if the file is missing, damaged, not a checkpoint of this project, or of
+            another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist: check the path, or train it first")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"checkpoint {path} is truncated or damaged ({_first_line(error)}): use an earlier one"
+        ) from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"checkpoint {path} is damaged or holds more than tensors and plain values "
+            f"({_first_line(error)}): it is not loaded; use a checkpoint made by this project's tools"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"kind", "model"} <= checkpoint.keys():
+        raise UserError(
+            f"{path} is not an occdistill checkpoint (no 'kind' and 'model'): "
+            "use one made by tools/train_*.py"
+        )
+    if kind is not None and checkpoint["kind"] != kind:
+        raise UserError(
+            f"checkpoint {path} holds a {checkpoint['kind']}, not a {kind}: give the {kind}'s file"
+        )
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
+
+
+def weights(checkpoint: Mapping) -> dict[str, Tensor]:
+    """The state dict to use: the averaged weights where there are any."""
+    return checkpoint.get("ema") or checkpoint["model"]
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy a state dict into `module`, which must have exactly its keys and shapes.
+
+    Args:
+        module: the network to fill.
+        state: its weights.
+        source: where they come from, for the error.
+
+    Raises:
+        UserError: naming the first keys or shapes that differ; `module` is left as it was.
+    """
+    own = module.state_dict()
+    differences = [f"no {key}" for key in own if key not in state]
+    differences += [f"unexpected {key}" for key in state if key not in own]
+    differences += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if differences:
+        shown = "; ".join(differences[:3])
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UserError(
+            f"{source} holds another architecture than this config's {type(module).__name__} "
+            f"({shown}{more}): use the config it was trained with"
+        )
+    module.load_state_dict(state)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """12 hex characters that change with any name, shape, dtype or bit of a state dict."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        value = torch.as_tensor(state[key]).detach().cpu().contiguous()
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
+def step_files(folder: str | Path) -> list[Path]:
+    """Resumable checkpoints of a work directory, oldest first."""
+    found = [(m, p) for p in Path(folder).glob("iter_*.pth") if (m := STEP_FILE.fullmatch(p.name))]
+    return [path for _, path in sorted(found, key=lambda pair: int(pair[0][1]))]
