@@ -1,0 +1,96 @@
+"""Move voxel grids between ego frames, and guess the ego's next frames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from occdistill.data.occ3d import FREE, Grid
+
+
+def invert(poses: Tensor) -> Tensor:
+    """Inverse of rigid transforms (…, 4, 4)."""
+    rotation = poses[..., :3, :3].mT
+    out = poses.clone()
+    out[..., :3, :3] = rotation
+    out[..., :3, 3:] = -rotation @ poses[..., :3, 3:]
+    return out
+
+
+def warp(voxels: Tensor, target_to_source: Tensor, grid: Grid, fill: int = FREE) -> Tensor:
+    """See one frame's voxels from another frame: nearest source voxel per target voxel centre.
+
+    Parameters
+    ----------
+    voxels
+        Class ids (N, X, Y, Z) in the source frames.
+    target_to_source
+        Rigid transforms (N, 4, 4) that take target coordinates (metres) to source coordinates.
+    grid
+        The grid of both.
+    fill
+        What a target voxel gets whose centre lies outside the source grid.
+
+    Returns
+    -------
+    Tensor
+        Voxels (N, X, Y, Z) in the target frames, of the input's dtype and device.
+    """
+    n, *shape = voxels.shape
+    device = voxels.device
+    # In units of voxels: p' = R p + (R o + t - o) / size. Built in float64, so that the identity
+    # maps every centre onto itself exactly.
+    pose = target_to_source.to(device, torch.float64)
+    origin = torch.tensor(grid.origin, dtype=torch.float64, device=device)
+    rotation = pose[:, :3, :3]
+    offset = (rotation @ origin + pose[:, :3, 3] - origin) / grid.voxel_size
+    rotation, offset = rotation.float(), offset.float()
+
+    centres = [torch.arange(size, device=device) + 0.5 for size in shape]
+    inside = torch.ones((), dtype=torch.bool, device=device)
+    flat = torch.zeros((), dtype=torch.int64, device=device)
+    for axis, size in enumerate(shape):
+        x, y, z = (
+            rotation[:, axis, i, None] * centre for i, centre in enumerate(centres)
+        )  # each (N, side)
+        x = x + offset[:, axis, None]
+        position = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
+        inside = inside & (position >= 0) & (position < size)
+        # Truncation is floor for the positions that stay.
+        flat = flat * size + position.long().clamp_(0, size - 1)
+    moved = voxels.reshape(n, -1).gather(1, flat.reshape(n, -1)).reshape(voxels.shape)
+    return moved.masked_fill_(~inside, fill)
+
+
+def extrapolate(poses: Tensor, future: int) -> Tensor:
+    """Continue the ego's motion with the velocity and yaw rate between the last two keyframes.
+
+    Roll, pitch and vertical motion are not continued: on a road they come back, and repeating
+    them would tip the scene over.
+
+    Parameters
+    ----------
+    poses
+        Past frame → newest frame, (B, P, 4, 4) with P ≥ 2 (only the last two are used).
+    future
+        How many keyframes to continue, at the same interval.
+
+    Returns
+    -------
+    Tensor
+        Future frame → newest frame, (B, future, 4, 4).
+    """
+    if poses.shape[1] < 2:
+        raise ValueError("extrapolation needs at least two past keyframes")
+    # The newest frame as seen from the one before; moving on is doing this step again.
+    motion = invert(poses[:, -2].double()) @ poses[:, -1].double()
+    yaw = torch.atan2(motion[:, 1, 0], motion[:, 0, 0])
+    step = torch.eye(4, dtype=motion.dtype, device=motion.device).repeat(len(motion), 1, 1)
+    step[:, 0, 0] = step[:, 1, 1] = torch.cos(yaw)
+    step[:, 1, 0] = torch.sin(yaw)
+    step[:, 0, 1] = -step[:, 1, 0]
+    step[:, :2, 3] = motion[:, :2, 3]
+    steps = [step]
+    for _ in range(future - 1):
+        steps.append(steps[-1] @ step)
+    return torch.stack(steps, dim=1).to(poses.dtype)
