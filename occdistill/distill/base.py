@@ -1,0 +1,194 @@
+"""What every distillation method is made of, and the parts that several of them share."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from occdistill.flow.condition import Condition
+from occdistill.flow.guidance import Guided
+from occdistill.flow.path import Draws, TimeLaw, expand, interpolate
+from occdistill.flow.solver import sample, step_velocity
+
+
+@dataclass
+class Batch:
+    """Training input of one update.
+
+    Attributes:
+        condition: conditions of B clips.
+        draws: the batch's random streams, one per clip; all randomness of an update comes from it.
+        x_1: true future latents `(B, F, C, H, W)`, for the methods that need data.
+    """
+
+    condition: Condition
+    draws: Draws
+    x_1: Tensor | None = None
+
+
+@dataclass
+class Loss:
+    """A scalar to minimise and detached scalars to log."""
+
+    total: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+def surrogate(direction: Tensor, x: Tensor) -> Tensor:
+    """`mean(sg[direction] · x)`: a scalar whose gradient in x is `direction / numel`.
+
+    It is signed and unbounded; only its gradient means something.
+    """
+    return (direction.detach() * x).mean()
+
+
+def frozen(net: nn.Module) -> nn.Module:
+    """The same network in evaluation mode, its parameters without gradients."""
+    return net.eval().requires_grad_(False)
+
+
+@contextmanager
+def only_grad(nets: nn.ModuleDict, name: str) -> Iterator[None]:
+    """Inside, gradients are recorded for the parameters of `nets[name]` alone."""
+    flags = {p: p.requires_grad for net in nets.values() for p in net.parameters()}
+    try:
+        for key, net in nets.items():
+            net.requires_grad_(key == name)
+        yield
+    finally:
+        for p, flag in flags.items():
+            p.requires_grad_(flag)
+
+
+class Method(nn.Module):
+    """Base of all methods: a frozen teacher, trainable nets by name, and when each one steps.
+
+    One training step is `for name in plan(step)`: compute `losses(name, batch, step)` with
+    gradients for `nets[name]` only, step that net's optimiser, call `after(name, step)`. Each
+    element of a plan gets a fresh batch.
+
+    Args:
+        teacher: velocity network; it is frozen in place.
+        latent_shape: `(F, C, H, W)` of what is generated.
+        guidance: classifier-free guidance scale of the teacher. Only the teacher is ever guided.
+        student: initial student network; default: a copy of the teacher.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        latent_shape: tuple[int, ...],
+        guidance: float = 2.0,
+        student: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.teacher = frozen(teacher)
+        self.guided_teacher = Guided(self.teacher, guidance)
+        self.latent_shape = tuple(latent_shape)
+        student = copy.deepcopy(teacher) if student is None else student
+        self.nets = nn.ModuleDict({"student": student.requires_grad_(True)})
+        self.evaluations = 0  # network evaluations spent, in clips
+        self._count_evaluations(self.teacher)
+        self._count_evaluations(student)
+
+    def _count_evaluations(self, net: nn.Module) -> None:
+        def count(_module: nn.Module, args: tuple, _output: Tensor) -> None:
+            self.evaluations += args[0].shape[0]
+
+        net.register_forward_hook(count)
+
+    def plan(self, step: int) -> tuple[str, ...]:
+        """Names of the nets that step at this step, in order; a pure function of the step."""
+        return ("student",)
+
+    def losses(self, name: str, batch: Batch, step: int) -> Loss:
+        """The loss of `nets[name]`."""
+        raise KeyError(f"{type(self).__name__} has no net named {name!r}")
+
+    def after(self, name: str, step: int) -> None:
+        """What follows an optimiser step: moving averages, curricula. Nothing by default."""
+
+    def generate(self, batch: Batch) -> Tensor:
+        """One-step student output `G(z) = z + N(z, 0, 1, c)`, `(B, F, C, H, W)`, from fresh noise."""
+        z = batch.draws.normal(*self.latent_shape)
+        return z + step_velocity(self.nets["student"], z, 0.0, 1.0, batch.condition)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, noise: Tensor, steps: int = 1) -> Tensor:
+        """Forecast latents with the student alone, unguided."""
+        return sample(self.nets["student"], noise, condition, steps)
+
+
+class DistributionMatching(Method, ABC):
+    """Methods that compare the teacher with an auxiliary flow trained on the student's samples.
+
+    The auxiliary learns the student's own velocity field by flow matching; a subclass says how the
+    difference between the two fields at re-noised student samples becomes the student's gradient.
+
+    Args:
+        ratio: auxiliary updates before each student update (MFD: 10).
+        times: law of the student's re-noising times.
+        auxiliary_times: law of the auxiliary's flow-matching times; default the same.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        latent_shape: tuple[int, ...],
+        guidance: float = 2.0,
+        ratio: int = 10,
+        times: TimeLaw | dict | None = None,
+        auxiliary_times: TimeLaw | dict | None = None,
+        student: nn.Module | None = None,
+        auxiliary: nn.Module | None = None,
+    ) -> None:
+        auxiliary = copy.deepcopy(teacher) if auxiliary is None else auxiliary
+        super().__init__(teacher, latent_shape, guidance, student)
+        self._count_evaluations(auxiliary)
+        self.nets["auxiliary"] = auxiliary.requires_grad_(True)
+        self.ratio = ratio
+        self.times = time_law(times)
+        self.auxiliary_times = self.times if auxiliary_times is None else time_law(auxiliary_times)
+
+    def plan(self, step: int) -> tuple[str, ...]:
+        """`ratio` auxiliary updates, then one student update."""
+        return ("auxiliary",) * self.ratio + ("student",)
+
+    def losses(self, name: str, batch: Batch, step: int) -> Loss:
+        """Flow matching on student samples for the auxiliary; the subclass's loss for the student."""
+        if name == "auxiliary":
+            return self.auxiliary_loss(batch)
+        if name == "student":
+            return self.student_loss(batch)
+        return super().losses(name, batch, step)
+
+    def auxiliary_loss(self, batch: Batch) -> Loss:
+        """`E || v_A(x_t, t) - (sg x̂ - e) ||²`, `x_t = t sg x̂ + (1 - t) e`, e fresh, unguided."""
+        with torch.no_grad():
+            sample_ = self.generate(batch)
+        noise = batch.draws.normal(*self.latent_shape)
+        t = self.auxiliary_times.times(batch.draws)
+        v = self.nets["auxiliary"](interpolate(sample_, noise, t), t, batch.condition)
+        loss = (v - (sample_ - noise)).square().mean()
+        return Loss(loss, {"flow_matching": loss.detach()})
+
+    @abstractmethod
+    def student_loss(self, batch: Batch) -> Loss:
+        """The student's loss; each method's own."""
+
+    def matching_loss(self, x: Tensor, gap: Tensor, weight: Tensor | float = 1.0) -> Loss:
+        """Surrogate that moves x against `weight · gap`, where gap is auxiliary minus teacher."""
+        if isinstance(weight, Tensor):
+            weight = expand(weight, x)
+        return Loss(surrogate(weight * gap, x), {"gap": gap.detach().square().mean()})
+
+
+def time_law(law: TimeLaw | dict | None) -> TimeLaw:
+    """A `TimeLaw` from itself, from a config dict, or the default one."""
+    return law if isinstance(law, TimeLaw) else TimeLaw(**(law or {}))

@@ -1,0 +1,41 @@
+"""MFD without its auxiliary: the ablation that collapses (MFD, App. C.4)."""
+
+from __future__ import annotations
+
+import torch
+
+from occdistill.distill.base import Batch, Loss, Method, surrogate, time_law
+from occdistill.flow.path import interpolate
+from occdistill.flow.solver import average_velocity
+
+
+class NoAuxiliary(Method):
+    """The auxiliary's average velocity replaced by the sample's own straight line, `x̂ - e`.
+
+    `L = mean( sg[(x̂ - e) - u_T(x_t, t, r)] · x_t )`, as in score distillation sampling. The mean
+    is still pulled to the teacher's, but nothing keeps the spread: it shrinks to a point.
+
+    Args:
+        times: law of the interval's ends.
+        ode_step: largest Euler step of the teacher's integration.
+        **kwargs: see `Method`.
+    """
+
+    def __init__(self, *args, times=None, ode_step: float = 0.02, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.times, self.ode_step = time_law(times), ode_step
+
+    def losses(self, name: str, batch: Batch, step: int) -> Loss:
+        """The student's surrogate loss."""
+        if name != "student":
+            return super().losses(name, batch, step)
+        x_1 = self.generate(batch)
+        noise = batch.draws.normal(*self.latent_shape)
+        t, r = self.times.intervals(batch.draws)
+        x_t = interpolate(x_1, noise, t)
+        with torch.no_grad():
+            u_T = average_velocity(
+                self.guided_teacher, x_t.detach(), t, r, batch.condition, self.ode_step
+            )
+        gap = (x_1 - noise).detach() - u_T
+        return Loss(surrogate(gap, x_t), {"gap": gap.square().mean()})

@@ -1,0 +1,170 @@
+"""What a velocity field is conditioned on, and how it is made from voxels and poses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from occdistill.data.occ3d import Grid
+from occdistill.data.warp import extrapolate, invert, warp
+
+
+@dataclass
+class Condition:
+    """The known part of a clip, in scaled latents.
+
+    Attributes:
+        past: latents of the past frames, `(B, P, C, H, W)`.
+        aligned: past voxels warped into each future ego frame and encoded, `(B, F, K*C, H, W)`,
+            the newest past frame first; None for networks that align by themselves.
+        trajectory: displacement from each frame to the next in metres, `(B, L, 2)`, or None.
+    """
+
+    past: Tensor
+    aligned: Tensor | None = None
+    trajectory: Tensor | None = None
+
+    def _map(self, function) -> Condition:
+        return Condition(
+            *(
+                None if x is None else function(x)
+                for x in (self.past, self.aligned, self.trajectory)
+            )
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Number of clips."""
+        return self.past.shape[0]
+
+    def null(self) -> Condition:
+        """What guidance contrasts with: frames zeroed, trajectory kept (OccFM's own choice)."""
+        aligned = None if self.aligned is None else torch.zeros_like(self.aligned)
+        return Condition(torch.zeros_like(self.past), aligned, self.trajectory)
+
+    def dropped(self, keep: Tensor) -> Condition:
+        """Null the samples where `keep (B,)` is False: condition dropout in training."""
+
+        def mask(x: Tensor) -> Tensor:
+            return x * keep.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+        aligned = None if self.aligned is None else mask(self.aligned)
+        return Condition(mask(self.past), aligned, self.trajectory)
+
+    def to(self, *args, **kwargs) -> Condition:
+        """Move or cast every tensor."""
+        return self._map(lambda x: x.to(*args, **kwargs))
+
+    def index(self, which: Tensor | slice) -> Condition:
+        """Select samples along the batch."""
+        return self._map(lambda x: x[which])
+
+    def repeat(self, count: int) -> Condition:
+        """Each clip `count` times in a row, for several samples of one clip."""
+        return self._map(lambda x: x.repeat_interleave(count, 0))
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """Join along the batch."""
+
+        def join(name: str) -> Tensor | None:
+            parts = [getattr(c, name) for c in conditions]
+            return None if parts[0] is None else torch.cat(parts)
+
+        return Condition(join("past"), join("aligned"), join("trajectory"))
+
+
+class Codec:
+    """Voxels and poses on one side, scaled latents and conditions on the other.
+
+    The only place that multiplies by the latent scale or knows which past frames are aligned.
+
+    Args:
+        vae: the frozen autoencoder (`encode`, `decode`, `scale`).
+        grid: the voxel grid that the clips live on.
+        future: number of frames to forecast, F.
+        align: how many keyframes before the newest one each aligned frame lies, newest (0) first;
+            empty for networks that take past latents only (OccFM).
+        conditioning: `gt` warps with the true future poses and shows the whole trajectory;
+            `hist` extrapolates the last motion and shows past displacements only.
+        trajectory_length: entries of the trajectory shown, L. Default: all P + F for `gt`, and
+            P - 1 for `hist`, so that the step into the first future frame stays hidden. OccFM's
+            history model takes P (and so does see that step: conditioning class `hist+1`).
+    """
+
+    def __init__(
+        self,
+        vae: torch.nn.Module,
+        grid: Grid,
+        future: int = 6,
+        align: Sequence[int] = (),
+        conditioning: Literal["gt", "hist"] = "gt",
+        trajectory_length: int | None = None,
+    ) -> None:
+        if conditioning not in ("gt", "hist"):
+            raise ValueError(f"conditioning {conditioning!r} is neither 'gt' nor 'hist'")
+        self.vae, self.grid, self.future = vae, grid, future
+        self.align, self.conditioning = tuple(align), conditioning
+        self.trajectory_length = trajectory_length
+
+    @property
+    def conditioning_class(self) -> str:
+        """`gt`, `none` (strict history) or `hist+1` (history that holds the first true step)."""
+        if self.conditioning == "gt":
+            return "gt"
+        return "none" if self.trajectory_length is None else "hist+1"
+
+    @torch.no_grad()
+    def encode(self, voxels: Tensor) -> Tensor:
+        """Voxels `(N, X, Y, Z)` to scaled latents `(N, C, H, W)`: the posterior mean."""
+        return self.vae.encode(voxels).mean * self.vae.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents `(N, C, H, W)` to classes, uint8 `(N, X, Y, Z)`."""
+        return self.vae.decode(latents / self.vae.scale)
+
+    def future_poses(self, poses: Tensor, past: int) -> Tensor:
+        """Future ego frame to newest past frame, `(B, F, 4, 4)`: the true or extrapolated ones."""
+        if self.conditioning == "hist":
+            return extrapolate(poses[:, :past], self.future)
+        return poses[:, past : past + self.future]
+
+    def aligned_voxels(self, past: Tensor, poses: Tensor) -> Tensor:
+        """Past voxels seen from each future ego frame, uint8 `(B, F, K, X, Y, Z)`."""
+        batch, frames = past.shape[:2]
+        future = self.future_poses(poses, frames)
+        sources = [frames - 1 - offset for offset in self.align]
+        target_to_source = torch.stack(
+            [invert(poses[:, s])[:, None] @ future for s in sources], dim=2
+        )
+        shape = (batch, self.future, len(sources), *past.shape[2:])
+        voxels = past[:, sources].unsqueeze(1).expand(shape)
+        return warp(voxels.flatten(0, 2), target_to_source.flatten(0, 2), self.grid).view(shape)
+
+    def visible_trajectory(self, trajectory: Tensor, past: int) -> Tensor:
+        """The entries that this conditioning may show, `(B, L, 2)`."""
+        length = self.trajectory_length
+        if length is None:
+            length = past + self.future if self.conditioning == "gt" else past - 1
+        return trajectory[:, :length]
+
+    def condition(self, past: Tensor, poses: Tensor, trajectory: Tensor) -> Condition:
+        """Build the condition of a batch of clips.
+
+        Args:
+            past: uint8 `(B, P, X, Y, Z)`.
+            poses: frame to newest past ego frame, `(B, P [+ F], 4, 4)`; F needed for `gt`.
+            trajectory: `(B, >= L, 2)` metres, entry i from frame i to i + 1, LiDAR frame of i.
+        """
+        batch, frames = past.shape[:2]
+        latents = self.encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
+        aligned = None
+        if self.align:
+            aligned = self.encode(self.aligned_voxels(past, poses).flatten(0, 2))
+            aligned = aligned.view(batch, self.future, -1, *aligned.shape[-2:])
+        return Condition(latents, aligned, self.visible_trajectory(trajectory, frames))

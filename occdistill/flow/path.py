@@ -1,0 +1,98 @@
+"""The straight path between noise and data, and the laws its times are drawn from.
+
+Time runs from noise to data everywhere: `t = 0` is noise, `t = 1` is data,
+`x_t = (1 - t) x_0 + t x_1`, and the velocity is `v = x_1 - x_0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def expand(t: Tensor, like: Tensor) -> Tensor:
+    """View `t (B,)` so that it broadcasts over `like (B, ...)`."""
+    return t.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def interpolate(x_1: Tensor, x_0: Tensor, t: Tensor) -> Tensor:
+    """`x_t = t x_1 + (1 - t) x_0` with one time per sample, `t (B,)`."""
+    t = expand(t, x_1)
+    return t * x_1 + (1 - t) * x_0
+
+
+def denoise(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """Clean prediction `D = E[x_1 | x_t] = x_t + (1 - t) v`."""
+    return x_t + (1 - expand(t, x_t)) * v
+
+
+def score(x_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """Score of the marginal at time t, `(t v - x_t) / (1 - t)`; t < 1."""
+    t = expand(t, x_t)
+    return (t * v - x_t) / (1 - t)
+
+
+class Draws:
+    """Random numbers with one stream per sample, so they don't depend on how a batch is split.
+
+    A sample draws the same noise whether it is computed alone, in a batch, on another rank or on
+    another device (the streams live on the CPU), which makes resumed and distributed runs exact.
+
+    Args:
+        seeds: one non-negative integer per sample.
+        device: where the drawn tensors go.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal `(B, *shape)`."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.streams]).to(self.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), `(B, *shape)`."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.streams]).to(self.device)
+
+
+@dataclass(frozen=True)
+class TimeLaw:
+    """How times are drawn: `sigmoid(N(mean, std))`, or uniform, then clipped to [low, high].
+
+    OccFM and MFD draw logit-normal times with mean 0 and standard deviation 1. A law with mean m
+    in the papers that put noise at t = 1 has mean -m here.
+    """
+
+    law: Literal["logit_normal", "uniform"] = "logit_normal"
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = 1e-3
+    high: float = 1.0 - 1e-3
+
+    def __post_init__(self) -> None:
+        if self.law not in ("logit_normal", "uniform"):
+            raise ValueError(f"time law {self.law!r} is neither 'logit_normal' nor 'uniform'")
+
+    def _draw(self, draws: Draws, count: int) -> Tensor:
+        if self.law == "uniform":
+            t = draws.uniform(count)
+        else:
+            t = torch.sigmoid(self.mean + self.std * draws.normal(count))
+        return t.clamp(self.low, self.high)
+
+    def times(self, draws: Draws) -> Tensor:
+        """One time per sample, `(B,)`."""
+        return self._draw(draws, 1)[:, 0]
+
+    def intervals(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """A sorted pair per sample: start `t (B,)` (noisier) and end `r (B,)`, t <= r."""
+        t, r = self._draw(draws, 2).sort(dim=1).values.unbind(1)
+        return t, r
