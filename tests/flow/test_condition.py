@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from occdistill.data.occ3d import FREE, Grid
+from occdistill.flow.condition import Codec, Condition
+
+GRID = Grid((8, 8, 2), 1.0, (-4.0, -4.0, 0.0))
+
+
+class OneHotVAE(torch.nn.Module):
+    """Latents that are the voxel classes themselves, so that conditions can be read by eye."""
+
+    scale = 2.0
+
+    def encode(self, voxels):
+        from occdistill.autoencoder.vae import Gaussian
+
+        mean = voxels.float().permute(0, 3, 1, 2)
+        return Gaussian(mean, torch.zeros_like(mean))
+
+    def decode(self, z):
+        return z.permute(0, 2, 3, 1).round().to(torch.uint8)
+
+
+def shift(metres):
+    pose = torch.eye(4)
+    pose[0, 3] = metres
+    return pose
+
+
+@pytest.fixture
+def clip():
+    past = torch.full((1, 2, 8, 8, 2), FREE, dtype=torch.uint8)
+    past[0, 1, 5, 3, 0] = 4  # newest frame: a car at x = 1.5 m
+    past[0, 0, 6, 3, 0] = 4  # one frame before, one metre back: the same place
+    poses = torch.stack([shift(-1.0), shift(0.0), shift(1.0), shift(2.0)])[None]
+    trajectory = torch.tensor([[[0.0, 1.0]] * 4])
+    return past, poses, trajectory
+
+
+def test_aligned_voxels_show_the_past_from_each_future_frame(clip):
+    past, poses, _ = clip
+    codec = Codec(OneHotVAE(), GRID, future=2, align=(0, 1))
+    seen = codec.aligned_voxels(past, poses)
+    assert seen.shape == (1, 2, 2, 8, 8, 2)
+    for frame, x in ((0, 4), (1, 3)):  # the ego drives on, the car comes nearer
+        for source in (0, 1):
+            assert (seen[0, frame, source] == 4).nonzero().tolist() == [[x, 3, 0]]
+
+
+def test_history_extrapolates_and_hides_future_poses_and_steps(clip):
+    past, poses, trajectory = clip
+    codec = Codec(OneHotVAE(), GRID, future=2, align=(0,), conditioning="hist")
+    wrong = poses.clone()
+    wrong[:, 2:] = shift(50.0)  # the truth, which a history model must not see
+    a = codec.condition(past, poses, trajectory)
+    b = codec.condition(past, wrong, trajectory)
+    assert torch.equal(a.aligned, b.aligned)
+    assert a.trajectory.shape == (1, 1, 2)
+    assert codec.conditioning_class == "none"
+    assert Codec(
+        OneHotVAE(), GRID, conditioning="hist", trajectory_length=2
+    ).conditioning_class == ("hist+1")
+
+
+def test_scale_is_applied_once_each_way(clip):
+    past, poses, trajectory = clip
+    codec = Codec(OneHotVAE(), GRID, future=2, align=(0,))
+    condition = codec.condition(past, poses, trajectory)
+    assert condition.past.max() == FREE * 2.0
+    assert torch.equal(codec.decode(condition.past[0]), past[0])
+
+
+def test_null_and_dropout_zero_frames_and_keep_the_trajectory():
+    c = Condition(torch.ones(2, 1, 1, 1, 1), torch.ones(2, 1, 1, 1, 1), torch.ones(2, 3, 2))
+    dropped = c.dropped(torch.tensor([True, False]))
+    assert dropped.past.flatten().tolist() == dropped.aligned.flatten().tolist() == [1, 0]
+    assert not c.null().past.any() and not c.null().aligned.any()
+    assert torch.equal(dropped.trajectory, c.trajectory)
+    both = Condition.cat([c, c.null()])
+    assert both.batch_size == 4
+    assert both.index(slice(2, 4)).past.sum() == 0
+    assert c.repeat(3).past.shape[0] == 6

@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from occdistill.flow.condition import Condition
+from occdistill.flow.guidance import Guided
+from occdistill.flow.solver import average_velocity, sample, shifted_grid
+from tests.gaussian import GaussianField
+
+
+def condition(batch):
+    return Condition(torch.arange(batch, dtype=torch.float64).view(batch, 1, 1, 1, 1))
+
+
+def exact(x, t, r, m, s):
+    """Average velocity of the Gaussian flow: the ODE map scales (x - t m) by S_r / S_t."""
+    spread = [((q * s) ** 2 + (1 - q) ** 2).sqrt() for q in (t, r)]
+    t, r, rho = (q.view(-1, 1, 1, 1, 1) for q in (t, r, spread[1] / spread[0]))
+    return (r * m + rho * (x - t * m) - x) / (r - t)
+
+
+def test_grid_is_occfms():
+    expected = [0, 0.035714, 0.076923, 0.125, 0.181818, 0.25, 0.333333, 0.4375, 0.571429, 0.75, 1]
+    assert shifted_grid(10).tolist() == pytest.approx(expected, abs=1e-6)
+    assert shifted_grid(4, shift=1.0).tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    with pytest.raises(ValueError, match="at least one"):
+        shifted_grid(0)
+
+
+def test_sampling_carries_noise_to_the_data_law():
+    field = GaussianField(1.0, 0.7).double()
+    noise = torch.linspace(-2, 2, 50, dtype=torch.float64).view(50, 1, 1, 1, 1)
+    with torch.no_grad():
+        end = sample(field, noise, condition(50), steps=400, shift=1.0)
+    torch.testing.assert_close(end, 1.0 + 0.7 * noise, atol=1e-2, rtol=0)
+
+
+def test_average_velocity_converges_with_first_order_to_the_closed_form():
+    field = GaussianField(1.0, 0.7).double()
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64).view(6, 1, 1, 1, 1)
+    t = torch.tensor([0.0, 0.1, 0.2, 0.5, 0.7, 0.9], dtype=torch.float64)
+    r = torch.tensor([1.0, 0.3, 0.9, 0.8, 0.99, 0.98], dtype=torch.float64)
+    errors = []
+    with torch.no_grad():
+        for step in (0.02, 0.01):
+            u = average_velocity(field, x, t, r, condition(6), step)
+            errors.append((u - exact(x, t, r, 1.0, 0.7)).abs().max().item())
+    assert errors[0] < 0.1
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.15)
+
+
+def test_average_velocity_of_an_empty_interval_is_the_velocity():
+    field = GaussianField(1.0, 0.7)
+    x, t = torch.randn(3, 1, 1, 1, 1), torch.tensor([0.2, 0.4, 0.9])
+    with torch.no_grad():
+        assert torch.equal(average_velocity(field, x, t, t, condition(3)), field(x, t, None))
+
+
+class Recorder(torch.nn.Module):
+    """A field that depends on the sample's condition, and records the batch sizes it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def forward(self, x, t, condition):
+        self.batches.append(len(x))
+        return x * t.view(-1, 1, 1, 1, 1) + condition.past
+
+
+def test_each_sample_takes_its_own_steps_and_none_are_wasted():
+    field = Recorder()
+    x = torch.randn(3, 1, 1, 1, 1, dtype=torch.float64)
+    t = torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64)
+    r = torch.tensor([0.51, 0.1, 0.36], dtype=torch.float64)
+    u = average_velocity(field, x, t, r, condition(3), step=0.02)
+    assert field.batches == [3, 2, 2, 1, 1]  # 1 + 5 + 3 evaluations
+    for i in range(3):  # alone or in a batch: the same numbers
+        one = slice(i, i + 1)
+        alone = average_velocity(field, x[one], t[one], r[one], condition(3).index(one), 0.02)
+        torch.testing.assert_close(u[one], alone)
+
+
+def test_backward_interval_is_refused():
+    with pytest.raises(ValueError, match="r >= t"):
+        x, t = torch.zeros(1, 1, 1, 1, 1), torch.tensor([0.5])
+        average_velocity(Recorder(), x, t, t - 0.1, condition(1))
+
+
+def test_guidance_extrapolates_from_the_null_branch_in_one_launch():
+    field = Recorder()
+    c = Condition(torch.full((2, 1, 1, 1, 1), 3.0), trajectory=torch.ones(2, 4, 2))
+    x, t = torch.randn(2, 1, 1, 1, 1), torch.tensor([0.2, 0.8])
+    v = Guided(field, 2.0)(x, t, c)
+    assert field.batches == [4]
+    torch.testing.assert_close(v, x * t.view(-1, 1, 1, 1, 1) + 2 * 3.0)
+    assert torch.equal(c.null().trajectory, c.trajectory)
