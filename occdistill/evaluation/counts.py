@@ -1,0 +1,140 @@
+"""What an evaluation leaves behind: counts per clip, from which every score is recomputed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.errors import UserError
+from occdistill.evaluation.confusion import Confusion
+from occdistill.evaluation.metrics import tally
+
+_CHUNK = 512  # clips summed at a time
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a clip lies.
+
+    Attributes:
+        id: `scene/token of the newest past keyframe`.
+        scene: scene name.
+        newest: index of the newest past keyframe in its scene.
+        length: keyframes in the scene.
+    """
+
+    id: str
+    scene: str
+    newest: int
+    length: int
+
+
+class Counts:
+    """Counts of one row: summed confusion matrices, and hits/true/predicted voxels per clip.
+
+    Args:
+        windows: the clips, in the order they are counted in.
+        frames: future frames F.
+        views: names of the voxel subsets counted separately.
+        folder: where per-clip tallies live as npy while counting, so that memory doesn't grow with
+            the number of clips; None keeps them in memory (1.3 kB per clip and view).
+    """
+
+    def __init__(
+        self,
+        windows: Sequence[Window],
+        frames: int,
+        views: Iterable[str] = ("all",),
+        folder: Path | None = None,
+    ) -> None:
+        self.windows, self.frames, self.folder = list(windows), frames, folder
+        self.totals = {view: Confusion(frames) for view in views}
+        shape = (len(self.windows), frames, 3, NUM_CLASSES)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.tallies = {
+            view: np.zeros(shape, np.uint32)
+            if folder is None
+            else np.lib.format.open_memmap(folder / f"{view}.npy", "w+", np.uint32, shape)
+            for view in self.totals
+        }
+
+    def update(self, clip: int, view: str, pred, target, mask=None) -> None:
+        """Count clip number `clip`; see `Confusion.update`."""
+        self.tallies[view][clip] = tally(self.totals[view].update(pred, target, mask))
+
+    def total(self, view: str, chosen: np.ndarray | None = None) -> np.ndarray:
+        """Summed tally int64 `(F, 3, C)` over the clips where `chosen (N,)` is True."""
+        per_clip = self._view(view)
+        result = np.zeros(per_clip.shape[1:], np.int64)
+        for start in range(0, len(per_clip), _CHUNK):
+            part = per_clip[start : start + _CHUNK]
+            if chosen is not None:
+                part = part[chosen[start : start + _CHUNK]]
+            result += part.sum(0, dtype=np.int64)
+        return result
+
+    def by_scene(self, view: str, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Tallies `(F, 3, C)` summed within each scene: the units of a bootstrap."""
+        per_clip = self._view(view)
+        result: dict[str, np.ndarray] = {}
+        for i, window in enumerate(self.windows):
+            if chosen is None or chosen[i]:
+                total = result.setdefault(window.scene, np.zeros(per_clip.shape[1:], np.int64))
+                total += per_clip[i]
+        return result
+
+    def _view(self, view: str) -> np.ndarray:
+        if view not in self.tallies:
+            raise UserError(
+                f"these counts hold no view {view!r} (they hold {', '.join(self.tallies)}); "
+                "score the predictions again and ask for a protocol that needs it"
+            )
+        return self.tallies[view]
+
+    def save(self, facts: dict) -> None:
+        """Finish the folder: windows, summed confusion matrices, and `facts` about the row."""
+        if self.folder is None:
+            raise ValueError("counts kept in memory have no folder to be saved in")
+        for view, confusion in self.totals.items():
+            self.tallies[view].flush()
+            confusion.save(self.folder / f"{view}.npz")
+        record = {
+            "facts": facts,
+            "frames": self.frames,
+            "windows": [list(asdict(w).values()) for w in self.windows],
+        }
+        (self.folder / "row.json").write_text(json.dumps(record))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> tuple[Counts, dict]:
+        """Read a finished folder: the counts (tallies mapped, not read) and the row's facts.
+
+        Raises:
+            UserError: if the folder isn't complete.
+        """
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / "row.json").read_text())
+            result = cls([Window(*w) for w in record["windows"]], record["frames"], ())
+            for path in sorted(folder.glob("*.npz")):
+                result.totals[path.stem] = Confusion.load(path)
+                tallies = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+                result.tallies[path.stem] = tallies
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder} holds no finished counts ({error}); run the scoring again"
+            ) from error
+        result.folder = folder
+        return result, record["facts"]
+
+
+def slug(name: str) -> str:
+    """A folder name for a row: `student@1` → `student-1`."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")

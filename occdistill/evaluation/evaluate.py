@@ -1,0 +1,200 @@
+"""Run several rows over a data set in one pass, and score them under any protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from occdistill.data.clips import ClipDataset
+from occdistill.errors import UserError
+from occdistill.evaluation.counts import Counts, Window, slug
+from occdistill.evaluation.metrics import score
+from occdistill.evaluation.protocols import DEFAULT, Protocol
+from occdistill.evaluation.rows import Batch, Row
+from occdistill.evaluation.views import look, needs_masks
+
+
+def windows_of(dataset: ClipDataset) -> list[Window]:
+    """Where each clip of the data set lies."""
+    result = []
+    for i, (scene_index, start) in enumerate(dataset.clips):
+        scene = dataset.scenes[scene_index]
+        newest = start + dataset.past - 1
+        result.append(Window(dataset.clip_id(i), scene.name, newest, len(scene.keyframes)))
+    return result
+
+
+@torch.inference_mode()
+def count(
+    rows: Sequence[Row],
+    dataset: ClipDataset,
+    *,
+    views: Iterable[str] = ("all",),
+    indices: Sequence[int] | None = None,
+    batch_size: int = 4,
+    device: str = "cpu",
+    seed: int = 0,
+    workers: int = 0,
+    out: Path | None = None,
+    progress: bool = True,
+    observers: Sequence[Callable[[Row, Batch, Tensor], None]] = (),
+) -> list[Counts]:
+    """Predict with every row on every clip, once, and count.
+
+    Args:
+        rows: what to score; names must differ.
+        dataset: clips; made with `masks=True` if a view needs masks.
+        views: voxel subsets to count.
+        indices: clips to use; default all.
+        batch_size: clips at a time.
+        device: where rows run and grids are counted.
+        seed: of the noise; each clip has its own stream.
+        workers: loader processes.
+        out: folder for one sub-folder of counts per row.
+        progress: show a bar.
+        observers: called with every row's prediction, for measures that aren't counts.
+
+    Returns:
+        Counts of each row, in the order of `rows`.
+    """
+    views = list(dict.fromkeys(views))
+    indices = list(range(len(dataset)) if indices is None else indices)
+    if not indices:
+        raise UserError("no clip to score: the split is empty or its scenes are too short")
+    if len({row.name for row in rows}) < len(rows):
+        raise UserError("two rows have the same name; give one of them another")
+    windows = windows_of(dataset)
+    windows = [windows[i] for i in indices]
+    results = [
+        Counts(windows, dataset.future, views, None if out is None else out / slug(row.name))
+        for row in rows
+    ]
+    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=workers)
+    done = 0
+    with tqdm(total=len(indices), unit="clip", disable=not progress) as bar:
+        for item in loader:
+            batch = Batch.of(item, device, seed)
+            clips = [batch.clip(b) for b in range(len(batch.index))]
+            for row, counts in zip(rows, results):
+                pred = row.predict(batch)
+                for b, clip in enumerate(clips):
+                    for view in views:
+                        counts.update(done + b, view, *look(view, pred[b], clip))
+                for observe in observers:
+                    observe(row, batch, pred)
+            done += len(clips)
+            bar.update(len(clips))
+    return results
+
+
+def score_counts(counts: Counts, protocol: Protocol = DEFAULT) -> dict:
+    """Scores of counted clips under a protocol: no inference needed.
+
+    Returns:
+        `metrics.score`'s entries, and `protocol`, `clips` (scored), `clips_expected` (windows of
+        the protocol in the scenes seen) and `headline` (the average that the protocol's table
+        shows).
+
+    Raises:
+        UserError: if none of the protocol's windows was counted.
+    """
+    wanted = [w.newest in protocol.windows(w.length) for w in counts.windows]
+    chosen = np.array(wanted, bool)
+    lengths = {w.scene: w.length for w in counts.windows}
+    if not chosen.any():
+        raise UserError(
+            f"none of the {len(wanted)} clips is a window of protocol {protocol.name!r} "
+            f"({protocol.history} past and {protocol.future} future keyframes)"
+        )
+    result = score(counts.total(protocol.view, chosen), protocol.rules)
+    return {
+        **result,
+        "protocol": protocol.name,
+        "clips": int(chosen.sum()),
+        "clips_expected": protocol.count(lengths.values()),
+        "headline": {
+            "average": protocol.average,
+            "IoU": result["IoU"][protocol.average],
+            "mIoU": result["mIoU"][protocol.average],
+        },
+    }
+
+
+def views_for(protocols: Iterable[Protocol], extra: Iterable[str] = ()) -> list[str]:
+    """The views to count so that all these protocols can be scored."""
+    return list(dict.fromkeys(["all", *(p.view for p in protocols), *extra]))
+
+
+def row_record(row: Row, scores: dict, common: dict[str, Any]) -> dict:
+    """One row of `report.json`; what the row itself knows wins over `common`."""
+    identity = {
+        "model": row.model,
+        "nfe": row.nfe,
+        "guidance": row.guidance,
+        "conditioning": row.conditioning,
+    }
+    return {**identity, **scores, **common, **row.facts}
+
+
+def evaluate(
+    rows: Sequence[Row],
+    dataset: ClipDataset,
+    *,
+    protocols: Sequence[Protocol] = (DEFAULT,),
+    measure: Callable[..., dict] | None = None,
+    repeats: int = 10,
+    common: dict[str, Any] | None = None,
+    views: Iterable[str] = (),
+    **options: Any,
+) -> list[dict]:
+    """Score rows under protocols with one inference pass.
+
+    Args:
+        rows: what to score.
+        dataset: clips with their truth.
+        protocols: presets.
+        measure: `occdistill.runtime.latency.measure`, to fill `fps` and `latency_ms`.
+        repeats: timed forecasts per row.
+        common: facts stated in every row (data fingerprint, git commit, …).
+        views: voxel subsets to count besides those the protocols need.
+        **options: of `count`.
+
+    Returns:
+        Rows of `report.json`, grouped by protocol.
+    """
+    views = views_for(protocols, views)
+    if any(needs_masks(v) for v in views) and not dataset.masks:
+        raise UserError("a chosen protocol needs visibility masks; load the data set with masks")
+    counted = count(rows, dataset, views=views, **options)
+    common = {"seed": options.get("seed", 0), "data": dataset.fingerprint, **(common or {})}
+    timing = [_timing(row, dataset, measure, repeats, options.get("device", "cpu")) for row in rows]
+    records = []
+    for protocol in protocols:
+        for row, counts, time in zip(rows, counted, timing):
+            records.append(row_record(row, score_counts(counts, protocol), {**common, **time}))
+    if options.get("out") is not None:
+        for row, counts, time in zip(rows, counted, timing):
+            counts.save(row_record(row, {}, {**common, **time}))
+    return records
+
+
+def _timing(row: Row, dataset: ClipDataset, measure, repeats: int, device: str) -> dict:
+    if measure is None or row.forecaster is None or repeats < 1:
+        return {}
+    item = dataset[0]
+    past, poses, trajectory = (item[k][None].to(device) for k in ("past", "poses", "trajectory"))
+    scopes = measure(row.forecaster, past, poses, trajectory, repeats)
+    return {
+        "fps": {scope: values["clips_per_s"] for scope, values in scopes.items()},
+        "latency_ms": {
+            scope: {q: values[f"{q}_ms"] for q in ("p50", "p90", "p99")}
+            for scope, values in scopes.items()
+        },
+    }

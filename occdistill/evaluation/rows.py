@@ -1,0 +1,133 @@
+"""The lines of a results table: forecasters, baselines and the ceiling, behind one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from occdistill.data.occ3d import Grid
+from occdistill.evaluation import baselines
+from occdistill.evaluation.views import Clip
+from occdistill.flow.condition import Codec, Condition
+from occdistill.runtime.forecaster import Forecaster
+
+
+@dataclass
+class Batch:
+    """Clips as the data set gives them, on the evaluation's device, and what rows share.
+
+    Attributes:
+        past: uint8 `(B, P, X, Y, Z)`.
+        future: uint8 `(B, F, X, Y, Z)`.
+        poses: `(B, P + F, 4, 4)`, frame to newest past ego frame.
+        trajectory: `(B, P + F, 2)` metres.
+        index: clip numbers `(B,)`.
+        seed: of the evaluation.
+        masks: `mask_lidar` and `mask_camera`, where the data set has them.
+    """
+
+    past: Tensor
+    future: Tensor
+    poses: Tensor
+    trajectory: Tensor
+    index: Tensor
+    seed: int = 0
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    conditions: dict[Hashable, Condition] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, item: dict[str, Tensor], device: str, seed: int) -> Batch:
+        """From a collated data set item."""
+        item = {k: v.to(device) if torch.is_tensor(v) else v for k, v in item.items()}
+        masks = {k: v for k, v in item.items() if k.startswith("mask_")}
+        names = ("past", "future", "poses", "trajectory", "index")
+        return cls(*(item[n] for n in names), seed=seed, masks=masks)
+
+    def noise(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal `(B, *shape)`: the same for a clip in every row, batch size and order."""
+        draws = [
+            torch.randn(*shape, generator=torch.Generator().manual_seed(self.seed + (int(i) << 20)))
+            for i in self.index
+        ]
+        return torch.stack(draws).to(self.past.device)
+
+    def clip(self, b: int) -> Clip:
+        """Clip `b` for the views."""
+        masks = {name: mask[b] for name, mask in self.masks.items()}
+        return Clip(self.future[b], self.past[b, -1], **masks)
+
+
+@dataclass
+class Row:
+    """One line of the table: a name, a way to predict, and what a reader must know about it.
+
+    Attributes:
+        model: name without NFE.
+        predict: `Batch` to uint8 voxels `(B, F, X, Y, Z)`.
+        nfe: network evaluations per forecast; None: no network.
+        guidance: guidance scale; None: unguided.
+        conditioning: `none`, `hist+1`, `pred` or `gt`: what is known of the future ego motion.
+        facts: checkpoint, vae and cache fingerprints, dtype, …
+        forecaster: what to time, if anything.
+    """
+
+    model: str
+    predict: Callable[[Batch], Tensor]
+    nfe: int | None = None
+    guidance: float | None = None
+    conditioning: str = "none"
+    facts: dict[str, Any] = field(default_factory=dict)
+    forecaster: Forecaster | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique in a table: `teacher@10`."""
+        return self.model if self.nfe is None else f"{self.model}@{self.nfe}"
+
+
+def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **facts: Any) -> Row:
+    """A row of a `Forecaster`; rows with the same `share` encode the past once per batch."""
+
+    def predict(batch: Batch) -> Tensor:
+        condition = batch.conditions.get(share)
+        if condition is None:
+            condition = forecaster.condition(batch.past, batch.poses, batch.trajectory)
+            if share is not None:
+                batch.conditions[share] = condition
+        shape = (forecaster.codec.future, *forecaster.codec.vae.latent_shape)
+        return forecaster.decode(forecaster.generate(condition, batch.noise(shape)))
+
+    return Row(
+        model,
+        predict,
+        forecaster.nfe,
+        forecaster.guidance,
+        forecaster.codec.conditioning_class,
+        {"dtype": str(forecaster.dtype).removeprefix("torch."), **facts},
+        forecaster,
+    )
+
+
+def copy_last_row(future: int) -> Row:
+    """The newest frame, repeated."""
+    return Row("copy-last", lambda batch: baselines.copy_last(batch.past, future))
+
+
+def ego_warp_row(grid: Grid, future: int, extrapolated: bool = False) -> Row:
+    """The newest frame, moved with the true (or the extrapolated) ego motion."""
+    return Row(
+        "ego-warp, extrapolated" if extrapolated else "ego-warp",
+        lambda b: baselines.ego_warp(b.past, b.poses, future, grid, extrapolated),
+        conditioning="none" if extrapolated else "gt",
+    )
+
+
+def ceiling_row(codec: Codec, **facts: Any) -> Row:
+    """The truth through the autoencoder; it is no forecast, so its conditioning is `truth`."""
+    row = Row("VAE ceiling", lambda b: baselines.vae_ceiling(codec, b.future), facts=facts)
+    row.conditioning = "truth"
+    return row
