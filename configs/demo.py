@@ -1,0 +1,23 @@
+"""The embedded world, start to end on a CPU: `make demo` runs this."""
+
+from mmengine.config import read_base
+
+from occdistill.distill.mfd import MFD
+
+with read_base():
+    from ._base_.small_world import *
+
+data.update(dataroot="data/world", version="v1.0-synthetic")
+vae_checkpoint = "data/demo-weights/vae.pth"
+teacher_checkpoint = "data/demo-weights/teacher.pth"
+method = dict(type=MFD, ratio=10, ode_step=0.02)
+train_distill = dict(
+    iterations=60, batch_size=8, lr=1e-4, warmup=10, clip=1.0, seed=0, val_interval=20,
+    val_clips=16, checkpoint_interval=20,
+)  # fmt: skip
+advice = dict(
+    data="make it with `python tools/make_world.py --out data/world --scenes 24 --seed 0`",
+    vae="make it with `python tools/train_vae.py configs/demo_train.py`",
+    teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",
+)
+work_dir = "work_dirs/demo"

@@ -1,0 +1,242 @@
+"""Read a config file and build what it describes.
+
+Configs are Python files in mmengine's style, with real imports instead of names in strings. Every
+key a tool understands is listed in `SCHEMA`; anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.config.lazy import LazyAttr, LazyObject
+
+from occdistill.data.clips import ClipDataset
+from occdistill.data.occ3d import GridTransform
+from occdistill.distill.base import Method, frozen
+from occdistill.errors import UserError
+from occdistill.flow.condition import Codec
+from occdistill.runtime.forecaster import Forecaster
+from occdistill.training import checkpoint as checkpoints
+
+# what a config may hold; None: a value or a dict whose keys its type checks
+TRAINING = (
+    "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
+    "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep",
+    "condition_dropout", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
+)  # fmt: skip
+SCHEMA: dict[str, tuple[str, ...] | None] = {
+    "data": (
+        "dataroot", "version", "train_split", "val_split", "past", "future", "stride", "crop",
+        "coarsen", "min_fill", "source", "merge",
+    ),
+    "vae": None,
+    "vae_checkpoint": None,
+    "network": None,
+    "teacher_checkpoint": None,
+    "conditioning": ("kind", "align", "trajectory_length"),
+    "guidance": None,
+    "sampler": ("steps", "shift"),
+    "method": None,
+    "train_vae": TRAINING,
+    "train_teacher": TRAINING,
+    "train_distill": TRAINING,
+    "cache_dir": None,
+    "work_dir": None,
+    "advice": ("data", "vae", "teacher"),
+}  # fmt: skip
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file, apply `{"dotted.key": value}` overrides, and check every key.
+
+    Raises:
+        UserError: no such file, a file that doesn't parse, or an unknown key, named with the
+            closest known one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no config file at {path}; the ones that come along are in configs/")
+    try:
+        config = Config.fromfile(path)
+    except (SyntaxError, ImportError, AttributeError, NameError) as error:
+        raise UserError(f"the config {path} doesn't load: {error}") from error
+    if overrides:
+        config.merge_from_dict(dict(overrides))
+    _drop_imports(config)
+    for key, value in config.items():
+        _check_key(key, SCHEMA, path, "")
+        if SCHEMA[key] is not None:
+            for inner in value or {}:
+                _check_key(inner, SCHEMA[key], path, f"{key}.")
+    for key in ("vae", "network", "method"):
+        _check_arguments(config.get(key), path, key)
+    return config
+
+
+def _drop_imports(config: Config) -> None:
+    """Forget the config file's own imports, which mmengine lists among its values."""
+    raw = config._cfg_dict
+    for key, value in list(dict.items(raw)):
+        if callable(value) or isinstance(value, (LazyObject, LazyAttr)):
+            del raw[key]
+
+
+def _check_key(key: str, known, path: Path, prefix: str) -> None:
+    if key not in known:
+        close = difflib.get_close_matches(key, list(known), n=1)
+        hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
+        raise UserError(f"{path} has an unknown key {prefix}{key}; {hint}")
+
+
+def _resolve(kind: Any) -> Any:
+    """The class itself, also where mmengine left an import to be made later."""
+    return kind.build() if isinstance(kind, LazyObject) else kind
+
+
+def _check_arguments(spec: Mapping | None, path: Path, name: str) -> None:
+    """Refuse arguments that the class of a `dict(type=Class, ...)` doesn't take."""
+    if spec is None:
+        return
+    kind = _resolve(spec.get("type"))
+    if not inspect.isclass(kind):
+        raise UserError(f"{path}: {name} needs type=<a class>, as in {name}=dict(type=...)")
+    known, open_ended = {"type"}, True
+    for cls in kind.__mro__:  # follow **kwargs up the bases
+        if not open_ended or "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        known |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for key in spec:
+        _check_key(key, sorted(known - {"self"}), path, f"{name}.")
+
+
+def _instantiate(spec: Mapping, **more: Any) -> Any:
+    """Build `dict(type=Class, **arguments)`."""
+    arguments = {k: _plain(v) for k, v in spec.items() if k != "type"}
+    return _resolve(spec["type"])(**{**more, **arguments})
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if isinstance(value, ConfigDict) else value
+
+
+def build_dataset(config: Config, split: str, masks: bool = False) -> ClipDataset:
+    """Clips of the `train` or `val` part; `split` may also be a split name of the data set."""
+    data = dict(config.data)
+    transform = GridTransform(
+        data.pop("crop", None), data.pop("coarsen", 1), data.pop("min_fill", 1)
+    )
+    split = {"train": data.pop("train_split"), "val": data.pop("val_split")}.get(split, split)
+    return ClipDataset(split=split, transform=transform, masks=masks, **data)
+
+
+def build_grid(config: Config):
+    """The voxel grid that the config's clips live on."""
+    data = config.data
+    return GridTransform(data.get("crop"), data.get("coarsen", 1), data.get("min_fill", 1)).grid
+
+
+def advice(config: Config, what: str) -> str:
+    """The command that brings missing `data`, `vae` or `teacher`, as the config tells it."""
+    return (config.get("advice") or {}).get(what, "see README.md")
+
+
+def load_weights(config: Config, key: str, net: torch.nn.Module) -> None:
+    """Load the checkpoint named by `config[key]` into `net`, averaged weights where there are any.
+
+    Raises:
+        UserError: no such file, another kind of checkpoint, or weights of another architecture.
+    """
+    what = key.removesuffix("_checkpoint")
+    path = config.get(key)
+    if not path or not Path(path).is_file():
+        raise UserError(f"no {what} weights at {path or key}; {advice(config, what)}")
+    state = checkpoints.load(path, kind=what)
+    checkpoints.load_weights(net, checkpoints.weights(state), path)
+
+
+def build_vae(config: Config, weights: bool = True) -> torch.nn.Module:
+    """The autoencoder, frozen with its weights, or fresh for training."""
+    vae = _instantiate(config.vae)
+    if weights:
+        load_weights(config, "vae_checkpoint", vae)
+        frozen(vae)
+    return vae
+
+
+def build_codec(config: Config, vae: torch.nn.Module) -> Codec:
+    """The voxel-latent codec with the config's conditioning."""
+    conditioning = dict(config.conditioning)
+    return Codec(
+        vae,
+        build_grid(config),
+        future=config.data.future,
+        conditioning=conditioning.pop("kind"),
+        **conditioning,
+    )
+
+
+def build_network(config: Config) -> torch.nn.Module:
+    """A fresh velocity network."""
+    return _instantiate(config.network)
+
+
+def build_teacher(config: Config) -> torch.nn.Module:
+    """The teacher's velocity network, frozen, with its averaged weights."""
+    network = build_network(config)
+    load_weights(config, "teacher_checkpoint", network)
+    return frozen(network)
+
+
+def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
+    """The distillation method around a teacher (default: the config's)."""
+    teacher = build_teacher(config) if teacher is None else teacher
+    return _instantiate(
+        config.method, teacher=teacher, latent_shape=latent_shape, guidance=config.guidance
+    )
+
+
+def build_forecaster(
+    config: Config,
+    checkpoint: str | Path | None = None,
+    nfe: int = 1,
+    guidance: float | None = None,
+    device: str = "cpu",
+    **options: Any,
+) -> Forecaster:
+    """A `Forecaster` of a distilled student, or of the teacher where no checkpoint is given.
+
+    Args:
+        checkpoint: a student's (or another teacher's) checkpoint; None: the config's teacher.
+        nfe: network evaluations (guided pairs count once) per forecast.
+        guidance: guidance scale; None: unguided.
+        device: where it runs.
+        **options: passed on to `Forecaster` (dtype, backend).
+    """
+    codec = build_codec(config, build_vae(config))
+    if checkpoint is None:
+        network = build_teacher(config)
+    else:
+        state = checkpoints.load(checkpoint)
+        if state["kind"] not in ("teacher", "distill"):
+            raise UserError(
+                f"{checkpoint} holds a {state['kind']}, not a teacher or a distilled student"
+            )
+        network = build_network(config)
+        checkpoints.load_weights(network, checkpoints.weights(state), checkpoint)
+    return Forecaster(
+        codec,
+        frozen(network),
+        nfe=nfe,
+        guidance=guidance,
+        shift=config.sampler.get("shift", 3.0),
+        device=device,
+        **options,
+    )
