@@ -87,8 +87,8 @@ def load(path: str | Path, kind: str | None = None) -> dict:
         ) from error
     except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"checkpoint {path} is damaged or holds more than tensors and plain values "
-            f"({_first_line(error)}): it is not loaded; use a checkpoint made by this project's tools"
+            f"checkpoint {path} is damaged or holds more than tensors and plain values, so it is "
+            "not loaded: use a checkpoint made by this project's tools"
         ) from error
     if not isinstance(checkpoint, dict) or not {"kind", "model"} <= checkpoint.keys():
         raise UserError(
@@ -111,18 +111,17 @@ def weights(checkpoint: Mapping) -> dict[str, Tensor]:
     return checkpoint.get("ema") or checkpoint["model"]
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy a state dict into `module`, which must have exactly its keys and shapes.
+def check_fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Compare a state dict's keys and shapes with those it is meant for.
 
     Args:
-        module: the network to fill.
-        state: its weights.
-        source: where they come from, for the error.
+        own: the state dict of the network at hand.
+        state: the one to be loaded.
+        source: where it comes from and what it is for, to begin the error with.
 
     Raises:
-        UserError: naming the first keys or shapes that differ; `module` is left as it was.
+        UserError: naming the first differences.
     """
-    own = module.state_dict()
     differences = [f"no {key}" for key in own if key not in state]
     differences += [f"unexpected {key}" for key in state if key not in own]
     differences += [
@@ -134,9 +133,18 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
         shown = "; ".join(differences[:3])
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(
-            f"{source} holds another architecture than this config's {type(module).__name__} "
-            f"({shown}{more}): use the config it was trained with"
+            f"{source} holds another architecture than this config's ({shown}{more}): "
+            "use the config it was trained with"
         )
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy a state dict into `module`, which must have exactly its keys and shapes.
+
+    Raises:
+        UserError: naming the first differences; `module` is left as it was.
+    """
+    check_fits(module.state_dict(), state, f"{source} for {type(module).__name__}")
     module.load_state_dict(state)
 
 

@@ -1,0 +1,71 @@
+"""Which samples and which noise belong to which update: a pure function of the seed.
+
+Nothing here depends on how often a run was interrupted or on how many ranks share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from occdistill.errors import UserError
+
+
+class EndlessBatches(Sampler[list[int]]):
+    """This rank's share of an endless row of batches over freshly shuffled epochs.
+
+    Batch k holds the places `[k B, (k + 1) B)` of all epochs' permutations in a row, so it may
+    span two epochs; rank r takes the r-th of `ranks` equal pieces of it.
+
+    Args:
+        length: number of samples in the dataset.
+        batch_size: samples of a batch over all ranks, B.
+        seed: of the shuffling.
+        start: first batch, for runs that are resumed.
+        rank: which piece.
+        ranks: number of pieces.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        if length < 1:
+            raise UserError("the training set is empty: check data.dataroot and the train split")
+        if batch_size % ranks:
+            raise UserError(
+                f"batch_size {batch_size} is not a multiple of {ranks} processes: "
+                "change batch_size or --nproc_per_node"
+            )
+        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
+        share = batch_size // ranks
+        self.rows = range(rank * share, (rank + 1) * share)
+        self._epoch, self._order = -1, np.empty(0, int)
+
+    def _at(self, place: int) -> int:
+        epoch, offset = divmod(place, self.length)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        return int(self._order[offset])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Lists of dataset indices, without end."""
+        for number in count(self.start):
+            yield [self._at(number * self.batch_size + row) for row in self.rows]
+
+    def noise_seeds(self, number: int) -> list[int]:
+        """One seed per sample of this rank's piece of a batch, by its place in the whole batch."""
+        return [
+            int(np.random.SeedSequence((self.seed, number, row)).generate_state(1, np.uint64)[0])
+            >> 1
+            for row in self.rows
+        ]

@@ -1,0 +1,131 @@
+"""The two trainings that come before distillation, in the same form as a distillation method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from occdistill.autoencoder.losses import kl_divergence, reconstruction_losses
+from occdistill.autoencoder.vae import Gaussian
+from occdistill.distill.base import Batch, Loss, time_law
+from occdistill.flow.condition import Condition
+from occdistill.flow.path import Draws, TimeLaw, interpolate
+
+
+def latent_batch(items: Mapping[str, Tensor], draws: Draws) -> Batch:
+    """A batch of cached clips, see `occdistill.data.latents.LatentClips`, for flows and methods."""
+    condition = Condition(items["past"], items.get("aligned"), items.get("trajectory"))
+    return Batch(condition, draws, items["future"])
+
+
+@dataclass
+class VoxelBatch:
+    """Voxels uint8 `(B, X, Y, Z)` and their random streams."""
+
+    voxels: Tensor
+    draws: Draws
+
+
+def voxel_batch(items: Mapping[str, Tensor], draws: Draws) -> VoxelBatch:
+    """A batch of keyframes, see `occdistill.data.latents.VoxelCache`, for the VAE."""
+    return VoxelBatch(items["voxels"], draws)
+
+
+class _OneNet(nn.Module):
+    """A task with a single net that steps at every step."""
+
+    def __init__(self, name: str, net: nn.Module) -> None:
+        super().__init__()
+        self.main, self.nets = name, nn.ModuleDict({name: net})
+
+    def plan(self, step: int) -> tuple[str, ...]:
+        """The only net."""
+        return (self.main,)
+
+    def after(self, name: str, step: int) -> None:
+        """Nothing follows an update."""
+
+
+class VAETraining(_OneNet):
+    """Cross-entropy, Lovász-softmax and the latents' KL divergence (the field's usual mix).
+
+    Args:
+        vae: see `occdistill.autoencoder.vae`.
+        kl_weight: of the KL divergence per latent element.
+        lovasz_weight: of the Lovász term.
+        lovasz_voxels: voxels of a batch on which it is computed; 0 for all.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        kl_weight: float = 1e-3,
+        lovasz_weight: float = 1.0,
+        lovasz_voxels: int = 0,
+    ) -> None:
+        super().__init__("vae", vae)
+        self.kl_weight, self.lovasz_weight = kl_weight, lovasz_weight
+        self.lovasz_voxels = lovasz_voxels
+
+    def losses(self, name: str, batch: VoxelBatch, step: int) -> Loss:
+        """Of one batch of keyframes."""
+        vae = self.nets["vae"]
+        posterior: Gaussian = vae.encode(batch.voxels)
+        z = posterior.mean + posterior.std * batch.draws.normal(*posterior.mean.shape[1:])
+        parts = reconstruction_losses(vae.logits(z), batch.voxels, self.lovasz_voxels)
+        parts["kl"] = kl_divergence(posterior)
+        total = (
+            parts["cross_entropy"]
+            + self.lovasz_weight * parts["lovasz"]
+            + self.kl_weight * parts["kl"]
+        )
+        return Loss(total, {key: value.detach() for key, value in parts.items()})
+
+
+class FlowMatching(_OneNet):
+    """Conditional flow matching with condition dropout, for the teacher (OccFM's recipe).
+
+    `L = E || v(x_t, t, c) - (x_1 - x_0) ||²`; with probability `condition_dropout` the past and
+    aligned latents of a sample are zeroed, its trajectory is kept.
+
+    Args:
+        net: velocity network.
+        condition_dropout: probability of training the null branch of guidance.
+        times: law of t; logit-normal by default.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        condition_dropout: float = 0.2,
+        times: TimeLaw | dict | None = None,
+    ) -> None:
+        super().__init__("teacher", net)
+        self.condition_dropout, self.times = condition_dropout, time_law(times)
+
+    def losses(self, name: str, batch: Batch, step: int) -> Loss:
+        """Of one batch of clips."""
+        x_1, draws = batch.x_1, batch.draws
+        x_0 = draws.normal(*x_1.shape[1:])
+        t = self.times.times(draws)
+        keep = draws.uniform(1)[:, 0] >= self.condition_dropout
+        v = self.nets["teacher"](interpolate(x_1, x_0, t), t, batch.condition.dropped(keep))
+        return Loss((v - (x_1 - x_0)).square().mean())
+
+
+@torch.no_grad()
+def fit_latent_scale(vae: nn.Module, voxels: Tensor, batch_size: int = 16) -> float:
+    """Set a trained VAE's scale to one over the standard deviation of its posterior means.
+
+    Args:
+        vae: with a `latent_scale` buffer.
+        voxels: sample of the training data, `(N, X, Y, Z)`, on any device.
+        batch_size: of the encoding.
+    """
+    device = vae.latent_scale.device
+    means = [vae.encode(part.to(device)).mean for part in voxels.split(batch_size)]
+    vae.latent_scale.fill_(1.0 / torch.cat(means).std())
+    return vae.scale

@@ -1,0 +1,108 @@
+"""One optimiser update of one net, and the moving average of its weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import torch
+from mmengine.dist import all_reduce_params
+from torch import Tensor, nn
+
+
+class Updater:
+    """A net's Adam with warm-up, averaging over ranks, clipping and loss scaling.
+
+    Args:
+        net: the network; only its parameters are stepped.
+        lr: learning rate after warm-up.
+        updates: how many there will be, for the decay to `final_lr`.
+        final_lr: where the rate goes along a cosine; None keeps it constant.
+        weight_decay: decoupled (AdamW).
+        warmup: updates over which the rate rises linearly.
+        clip: largest gradient norm; 0 doesn't clip.
+        loss_scaling: scale the loss against underflow in half precision (CUDA only).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        lr: float,
+        updates: int = 1,
+        final_lr: float | None = None,
+        weight_decay: float = 0.0,
+        warmup: int = 100,
+        clip: float = 1.0,
+        loss_scaling: bool = False,
+    ) -> None:
+        self.parameters = list(net.parameters())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay)
+        self.lr, self.final_lr = lr, lr if final_lr is None else final_lr
+        self.updates, self.warmup, self.clip = updates, warmup, clip
+        self.scaler = torch.amp.GradScaler(enabled=loss_scaling)
+        self.count = 0
+
+    def rate(self, count: int) -> float:
+        """Learning rate of update number `count`, from 0."""
+        progress = min(1.0, count / self.updates)
+        rate = self.final_lr + (self.lr - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+        return rate * min(1.0, (count + 1) / max(1, self.warmup))
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Backward and one optimiser step; returns the gradient norm before clipping."""
+        self.optimizer.param_groups[0]["lr"] = self.rate(self.count)
+        self.scaler.scale(loss).backward()
+        all_reduce_params([p.grad for p in self.parameters if p.grad is not None], op="mean")
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.count += 1
+        return norm
+
+    def state_dict(self) -> dict:
+        """Everything that the next update depends on, besides the weights."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "count": self.count,
+        }
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Undo `state_dict`."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.count = state["count"]
+
+
+class MovingAverage:
+    """Exponential moving average of a net's weights: what is validated, saved and used later.
+
+    The decay starts low, `(1 + n) / (10 + n)`, so that short runs forget their initial weights.
+    Buffers are copied.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.decay, self.count = decay, 0
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Move towards the current weights of `net`."""
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        averages, currents = list(self.net.parameters()), list(net.parameters())
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+        for average, current in zip(self.net.buffers(), net.buffers()):
+            average.copy_(current)
+        self.count += 1
+
+    def state_dict(self) -> dict:
+        """Averaged weights and how many updates they saw."""
+        return {"net": self.net.state_dict(), "count": self.count}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Undo `state_dict`."""
+        self.net.load_state_dict(state["net"])
+        self.count = state["count"]

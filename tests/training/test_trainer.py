@@ -1,0 +1,207 @@
+import errno
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from occdistill.errors import UserError
+from occdistill.training import checkpoint as ckpt
+from occdistill.training.updates import MovingAverage, Updater
+
+HERE = Path(__file__).parent
+spec = importlib.util.spec_from_file_location("toy", HERE / "toy.py")
+toy = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(toy)
+
+
+def run_toy(work_dir, *options, launcher=()):
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launcher, HERE / "toy.py", str(work_dir), *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def curve(work_dir, key):
+    """A scalar over its steps, over all starts of a run; later starts replace earlier ones."""
+    points = {}
+    for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if key in entry:
+                points[entry["step"]] = entry[key]
+    return [points[step] for step in sorted(points)]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    killed = run_toy(tmp_path / "killed", "--die-at", "17")
+    assert killed.returncode == -signal.SIGKILL
+    assert [p.name for p in ckpt.step_files(tmp_path / "killed")] == ["iter_7.pth", "iter_14.pth"]
+    assert not (tmp_path / "killed" / "final.pth").exists()
+    resumed = run_toy(tmp_path / "killed", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    whole = toy.trainer(tmp_path / "whole")
+    whole.train()
+    states = [ckpt.load(tmp_path / name / "iter_30.pth") for name in ("killed", "whole")]
+    for state in states:
+        del state["meta"]["time"]
+    assert_same(*states)
+    for key in ("student/loss", "auxiliary/noise", "nfe"):
+        a, b = (curve(tmp_path / name, key) for name in ("killed", "whole"))
+        assert a == b and len(a) == 30
+
+
+def assert_same(a, b, path=""):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), path
+        for i, pair in enumerate(zip(a, b)):
+            assert_same(*pair, f"{path}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    else:
+        assert a == b, path
+
+
+def test_two_processes_draw_the_curve_of_one(tmp_path):
+    task = toy.Toy()
+    for net in task.nets.values():  # as toy.py does under a launcher
+        net[1].p = 0.0
+    toy.trainer(tmp_path / "one", task=task).train()
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = run_toy(tmp_path / "two", "--launcher", "pytorch", launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    for key in ("student/loss", "auxiliary/loss", "student/grad_norm", "auxiliary/noise", "nfe"):
+        one, two = (curve(tmp_path / name, key) for name in ("one", "two"))
+        assert one == pytest.approx(two, rel=1e-4, abs=1e-6) and len(one) == 30
+    weights = [ckpt.load(tmp_path / name / "final.pth")["ema"] for name in ("one", "two")]
+    for key in weights[0]:
+        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-5)
+
+
+def test_every_sample_once_per_epoch_in_another_order(tmp_path):
+    task = toy.Toy()
+    toy.trainer(tmp_path, iterations=8, task=task).train()
+    order = [i for batch in task.seen for i in batch]  # 8 steps, 3 batches of 4 each
+    epochs = [order[k : k + 23] for k in range(0, 92, 23)]
+    assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_checkpoints_kept_best_and_counted(tmp_path):
+    scores = iter([9.0, 0.2, 0.5, 0.3])
+    run = toy.trainer(tmp_path, keep=2, validate=lambda net: {"mIoU": next(scores), "IoU": 0.9})
+    run.train()
+    assert [p.name for p in ckpt.step_files(tmp_path)] == ["iter_28.pth", "iter_30.pth"]
+    best, final = (ckpt.load(tmp_path / f"{name}.pth", "distill") for name in ("best", "final"))
+    assert best["meta"]["metrics"]["mIoU"] == 0.5 and best["meta"]["step"] == 20
+    assert final["meta"]["metrics"]["mIoU"] == 0.3 and "training" not in final
+    assert final["meta"]["nfe"] == 30 * 3 * 4
+    assert_same(dict(run.average.net.state_dict()), dict(ckpt.weights(final)))
+    assert curve(tmp_path, "val/mIoU") == [9.0, 0.2, 0.5, 0.3]
+    assert curve(tmp_path, "val_by_nfe/mIoU") == [9.0, 0.2, 0.5, 0.3]  # at 0, 120, 240, 360
+
+
+def test_validation_leaves_training_alone(tmp_path):
+    def nosy(net):
+        assert not net.training
+        torch.manual_seed(3)
+        net(torch.randn(2, 4))
+        return {"mIoU": 0.0}
+
+    task = toy.Toy()
+    toy.trainer(tmp_path / "a", task=task, ema=0.0, validate=nosy).train()
+    assert task.nets["student"].training
+    toy.trainer(tmp_path / "b", task=(other := toy.Toy()), ema=0.0).train()
+    assert_same(task.state_dict(), other.state_dict())
+
+
+def test_full_disk_stops_with_a_sentence_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    save = torch.save
+
+    def fill_up(obj, file):
+        if obj["meta"]["step"] == 14:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(obj, file)
+
+    monkeypatch.setattr(torch, "save", fill_up)
+    with pytest.raises(UserError, match=r"iter_14.pth \(No space left on device\).*--resume"):
+        toy.trainer(tmp_path).train()
+    monkeypatch.undo()
+    run = toy.trainer(tmp_path, resume=True)
+    run.resume_newest()
+    assert run.iter == 7
+
+
+def test_resume_refuses_other_nets_and_other_data(tmp_path):
+    toy.trainer(tmp_path, iterations=7, fingerprints={"data": "aaa"}).train()
+    with pytest.raises(UserError, match="trained on data aaa, not bbb"):
+        toy.trainer(tmp_path, resume=True, fingerprints={"data": "bbb"}).train()
+    task = toy.Toy()
+    task.nets["student"] = torch.nn.Linear(4, 4)
+    with pytest.raises(UserError, match="another architecture"):
+        toy.trainer(tmp_path, resume=True, task=task, fingerprints={"data": "aaa"}).train()
+
+
+def test_a_diverged_run_says_so(tmp_path):
+    task = toy.Toy()
+    task.teacher.bias.data.fill_(float("nan"))
+    with pytest.raises(UserError, match="auxiliary/loss became nan at step 1"):
+        toy.trainer(tmp_path, task=task).train()
+
+
+def test_batch_that_does_not_divide_is_refused():
+    from occdistill.training.batches import EndlessBatches
+
+    with pytest.raises(UserError, match="batch_size 5 is not a multiple of 2 processes"):
+        EndlessBatches(10, 5, seed=0, ranks=2)
+    with pytest.raises(UserError, match="training set is empty"):
+        EndlessBatches(0, 5, seed=0)
+
+
+def test_ranks_share_what_one_process_does():
+    from itertools import islice
+
+    from occdistill.training.batches import EndlessBatches
+
+    whole = EndlessBatches(10, 6, seed=3)
+    parts = [EndlessBatches(10, 6, seed=3, rank=rank, ranks=3) for rank in range(3)]
+    together = [[i for piece in row for i in piece] for row in zip(*(islice(p, 7) for p in parts))]
+    assert together == list(islice(whole, 7))
+    assert [s for part in parts for s in part.noise_seeds(5)] == whole.noise_seeds(5)
+    assert list(islice(EndlessBatches(10, 6, seed=3, start=4), 3)) == together[4:]
+    assert len({s for k in range(50) for s in whole.noise_seeds(k)}) == 300
+
+
+def test_updater_warms_up_decays_and_clips():
+    net = torch.nn.Linear(1, 1, bias=False)
+    updater = Updater(net, 0.5, updates=100, final_lr=0.1, warmup=10, clip=1.0)
+    assert updater.rate(0) == pytest.approx(0.05)
+    assert updater.rate(50) == pytest.approx(0.3) and updater.rate(100) == pytest.approx(0.1)
+    norm = updater.step(net.weight.sum() * 7)
+    assert norm == 7 and net.weight.grad is None and updater.count == 1
+    assert updater.optimizer.state[net.weight]["exp_avg"].item() == pytest.approx(0.1)  # clipped
+
+
+def test_moving_average_of_a_constant_is_the_constant():
+    net = torch.nn.Linear(2, 2)
+    average = MovingAverage(net, 0.99)
+    target = {k: torch.full_like(v, 3.0) for k, v in net.state_dict().items()}
+    net.load_state_dict(target)
+    gaps = []
+    for _ in range(400):
+        average.update(net)
+        gaps.append((average.net.weight - 3).abs().max().item())
+    assert gaps[0] < 0.2 * 4 and gaps == sorted(gaps, reverse=True) and gaps[-1] < 0.05
