@@ -1,0 +1,211 @@
+"""`report.json` and `report.md`: every number with what a reader needs to trust it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from occdistill.data.clips import ClipDataset
+from occdistill.evaluation.protocols import PROTOCOLS
+from occdistill.evaluation.published import PUBLISHED, Published
+
+SHOWN = ("1.0s", "2.0s", "3.0s", "avg@1,2,3s", "avg@all")
+SCOPES = ("end_to_end", "generate_decode", "generate")
+FACTS = ("checkpoint", "vae", "cache", "data", "dtype", "seed", "git_commit")
+
+
+def git_commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Short hash of the code's commit, `+` if the working tree differs; None outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    try:
+        answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def environment(device: str = "cpu") -> dict[str, Any]:
+    """Versions, device and threads of this process."""
+    name = torch.cuda.get_device_name(device) if "cuda" in str(device) else _cpu_name()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def plain(value: Any) -> Any:
+    """The same value in JSON's types; NaN and infinities become null."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def make_report(
+    rows: Sequence[dict],
+    dataset: dict[str, Any],
+    device: str = "cpu",
+    published: Sequence[Published] = PUBLISHED,
+) -> dict:
+    """The content of `report.json`: ours and, apart from it, what others published."""
+    return plain(
+        {
+            "dataset": dataset,
+            "environment": environment(device),
+            "rows": list(rows),
+            "published": [asdict(p) for p in published],
+        }
+    )
+
+
+def describe_dataset(dataset: ClipDataset, version: str, split: str) -> dict[str, Any]:
+    """Facts about a data set for the report's head."""
+    grid = dataset.grid
+    return {
+        "version": version,
+        "split": split,
+        "source": dataset.reader.source,
+        "scenes": len(dataset.scenes),
+        "clips": len(dataset),
+        "past": dataset.past,
+        "future": dataset.future,
+        "grid": {"shape": grid.shape, "voxel_size": grid.voxel_size, "origin": grid.origin},
+        "fingerprint": dataset.fingerprint,
+    }
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A markdown table; numbers get two decimals, None and NaN a dash."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(cell(v) for v in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def markdown(report: dict) -> str:
+    """The report as a page: scores per protocol, speed, facts, then the published block."""
+    data, machine, rows = report["dataset"], report["environment"], report["rows"]
+    shape = "×".join(map(str, data["grid"]["shape"]))
+    head = (
+        f"{data['version']}, {data['split']}: {data['scenes']} scenes, {data['clips']} clips of "
+        f"{data['past']} past and {data['future']} future keyframes, {shape} voxels of "
+        f"{data['grid']['voxel_size']:g} m. Percent. {machine['device']}, torch {machine['torch']}."
+    )
+    parts = ["# Forecast scores", head]
+    for name in dict.fromkeys(row["protocol"] for row in rows):
+        parts += _protocol_block(name, [row for row in rows if row["protocol"] == name])
+    parts += ["## What made these numbers", _facts_table(rows)]
+    if report["published"]:
+        parts += [_PUBLISHED_HEAD, _published_table(report["published"])]
+    return "\n\n".join(parts) + "\n"
+
+
+_PUBLISHED_HEAD = """## Published elsewhere (not reproduced here)
+
+On Occ3D-nuScenes validation scenes, ground-truth occupancy as input. Comparable with a row above \
+only if that row was scored on the same data, under the same protocol and conditioning class."""
+
+
+def _protocol_block(name: str, rows: list[dict]) -> list[str]:
+    protocol = PROTOCOLS[name]
+    remark = f" {protocol.remarks[:1].upper()}{protocol.remarks[1:]}." if protocol.remarks else ""
+    about = (
+        f"After {protocol.source}.{remark} Its own table shows {protocol.average}; conditioning "
+        f"of its models: {protocol.conditioning}."
+    )
+    parts = [f"## Protocol `{name}`", about]
+    header = ["model", "NFE", "guidance", "conditioning", "clips"]
+    header += [f"{m} {h}" for m in ("mIoU", "IoU") for h in SHOWN]
+    timed = any("fps" in row for row in rows)
+    header += [f"clips/s {s.replace('_', ' ')}" for s in SCOPES if timed]
+    body = []
+    for row in rows:
+        line = [row["model"], row["nfe"], row["guidance"], row["conditioning"], _clips(row)]
+        line += [row[m].get(h) for m in ("mIoU", "IoU") for h in SHOWN]
+        line += [row.get("fps", {}).get(s) for s in SCOPES if timed]
+        body.append(line)
+    parts.append(table(header, body))
+    absent = sorted({c for row in rows for names in row["absent"].values() for c in names})
+    if absent:
+        treated = {
+            "nan": "not averaged",
+            "one": "scored 1 by this protocol",
+            "union": "not averaged unless predicted",
+        }[protocol.rules.absent]
+        parts.append(f"Absent from the truth at some horizon ({treated}): {', '.join(absent)}.")
+    return parts
+
+
+def _clips(row: dict) -> str:
+    done, expected = row["clips"], row["clips_expected"]
+    return str(done) if done == expected else f"{done} of {expected}"
+
+
+def _facts_table(rows: list[dict]) -> str:
+    unique = {(row["model"], row["nfe"]): row for row in rows}
+    body = [[m, n, *(row.get(f) for f in FACTS)] for (m, n), row in unique.items()]
+    return table(["model", "NFE", *FACTS], body)
+
+
+def _published_table(rows: list[dict]) -> str:
+    header = ["model", "NFE", "conditioning", "mIoU 1 / 2 / 3 s / avg", "IoU 1 / 2 / 3 s / avg"]
+    header += ["protocol", "source", "remark"]
+    body = [
+        [
+            p["model"],
+            p["nfe"],
+            p["conditioning"],
+            " / ".join(cell(v) for v in p["miou"]),
+            " / ".join(cell(v) for v in p["iou"]),
+            f"`{p['protocol']}`, {PROTOCOLS[p['protocol']].clips} clips",
+            p["source"],
+            p["remark"],
+        ]
+        for p in rows
+    ]
+    return table(header, body)
+
+
+def write_report(folder: str | Path, report: dict, name: str = "report") -> tuple[Path, Path]:
+    """Write `name.json` and `name.md`; returns both paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / f"{name}.json", folder / f"{name}.md"
+    paths[0].write_text(json.dumps(report, indent=1) + "\n")
+    paths[1].write_text(markdown(report))
+    return paths

@@ -1,0 +1,167 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from occdistill.autoencoder.vae import VAE
+from occdistill.errors import UserError
+from occdistill.evaluation.baselines import copy_last, ego_warp
+from occdistill.evaluation.counts import Counts
+from occdistill.evaluation.evaluate import count, evaluate, score_counts
+from occdistill.evaluation.protocols import PROTOCOLS
+from occdistill.evaluation.report import describe_dataset, make_report, markdown, write_report
+from occdistill.evaluation.rows import (
+    Row,
+    ceiling_row,
+    copy_last_row,
+    ego_warp_row,
+    forecast_row,
+)
+from occdistill.flow.condition import Codec
+from occdistill.runtime.forecaster import Forecaster
+
+
+@pytest.fixture
+def forecaster(clips):
+    torch.manual_seed(0)
+    vae = VAE(grid_shape=clips.grid.shape, channels=4, width=(8, 8), blocks=(0, 0), decoder_width=8)
+    codec = Codec(vae, clips.grid, future=6)
+
+    def towards_the_newest(x, t, condition):
+        return condition.past[:, -1:] - x + 0 * t[0]
+
+    return Forecaster(codec, towards_the_newest, nfe=2)
+
+
+def perfect():
+    return Row("oracle", lambda batch: batch.future, conditioning="truth")
+
+
+def test_a_perfect_row_scores_100_everywhere(clips):
+    (row,) = evaluate([perfect()], clips, progress=False)
+    for key in ("IoU", "mIoU"):
+        assert all(v == pytest.approx(100) for v in row[key].values())
+    assert row["clips"] == row["clips_expected"] == len(clips)
+
+
+def test_rows_carry_what_a_reader_must_know(clips, forecaster):
+    fake = {"clips_per_s": 2.0, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0}
+    seen = []
+
+    def measure(forecaster, past, poses, trajectory, repeats):
+        seen.append((past.shape[0], repeats))
+        return {"end_to_end": fake, "generate_decode": fake, "generate": fake}
+
+    rows = [
+        forecast_row("teacher", forecaster, checkpoint="abc", vae="def", cache=None),
+        copy_last_row(6),
+        ego_warp_row(clips.grid, 6),
+        ceiling_row(forecaster.codec),
+    ]
+    records = evaluate(rows, clips, measure=measure, repeats=3, common={"git_commit": "x"}, seed=4)
+    first = records[0]
+    assert seen == [(1, 3)]
+    assert (first["model"], first["nfe"], first["guidance"], first["conditioning"]) == (
+        "teacher", 2, None, "gt",
+    )  # fmt: skip
+    assert (first["checkpoint"], first["vae"], first["dtype"], first["seed"]) == (
+        "abc", "def", "float32", 4,
+    )  # fmt: skip
+    assert first["git_commit"] == "x" and first["data"] == clips.fingerprint
+    assert first["fps"] == dict.fromkeys(("end_to_end", "generate_decode", "generate"), 2.0)
+    assert first["latency_ms"]["generate"] == {"p50": 1.0, "p90": 2.0, "p99": 3.0}
+    assert [r["conditioning"] for r in records] == ["gt", "none", "gt", "truth"]
+    assert "fps" not in records[1]
+
+
+def test_scores_do_not_depend_on_batches_or_company(clips, forecaster):
+    def scores(**options):
+        rows = options.pop("rows", [forecast_row("a", forecaster)])
+        return evaluate(rows, clips, progress=False, **options)[0]["mIoU"]
+
+    alone = scores(batch_size=1)
+    assert scores(batch_size=5) == alone
+    assert scores(rows=[forecast_row("a", forecaster, share=1), copy_last_row(6)]) == alone
+
+
+def test_shared_conditions_are_made_once(clips, forecaster, monkeypatch):
+    calls = []
+    original = forecaster.condition
+    monkeypatch.setattr(forecaster, "condition", lambda *a: calls.append(1) or original(*a))
+    rows = [forecast_row(name, forecaster, share="past") for name in "abc"]
+    count(rows, clips, batch_size=len(clips), progress=False)
+    assert len(calls) == 1
+
+
+def test_counts_are_rescored_from_disk_without_inference(clips, tmp_path):
+    protocols = [PROTOCOLS["occdistill"], PROTOCOLS["come-visible"]]
+    records = evaluate([copy_last_row(6)], clips, protocols=protocols, out=tmp_path, progress=False)
+    counts, facts = Counts.load(tmp_path / "copy-last")
+    assert facts["model"] == "copy-last" and facts["data"] == clips.fingerprint
+    for record, protocol in zip(records, protocols):
+        again = score_counts(counts, protocol)
+        assert again == {k: record[k] for k in again}
+    np.testing.assert_array_equal(counts.total("all")[:, 1], counts.totals["all"].counts.sum(-1))
+    by_scene = counts.by_scene("all")
+    assert list(by_scene) == [scene.name for scene in clips.scenes]
+    np.testing.assert_array_equal(sum(by_scene.values()), counts.total("all"))
+
+
+def test_unfinished_counts_and_missing_views_are_sentences(clips, tmp_path):
+    with pytest.raises(UserError, match="no finished counts"):
+        Counts.load(tmp_path)
+    (counts,) = count([perfect()], clips, progress=False)
+    with pytest.raises(UserError, match="blank-camera"):
+        score_counts(counts, PROTOCOLS["come-visible"])
+
+
+def test_a_preset_that_needs_masks_says_so(make_clips):
+    with pytest.raises(UserError, match="masks"):
+        evaluate([perfect()], make_clips([12], masks=False), protocols=[PROTOCOLS["come-visible"]])
+
+
+def test_two_rows_of_one_name_are_refused(clips):
+    with pytest.raises(UserError, match="same name"):
+        count([perfect(), perfect()], clips, progress=False)
+
+
+def test_changed_voxels_are_those_that_the_newest_frame_got_wrong(clips):
+    (counts,) = count([copy_last_row(6)], clips, views=("all", "changed"), progress=False)
+    whole, changed = counts.totals["all"].counts, counts.totals["changed"].counts
+    assert np.trace(changed.sum(0)) == 0  # copy-last is wrong on exactly these
+    off_diagonal = ~np.eye(18, dtype=bool)
+    np.testing.assert_array_equal(changed[:, off_diagonal], whole[:, off_diagonal])
+
+
+def test_ego_warp_undoes_a_straight_drive(clips):
+    item = clips[0]
+    past, poses = item["past"][None], item["poses"][None]  # one voxel a frame, straight on
+    warped = ego_warp(past, poses, 6, clips.grid)
+    for f in range(6):
+        shifted = torch.full_like(past[0, -1], 17)
+        shifted[: -(f + 1)] = past[0, -1, f + 1 :]
+        assert torch.equal(warped[0, f], shifted)
+    assert torch.equal(ego_warp(past, poses[:, :4], 6, clips.grid, extrapolated=True), warped)
+    assert torch.equal(copy_last(past)[0, 5], past[0, -1])
+
+
+def test_the_report_is_json_without_nan_and_a_page(clips, tmp_path):
+    records = evaluate(
+        [perfect(), copy_last_row(6)],
+        clips,
+        protocols=[PROTOCOLS["occdistill"], PROTOCOLS["occworld"]],
+        progress=False,
+    )
+    records[0]["per_class"]["car"]["0.5s"] = float("nan")
+    report = make_report(records, describe_dataset(clips, "v1.0-test", "val"))
+    paths = write_report(tmp_path, report)
+    loaded = json.loads(paths[0].read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert {"dataset", "environment", "rows", "published"} <= loaded.keys()
+    row = loaded["rows"][0]
+    assert set(row["mIoU"]) == {f"{t / 2:.1f}s" for t in range(1, 7)} | {"avg@1,2,3s", "avg@all"}
+    page = paths[1].read_text()
+    assert page == markdown(loaded)
+    assert "## Protocol `occworld`" in page and "100.00" in page
+    ours, published = page.split("## Published elsewhere")
+    assert "OccFM teacher" in published and "OccFM teacher" not in ours

@@ -1,0 +1,175 @@
+"""Score a checkpoint, its teacher and the baselines on the validation split.
+
+    python tools/test.py CONFIG [CHECKPOINT] [--nfe 1] [--protocol occdistill occfm …]
+
+Writes `report.json`, `report.md` and the counts that every score is recomputed from
+(`python tools/score.py --counts WORK_DIR/counts --protocol …`) to the config's work directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from occdistill.config import (
+    build_codec,
+    build_dataset,
+    build_forecaster,
+    build_grid,
+    build_teacher,
+    build_vae,
+    load_config,
+)
+from occdistill.errors import UserError, run
+from occdistill.evaluation.evaluate import evaluate, views_for
+from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
+from occdistill.evaluation.report import (
+    describe_dataset,
+    git_commit,
+    make_report,
+    markdown,
+    write_report,
+)
+from occdistill.evaluation.rows import (
+    Row,
+    ceiling_row,
+    copy_last_row,
+    ego_warp_row,
+    forecast_row,
+)
+from occdistill.evaluation.views import VIEWS, needs_masks
+from occdistill.runtime.latency import measure
+from occdistill.training import checkpoint as checkpoints
+
+ROWS = ("teacher", "student", "copy-last", "ego-warp", "ego-warp-extrapolated", "ceiling")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("config")
+    add("checkpoint", nargs="?", help="a distilled student or a teacher; default: the teacher only")
+    add(
+        "--nfe",
+        type=int,
+        nargs="+",
+        help="evaluations for CHECKPOINT (student 1; teacher 10 5 2 1)",
+    )
+    add("--teacher-nfe", type=int, nargs="+", default=[10, 5, 2, 1])
+    add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
+    add("--protocol", nargs="+", default=["occdistill"], metavar="NAME", help=", ".join(PROTOCOLS))
+    add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
+    add("--name", help="what to call CHECKPOINT in the table")
+    add("--limit-clips", type=int, help="this many clips, spread evenly over the split")
+    add("--batch-size", type=int, default=4)
+    add("--seed", type=int, default=0)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add("--backend", default="eager")
+    add("--repeats", type=int, default=10, help="timed forecasts per row; 0: no timing")
+    add("--workers", type=int, default=0)
+    add("--work-dir", type=Path)
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides")
+    return parser.parse_args()
+
+
+def overrides(pairs: list[str]) -> dict:
+    """`["data.dataroot=x", "guidance=2"]` to a dict of Python values."""
+    result = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set takes KEY=VALUE, got {pair!r}")
+        try:
+            result[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            result[key] = value
+    return result
+
+
+def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
+    """Teacher and checkpoint at their numbers of evaluations."""
+    options = dict(device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend)
+    rows = []
+
+    def add(name: str, path: str | None, steps: list[int], guidance: float | None, mark: str):
+        facts = dict(checkpoint=mark, vae=vae_mark, cache=None)  # nothing is read from a cache
+        for nfe in steps:
+            forecaster = build_forecaster(config, path, nfe, guidance, **options)
+            rows.append(forecast_row(name, forecaster, share="past", **facts))
+
+    if "teacher" in args.rows:
+        mark = checkpoints.fingerprint(build_teacher(config).state_dict())
+        add("teacher", None, args.teacher_nfe, config.guidance, mark)
+    if args.checkpoint and "student" in args.rows:
+        state = checkpoints.load(args.checkpoint)
+        student = state["kind"] == "distill"
+        steps = args.nfe or ([1] if student else [10, 5, 2, 1])
+        guidance = args.guidance if student or args.guidance else config.guidance
+        name = args.name or ("student" if student else "checkpoint")
+        mark = checkpoints.fingerprint(checkpoints.weights(state))
+        add(name, args.checkpoint, steps, guidance, mark)
+    return rows
+
+
+def all_rows(args: argparse.Namespace, config) -> list[Row]:
+    """Every row asked for that this config's conditioning allows."""
+    grid, future = build_grid(config), config.data.future
+    rows = []
+    if {"teacher", "student", "ceiling"} & set(args.rows):
+        codec = build_codec(config, build_vae(config).to(args.device))
+        vae_mark = checkpoints.fingerprint(codec.vae.state_dict())
+        rows += model_rows(args, config, vae_mark)
+    if "copy-last" in args.rows:
+        rows.append(copy_last_row(future))
+    if "ego-warp" in args.rows and config.conditioning.kind == "gt":  # where poses are given
+        rows.append(ego_warp_row(grid, future))
+    if "ego-warp-extrapolated" in args.rows:
+        rows.append(ego_warp_row(grid, future, extrapolated=True))
+    if "ceiling" in args.rows:
+        rows.append(ceiling_row(codec, vae=vae_mark, dtype="float32"))
+    return rows
+
+
+def main() -> None:
+    """Score, write the report, print it."""
+    args = parse()
+    config = load_config(args.config, overrides(args.set))
+    protocols = [get_protocol(name) for name in args.protocol]
+    masks = any(needs_masks(v) for v in views_for(protocols, args.view))
+    dataset = build_dataset(config, "val", masks)
+    indices = None
+    if args.limit_clips and args.limit_clips < len(dataset):
+        indices = np.linspace(0, len(dataset) - 1, args.limit_clips).round().astype(int).tolist()
+    work_dir = args.work_dir or Path(config.work_dir)
+    records = evaluate(
+        all_rows(args, config),
+        dataset,
+        protocols=protocols,
+        views=args.view,
+        measure=measure,
+        repeats=args.repeats,
+        common=dict(git_commit=git_commit(), batch_size=args.batch_size),
+        indices=indices,
+        batch_size=args.batch_size,
+        device=args.device,
+        seed=args.seed,
+        workers=args.workers,
+        out=work_dir / "counts",
+    )
+    report = make_report(
+        records, describe_dataset(dataset, config.data.version, config.data.val_split), args.device
+    )
+    paths = write_report(work_dir, report)
+    print(markdown({**report, "published": []}))
+    print("written:", *paths)
+
+
+if __name__ == "__main__":
+    run(main)
