@@ -1,0 +1,194 @@
+"""Past in, future out: the one way in which models are run, scored, drawn and timed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from occdistill.errors import UserError
+from occdistill.flow.condition import Codec, Condition
+from occdistill.flow.guidance import Guided
+from occdistill.flow.solver import VelocityField, sample
+from occdistill.runtime.stream import Stream, trajectory_from_poses
+
+BACKENDS = ("eager", "compile")
+
+
+class Forecaster:
+    """A frozen autoencoder and a velocity field as one function of past voxels.
+
+    Args:
+        codec: voxels to scaled latents and back.
+        field: velocity field, a teacher or a one-step student.
+        nfe: evaluations of the field per forecast; a guided pair counts once.
+        guidance: guidance scale; None: one unguided branch per evaluation.
+        shift: of the sampler's time grid.
+        device: where it runs; the networks are moved there.
+        dtype: float32, or the type that matrix products are done in (autocast).
+        backend: `eager`, or `compile`: the networks as kernels fused by torch.compile. The first
+            forecast of a batch size then takes a minute or so longer.
+
+    Raises:
+        UserError: unknown back end, or a device that isn't there.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        field: VelocityField,
+        *,
+        nfe: int = 1,
+        guidance: float | None = None,
+        shift: float = 3.0,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        backend: str = "eager",
+    ) -> None:
+        if backend not in BACKENDS:
+            raise UserError(f"no back end named {backend!r}; choose one of {', '.join(BACKENDS)}")
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"no GPU for device {device!r}; run with --device cpu")
+        self.nfe, self.guidance, self.shift = nfe, guidance, shift
+        self.dtype, self.backend = dtype, backend
+        for net in (codec.vae, field):
+            if isinstance(net, nn.Module):
+                net.to(self.device).eval()
+        field = field if guidance is None else Guided(field, guidance)
+        build = _as_is if backend == "eager" else _compiled
+        self.codec = copy.copy(codec)
+        self.codec.vae = SimpleNamespace(
+            encode=build(codec.vae.encode),
+            decode=build(codec.vae.decode),
+            scale=float(codec.vae.scale),
+            latent_shape=tuple(codec.vae.latent_shape),
+            grid_shape=tuple(codec.vae.grid_shape),
+        )
+        self.field = build(field)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        past: Tensor,
+        poses: Tensor,
+        trajectory: Tensor | None = None,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Forecast the future of a batch of clips.
+
+        Args:
+            past: uint8 `(B, P, X, Y, Z)`.
+            poses: frame to newest past ego frame, `(B, P [+ F], 4, 4)`.
+            trajectory: LiDAR displacements `(B, >= L, 2)`; None: from the poses, with the LiDAR
+                where nuScenes cars carry it.
+            samples: futures per clip, S. The past is encoded once for all of them.
+            generator: of the noise, on any device.
+
+        Returns:
+            uint8 `(B, F, X, Y, Z)`, or `(B, S, F, X, Y, Z)` for several samples.
+        """
+        if trajectory is None:
+            trajectory = trajectory_from_poses(poses)
+        condition = self.condition(past, poses, trajectory)
+        return self.futures(condition, samples, generator)
+
+    def futures(
+        self,
+        condition: Condition,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Forecast from a condition; arguments and result as for calling the forecaster."""
+        batch = condition.batch_size
+        if samples > 1:
+            condition = condition.repeat(samples)
+        voxels = self.decode(self.generate(condition, self.noise(len(condition.past), generator)))
+        return voxels if samples == 1 else voxels.unflatten(0, (batch, samples))
+
+    def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Standard normal `(batch, F, C, H, W)`; the same on every device for a CPU generator."""
+        shape = (batch, self.codec.future, *self.codec.vae.latent_shape)
+        device = self.device if generator is None else generator.device
+        return torch.randn(shape, generator=generator, device=device).to(self.device)
+
+    @torch.no_grad()
+    def encode(self, voxels: Tensor) -> Tensor:
+        """Voxels `(N, X, Y, Z)` to scaled latents `(N, C, H, W)`."""
+        with self._precision():
+            return self.codec.encode(voxels.to(self.device)).float()
+
+    @torch.no_grad()
+    def condition(
+        self, past: Tensor, poses: Tensor, trajectory: Tensor, latents: Tensor | None = None
+    ) -> Condition:
+        """Stage 1: encode what is known; shapes as for calling the forecaster.
+
+        Args:
+            past: see there.
+            poses: see there.
+            trajectory: see there.
+            latents: the past's latents `(B, P, C, H, W)` where they are known already.
+        """
+        past, poses, trajectory = (x.to(self.device) for x in (past, poses, trajectory))
+        batch, frames = past.shape[:2]
+        if latents is None:
+            latents = self.encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
+        aligned = None
+        if self.codec.align:
+            aligned = self.encode(self.codec.aligned_voxels(past, poses).flatten(0, 2))
+            aligned = aligned.reshape(batch, self.codec.future, -1, *aligned.shape[-2:])
+        return Condition(latents, aligned, self.codec.visible_trajectory(trajectory, frames))
+
+    @torch.no_grad()
+    def generate(self, condition: Condition, noise: Tensor) -> Tensor:
+        """Stage 2: future latents `(B, F, C, H, W)` from noise of that shape."""
+        with self._precision():
+            return sample(self.field, noise, condition, self.nfe, self.shift)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Stage 3: classes, uint8 `(B, F, X, Y, Z)`, of latents `(B, F, C, H, W)`."""
+        with self._precision():
+            voxels = self.codec.decode(latents.flatten(0, 1))
+        return voxels.unflatten(0, latents.shape[:2])
+
+    def stream(self, past: int, interval: float = 0.5) -> Stream:
+        """A rolling window of `past` slots, `interval` seconds apart, in which each frame is
+        encoded once.
+        """
+        return Stream(self, past, interval)
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that a clock read next is honest."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        lower = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if lower else None, enabled=lower):
+            yield
+
+
+def _as_is(function: Callable) -> Callable:
+    return function
+
+
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=False)
+
+
+def disagreement(a: Forecaster, b: Forecaster, past: Tensor, poses: Tensor, trajectory: Tensor):
+    """Share of voxels, 0 to 1, that two forecasters classify differently from the same noise."""
+    noise = a.noise(len(past), torch.Generator().manual_seed(0))
+    one, other = (
+        f.decode(f.generate(f.condition(past, poses, trajectory), noise.to(f.device))).cpu()
+        for f in (a, b)
+    )
+    return float((one != other).float().mean())

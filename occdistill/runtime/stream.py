@@ -1,0 +1,162 @@
+"""The rolling past of a running car: each frame is encoded once, when it comes in."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.data.scenes import invert_pose, pose_matrix
+from occdistill.data.warp import invert
+from occdistill.flow.condition import Condition
+
+if TYPE_CHECKING:
+    from occdistill.runtime.forecaster import Forecaster
+
+# LIDAR_TOP (x right, y forward) on nuScenes cars, within centimetres
+NOMINAL_LIDAR_TO_EGO = pose_matrix((0.94, 0.0, 1.84), (0.5**0.5, 0.0, 0.0, -(0.5**0.5)))
+
+
+def trajectory_from_poses(poses: Tensor, lidar_to_ego: np.ndarray = NOMINAL_LIDAR_TO_EGO) -> Tensor:
+    """LiDAR displacement from each frame to the next, `(B, N, 2)`, x right and y forward.
+
+    The step after the last pose is not known; it repeats the one before.
+
+    Args:
+        poses: ego poses in any common frame, `(B, N, 4, 4)`, N >= 2.
+        lidar_to_ego: rigid transform `(4, 4)`.
+    """
+    lidar = poses.double() @ torch.as_tensor(lidar_to_ego, device=poses.device)
+    steps = (invert(lidar[:, :-1]) @ lidar[:, 1:])[..., :2, 3]
+    return torch.cat([steps, steps[:, -1:]], dim=1).float()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame in the window: `voxels (X, Y, Z)`, `latents (C, H, W)`, ego pose, seconds."""
+
+    voxels: Tensor
+    latents: Tensor
+    ego_to_global: np.ndarray
+    time: float
+
+
+class Stream:
+    """Past slots at fixed spacing over frames that come at any rate.
+
+    Slot k before the newest holds the frame nearest in time to k intervals ago. So a 20 Hz sensor
+    feeds a model of 2 Hz, and a frame that never came is covered for by its neighbour. After a gap
+    of more than the whole window the slots fill up anew.
+
+    Args:
+        forecaster: encodes and forecasts.
+        past: slots, P.
+        interval: seconds between slots.
+        lidar_to_ego: where the LiDAR sits, `(4, 4)`.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        past: int,
+        interval: float = 0.5,
+        lidar_to_ego: np.ndarray = NOMINAL_LIDAR_TO_EGO,
+    ) -> None:
+        self.forecaster, self.past, self.interval = forecaster, past, interval
+        self.lidar_to_ego = lidar_to_ego
+        self.frames: deque[Frame] = deque()
+
+    def push(self, voxels: Tensor, ego_to_global: np.ndarray, time: float | None = None) -> None:
+        """Take in and encode the newest frame.
+
+        Args:
+            voxels: uint8 `(X, Y, Z)` in its own ego frame.
+            ego_to_global: float64 `(4, 4)`.
+            time: seconds; None: one interval after the frame before.
+
+        Raises:
+            ValueError: wrong shape, an unknown class, a pose that is none, or time running
+                backwards. The window is left as it was.
+        """
+        self._check(voxels, ego_to_global)
+        if time is None:
+            time = self.frames[-1].time + self.interval if self.frames else 0.0
+        if self.frames and time <= self.frames[-1].time:
+            raise ValueError(f"a frame at {time:g} s after one at {self.frames[-1].time:g} s")
+        voxels = voxels.to(self.forecaster.device)
+        latents = self.forecaster.encode(voxels[None])[0]
+        self.frames.append(Frame(voxels, latents, np.asarray(ego_to_global, np.float64), time))
+        while time - self.frames[0].time > (self.past + 0.5) * self.interval:
+            self.frames.popleft()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the frames reach back to the oldest slot."""
+        reach = (self.past - 1.5) * self.interval
+        return bool(self.frames) and self.frames[-1].time - self.frames[0].time >= reach
+
+    @property
+    def slots(self) -> list[Frame]:
+        """The frames in the slots, oldest first."""
+        newest = self.frames[-1].time
+        times = np.array([frame.time for frame in self.frames])
+        wanted = newest - self.interval * np.arange(self.past - 1, -1, -1)
+        return [self.frames[int(np.abs(times - time).argmin())] for time in wanted]
+
+    def condition(
+        self, future_poses: np.ndarray | None = None, trajectory: Tensor | None = None
+    ) -> Condition:
+        """What the model is conditioned on now, for one clip.
+
+        Args:
+            future_poses: planned ego poses `(F, 4, 4)` in the global frame, for models that are
+                conditioned on the ego's future.
+            trajectory: LiDAR displacements `(>= L, 2)`; None: from the poses.
+
+        Raises:
+            ValueError: too few frames yet, or a missing plan.
+        """
+        if not self.ready:
+            raise ValueError(f"{len(self.frames)} frames don't fill {self.past} slots yet")
+        codec, slots = self.forecaster.codec, self.slots
+        to_global = np.stack([frame.ego_to_global for frame in slots])
+        if future_poses is not None:
+            to_global = np.concatenate([to_global, future_poses])
+        elif codec.conditioning == "gt":
+            raise ValueError("this model is conditioned on the ego's plan: pass future_poses")
+        relative = invert_pose(slots[-1].ego_to_global) @ to_global
+        poses = torch.from_numpy(relative.astype(np.float32))[None]
+        if trajectory is None:
+            steps = trajectory_from_poses(torch.from_numpy(relative)[None], self.lidar_to_ego)
+        else:
+            steps = trajectory[None]
+        voxels = torch.stack([frame.voxels for frame in slots])[None]
+        latents = torch.stack([frame.latents for frame in slots])[None]
+        return self.forecaster.condition(voxels, poses, steps, latents)
+
+    def forecast(
+        self,
+        future_poses: np.ndarray | None = None,
+        trajectory: Tensor | None = None,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Forecast from the window: uint8 `(F, X, Y, Z)`, or `(S, F, X, Y, Z)` for several
+        samples. Arguments as for `condition` and for calling a `Forecaster`.
+        """
+        condition = self.condition(future_poses, trajectory)
+        return self.forecaster.futures(condition, samples, generator)[0]
+
+    def _check(self, voxels: Tensor, pose: np.ndarray) -> None:
+        shape = self.forecaster.codec.vae.grid_shape
+        if tuple(voxels.shape) != shape or voxels.dtype != torch.uint8:
+            raise ValueError(f"a frame of {tuple(voxels.shape)} {voxels.dtype}, not {shape} uint8")
+        if int(voxels.max()) >= NUM_CLASSES:
+            raise ValueError(f"class id {int(voxels.max())} is not one of 0 to {NUM_CLASSES - 1}")
+        if np.shape(pose) != (4, 4) or not np.isfinite(pose).all():
+            raise ValueError("an ego pose that is not a finite 4 x 4 matrix")

@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from occdistill.errors import UserError
+from occdistill.runtime.forecaster import Forecaster, disagreement
+from tests.runtime.fakes import ToNewest, codec, drive, street
+
+
+def clip(batch=2, past=3, future=2):
+    voxels = torch.stack([street(past, seed) for seed in range(batch)])
+    poses = torch.from_numpy(drive(past + future, speed=0.0)).float().expand(batch, -1, -1, -1)
+    return voxels, poses, torch.zeros(batch, past + future, 2)
+
+
+@pytest.mark.parametrize("nfe", [1, 4])
+def test_one_call_runs_encode_sampler_and_decode(nfe):
+    field = ToNewest()
+    forecaster = Forecaster(codec(), field, nfe=nfe)
+    past, poses, trajectory = clip()
+    future = forecaster(past, poses, trajectory)
+    assert future.dtype == torch.uint8
+    assert torch.equal(future, past[:, -1:].expand_as(future))  # what the field leads to
+    assert field.evaluations == [2] * nfe
+
+
+def test_guidance_evaluates_both_branches_in_one_launch():
+    field = ToNewest()
+    forecaster = Forecaster(codec(), field, nfe=3, guidance=2.0)
+    forecaster(*clip())
+    assert field.evaluations == [4] * 3
+
+
+def test_guidance_moves_away_from_the_null_condition():
+    past, poses, trajectory = clip()
+    past = past.clamp(max=8)
+    # null leads to 0 and the condition to c, so scale 2 leads to 2c
+    future = Forecaster(codec(), ToNewest(), guidance=2.0)(past, poses, trajectory)
+    assert torch.equal(future, (2 * past[:, -1:]).expand_as(future))
+
+
+def test_several_samples_share_one_encoding():
+    base = codec()
+    forecaster = Forecaster(base, ToNewest())
+    past, poses, trajectory = clip()
+    futures = forecaster(past, poses, trajectory, samples=5)
+    assert futures.shape == (2, 5, 2, *past.shape[2:])
+    assert base.vae.encoded == 2 * 3
+    assert torch.equal(futures[1, 4, 0], past[1, -1])  # samples stay with their clip
+
+
+def test_samples_differ_where_noise_remains_and_repeat_with_the_seed():
+    class Still(ToNewest):
+        def forward(self, x_t, t, condition):
+            return 4 * torch.ones_like(x_t)
+
+    forecaster = Forecaster(codec(), Still())
+    past, poses, trajectory = clip()
+
+    def draw(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return forecaster(past, poses, trajectory, samples=2, generator=generator)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+    assert not torch.equal(draw(1)[:, 0], draw(1)[:, 1])
+
+
+def test_condition_is_the_codecs_own():
+    base = codec(align=(0, 1), conditioning="gt")
+    past, poses, trajectory = clip()
+    poses = torch.from_numpy(drive(5)).float().expand(2, -1, -1, -1)
+    ours = Forecaster(base, ToNewest()).condition(past, poses, trajectory)
+    codecs = base.condition(past, poses, trajectory)
+    for name in ("past", "aligned", "trajectory"):
+        assert torch.equal(getattr(ours, name), getattr(codecs, name))
+
+
+def test_disagreement_is_the_share_of_voxels_that_differ():
+    class OneOff(ToNewest):
+        def forward(self, x_t, t, condition):
+            v = super().forward(x_t, t, condition)
+            v[:, :, 0, 0, 0] += 0.5  # one voxel in 128 lands one class further (or clamps)
+            return v
+
+    past, poses, trajectory = clip()
+    past = past.clamp(max=16)
+    a, b = Forecaster(codec(), ToNewest()), Forecaster(codec(), OneOff())
+    assert disagreement(a, a, past, poses, trajectory) == 0
+    assert disagreement(a, b, past, poses, trajectory) == pytest.approx(1 / 128)
+
+
+def test_lower_precision_keeps_the_interface():
+    past, poses, trajectory = clip()
+    forecaster = Forecaster(codec(), ToNewest(), dtype=torch.bfloat16)
+    assert forecaster(past, poses, trajectory).dtype == torch.uint8
+    assert forecaster.encode(past[0]).dtype == torch.float32
+
+
+def test_unknown_backend_and_missing_gpu_are_refused():
+    with pytest.raises(UserError, match="tpu"):
+        Forecaster(codec(), ToNewest(), backend="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU"):
+            Forecaster(codec(), ToNewest(), device="cuda")
+
+
+@pytest.mark.slow
+def test_compiled_networks_forecast_the_same(small_forecasters):
+    eager, compiled, clip = small_forecasters
+    assert disagreement(eager, compiled, *clip) <= 1e-4

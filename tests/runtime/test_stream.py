@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+
+from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.stream import trajectory_from_poses
+from tests.runtime.fakes import ToNewest, codec, drive, street
+
+
+def relative(poses, newest):
+    return torch.from_numpy(np.linalg.inv(poses[newest]) @ poses).float()[None]
+
+
+def test_streaming_equals_the_batch_path_and_encodes_each_frame_once():
+    base = codec(align=(0, 2), conditioning="gt")
+    forecaster = Forecaster(base, ToNewest())
+    voxels, poses = street(9), drive(9)
+    stream = forecaster.stream(past=4)
+    for newest in range(7):
+        before = base.vae.encoded
+        stream.push(voxels[newest], poses[newest])
+        assert base.vae.encoded == before + 1
+        assert stream.ready == (newest >= 3)
+        if not stream.ready:
+            continue
+        window = slice(newest - 3, newest + 1)
+        every = relative(poses, newest)[:, newest - 3 : newest + 3]
+        past, steps = voxels[window][None], trajectory_from_poses(every)
+        condition = stream.condition(poses[newest + 1 : newest + 3])
+        batch = forecaster.condition(past, every, steps)
+        torch.testing.assert_close(condition.past, batch.past)
+        torch.testing.assert_close(condition.aligned, batch.aligned)
+        torch.testing.assert_close(condition.trajectory, batch.trajectory)
+        seed = torch.Generator().manual_seed(newest)
+        one = stream.forecast(poses[newest + 1 : newest + 3], generator=seed)
+        other = forecaster(past, every, steps, generator=seed.manual_seed(newest))
+        assert torch.equal(one, other[0])
+
+
+def test_a_fast_sensor_feeds_half_second_slots():
+    stream = Forecaster(codec(), ToNewest()).stream(past=3)
+    for i, voxels in enumerate(street(200)):
+        stream.push(voxels, np.eye(4), time=0.05 * i)
+    times = [frame.time for frame in stream.slots]
+    assert times == pytest.approx([8.95, 9.45, 9.95])
+    assert len(stream.frames) <= 36  # the window, not the drive
+
+
+def test_a_missing_frame_is_covered_for_and_a_long_gap_starts_anew():
+    stream = Forecaster(codec(), ToNewest()).stream(past=3)
+    voxels = street(1)[0]
+    for time in (0.0, 0.5, 1.5):  # the frame at 1.0 s never came
+        stream.push(voxels, np.eye(4), time)
+    assert stream.ready
+    assert [frame.time for frame in stream.slots] == [0.5, 0.5, 1.5]
+    stream.push(voxels, np.eye(4), 9.0)
+    assert not stream.ready
+    with pytest.raises(ValueError, match="slots"):
+        stream.forecast()
+
+
+def test_a_bad_frame_is_refused_and_the_window_stays():
+    stream = Forecaster(codec(), ToNewest()).stream(past=2)
+    good = street(3)
+    stream.push(good[0], np.eye(4))
+    bad = good[1].clone()
+    bad[0, 0, 0] = 200
+    nowhere = np.full((4, 4), np.nan)
+    for voxels, pose, time, message in (
+        (bad, np.eye(4), 1.0, "class id 200"),
+        (good[1][:4], np.eye(4), 1.0, "not"),
+        (good[1].float(), np.eye(4), 1.0, "uint8"),
+        (good[1], nowhere, 1.0, "finite"),
+        (good[1], np.eye(4), 0.0, "after"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stream.push(voxels, pose, time)
+    assert len(stream.frames) == 1
+    stream.push(good[2], np.eye(4))
+    assert stream.ready
+
+
+def test_a_planned_model_asks_for_the_plan():
+    stream = Forecaster(codec(conditioning="gt"), ToNewest()).stream(past=1)
+    stream.push(street(1)[0], np.eye(4))
+    with pytest.raises(ValueError, match="future_poses"):
+        stream.forecast()
+
+
+def test_trajectory_is_right_and_forward_and_ends_like_it_went_on():
+    poses = torch.from_numpy(drive(3, speed=2.0))[None]
+    steps = trajectory_from_poses(poses)
+    torch.testing.assert_close(steps, torch.tensor([[[0.0, 2.0]] * 3]))
