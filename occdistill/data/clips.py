@@ -1,0 +1,276 @@
+"""Windows of past and future keyframes, and single keyframes, as torch Datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
+from occdistill.data.scenes import MAKE_WORLD, Keyframe, Scene, invert_pose, load_index
+from occdistill.data.voxelize import Sweep, load_point_labels, load_points, voxelize
+from occdistill.errors import UserError
+
+Source = Literal["occ3d", "lidar"]
+_log = logging.getLogger(__name__)
+
+
+class ClipDataset(Dataset):
+    """Every window of `past + future` consecutive keyframes that stays inside one scene.
+
+    Parameters
+    ----------
+    dataroot, version, split
+        As for `load_index`.
+    past, future
+        Keyframes (0.5 s apart) that are given and that are to be forecast.
+    stride
+        Keyframes between the starts of two windows of a scene.
+    transform
+        Crop and coarsening of the Occ3D grid.
+    source
+        What the past is made of: "occ3d" labels, or "lidar", the labelled points of up to `merge`
+        keyframes seen so far. The future is always Occ3D labels.
+    masks
+        Add Occ3D's visibility masks of the future.
+    future_poses
+        False leaves everything about the future motion out of an item.
+    merge
+        Keyframes merged into one LiDAR voxel grid, the newest and those before it.
+
+    Attributes
+    ----------
+    scenes
+        Scenes of at least one window.
+    skipped
+        Names of the scenes that are too short.
+    clips
+        (index into `scenes`, first keyframe) of each window.
+    grid
+        The grid of the items.
+    fingerprint
+        Identifies keyframes, label files, grid and source: what a cache of encodings depends on.
+    """
+
+    def __init__(
+        self,
+        dataroot: str | os.PathLike,
+        version: str = "v1.0-trainval",
+        split: str = "train",
+        past: int = 4,
+        future: int = 6,
+        stride: int = 1,
+        transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
+        source: Source = "occ3d",
+        masks: bool = False,
+        future_poses: bool = True,
+        merge: int = 5,
+    ) -> None:
+        if past < 1 or future < 0 or stride < 1:
+            raise UserError(
+                f"a window of {past} past and {future} future keyframes at stride {stride} is"
+                " empty; set past and stride to at least 1"
+            )
+        self.past, self.future, self.masks, self.future_poses = past, future, masks, future_poses
+        scenes = load_index(dataroot, version, split)
+        length = past + future
+        self.scenes = [scene for scene in scenes if len(scene.keyframes) >= length]
+        self.skipped = [scene.name for scene in scenes if len(scene.keyframes) < length]
+        if not self.scenes:
+            raise UserError(
+                f"all {len(scenes)} scenes of split {split!r} in {dataroot} are shorter than a clip"
+                f" of {length} keyframes; shorten past or future"
+            )
+        if self.skipped:
+            _log.warning("%s: %d scenes are shorter than a clip", split, len(self.skipped))
+        self.clips = [
+            (index, start)
+            for index, scene in enumerate(self.scenes)
+            for start in range(0, len(scene.keyframes) - length + 1, stride)
+        ]
+        self.reader = FrameReader(dataroot, transform, source, merge)
+        self.grid = transform.grid
+        self.fingerprint = self.reader.fingerprint(self.scenes)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        """Read one clip.
+
+        Returns
+        -------
+        dict
+            past uint8 (P, X, Y, Z) and future uint8 (F, X, Y, Z) class ids, each in its own ego
+            frame; poses float32 (P+F, 4, 4), frame → newest past ego frame; trajectory float32
+            (P+F, 2), LiDAR displacement to the next keyframe; index; with `masks`, mask_lidar and
+            mask_camera uint8 (F, X, Y, Z). Without `future_poses`, poses is (P, 4, 4) and
+            trajectory (P-1, 2): entry P-1 is already the first step into the future.
+        """
+        scene_index, start = self.clips[index]
+        scene, present = self.scenes[scene_index], start + self.past
+        frames = scene.keyframes[start : present + self.future]
+        to_global = np.stack([frame.ego_to_global for frame in frames])
+        poses = invert_pose(to_global[self.past - 1]) @ to_global
+        trajectory = np.stack([frame.trajectory for frame in frames])
+        if not self.future_poses:
+            poses, trajectory = poses[: self.past], trajectory[: self.past - 1]
+        item = {
+            "past": torch.from_numpy(self.reader.past(scene, start, present)),
+            "poses": torch.from_numpy(poses.astype(np.float32)),
+            "trajectory": torch.from_numpy(trajectory),
+            "index": index,
+        }
+        future = [self.reader.labels(frame, self.masks) for frame in frames[self.past :]]
+        for name, arrays in zip(("future", "mask_lidar", "mask_camera"), zip(*future)):
+            item[name] = torch.from_numpy(np.stack(arrays))
+        return item
+
+    def clip_id(self, index: int) -> str:
+        """Name a clip by its scene and its newest past keyframe."""
+        scene, start = self.clips[index]
+        scene = self.scenes[scene]
+        return f"{scene.name}/{scene.keyframes[start + self.past - 1].token}"
+
+    def frames(self, index: int) -> list[Keyframe]:
+        """The P+F keyframes of a clip."""
+        scene, start = self.clips[index]
+        return self.scenes[scene].keyframes[start : start + self.past + self.future]
+
+
+class KeyframeDataset(Dataset):
+    """Every keyframe of a split by itself: {voxels uint8 (X, Y, Z), index}.
+
+    Parameters and the attributes `scenes`, `grid` and `fingerprint` are as for `ClipDataset`;
+    `keyframes` lists (index into `scenes`, keyframe).
+    """
+
+    def __init__(
+        self,
+        dataroot: str | os.PathLike,
+        version: str = "v1.0-trainval",
+        split: str = "train",
+        stride: int = 1,
+        transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
+        source: Source = "occ3d",
+        merge: int = 5,
+    ) -> None:
+        self.scenes = load_index(dataroot, version, split)
+        self.keyframes = [
+            (index, frame)
+            for index, scene in enumerate(self.scenes)
+            for frame in range(0, len(scene.keyframes), stride)
+        ]
+        self.reader = FrameReader(dataroot, transform, source, merge)
+        self.grid = transform.grid
+        self.fingerprint = self.reader.fingerprint(self.scenes)
+
+    def __len__(self) -> int:
+        return len(self.keyframes)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        """Read one keyframe."""
+        scene, frame = self.keyframes[index]
+        voxels = self.reader.past(self.scenes[scene], frame, frame + 1)[0]
+        return {"voxels": torch.from_numpy(voxels), "index": index}
+
+
+class FrameReader:
+    """Reads keyframes from disk onto one grid; datasets and the live runner share it.
+
+    Parameters
+    ----------
+    dataroot, transform, source, merge
+        As for `ClipDataset`.
+    """
+
+    def __init__(
+        self,
+        dataroot: str | os.PathLike,
+        transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
+        source: Source = "occ3d",
+        merge: int = 5,
+    ) -> None:
+        if source not in ("occ3d", "lidar"):
+            raise UserError(f"no source named {source!r}; choose occ3d or lidar")
+        self.root = Path(dataroot)
+        self.transform, self.source, self.merge = transform, source, merge
+
+    def past(self, scene: Scene, start: int, stop: int) -> np.ndarray:
+        """What is known at keyframes `start` … `stop - 1`: uint8 (stop - start, X, Y, Z)."""
+        if self.source == "occ3d":
+            voxels = [self.labels(frame)[0] for frame in scene.keyframes[start:stop]]
+        else:
+            voxels = self._merged_lidar(scene, start, stop)
+        return np.stack(voxels)
+
+    def labels(self, frame: Keyframe, masks: bool = False) -> tuple[np.ndarray, ...]:
+        """Occ3D labels uint8 (X, Y, Z), and with `masks` also mask_lidar and mask_camera."""
+        path = self.root / frame.labels
+        if not masks:
+            return (self.transform(load_semantics(path)),)
+        semantics, *seen = load_labels(path)
+        return (self.transform(semantics), *map(self.transform.mask, seen))
+
+    def sweeps(self, scene: Scene, start: int, stop: int) -> list[Sweep]:
+        """Labelled LiDAR sweeps of keyframes `start` … `stop - 1`."""
+        sweeps = []
+        for frame in scene.keyframes[start:stop]:
+            points = load_points(self.root / frame.lidar)
+            labels = load_point_labels(self.root / frame.lidarseg, len(points))
+            sweeps.append(Sweep(points, labels, frame.lidar_to_global))
+        return sweeps
+
+    def fingerprint(self, scenes: list[Scene]) -> str:
+        """Hash of tokens, sizes of the files that will be read, grid and source (64 hex digits).
+
+        Raises a `UserError` that counts the files that are not there.
+        """
+        what = repr((self.transform, self.source, self.merge if self.source == "lidar" else 0))
+        digest = hashlib.sha256(what.encode())
+        frames = [(scene, frame) for scene in scenes for frame in scene.keyframes]
+        for kind in ("labels",) if self.source == "occ3d" else ("labels", "lidar", "lidarseg"):
+            sizes = [self._size(getattr(frame, kind)) for _, frame in frames]
+            if missing := sizes.count(None):
+                scene, frame = frames[sizes.index(None)]
+                where = getattr(frame, kind) or f"{_FOLDERS[kind]} for {scene.name}/{frame.token}"
+                raise UserError(
+                    f"{missing} of {len(frames)} {kind} files are missing, the first being"
+                    f" {self.root / where}; put {_DOWNLOADS[kind]} there, or make the embedded"
+                    f" world with `{MAKE_WORLD}`"
+                )
+            for (_, frame), size in zip(frames, sizes):
+                digest.update(f"{frame.token} {size}\n".encode())
+        return digest.hexdigest()
+
+    def _size(self, path: str | None) -> int | None:
+        """Bytes of a file below the data root, None if it is not there."""
+        try:
+            return None if path is None else (self.root / path).stat().st_size
+        except OSError:
+            return None
+
+    def _merged_lidar(self, scene: Scene, start: int, stop: int) -> list[np.ndarray]:
+        """Each keyframe's own sweep and up to `merge - 1` before it, never one after it."""
+        first = max(0, start - self.merge + 1)
+        sweeps = self.sweeps(scene, first, stop)
+        grids = []
+        for i in range(start, stop):
+            known = sweeps[max(0, i - self.merge + 1) - first : i - first + 1]
+            grids.append(self.transform(voxelize(known, scene.keyframes[i].ego_to_global)))
+        return grids
+
+
+_FOLDERS = {"labels": "gts", "lidar": "samples/LIDAR_TOP", "lidarseg": "lidarseg"}
+_DOWNLOADS = {
+    "labels": "Occ3D-nuScenes' gts folder",
+    "lidar": "nuScenes' LIDAR_TOP keyframes",
+    "lidarseg": "nuScenes-lidarseg",
+}

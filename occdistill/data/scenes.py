@@ -1,0 +1,384 @@
+"""nuScenes tables, or Occ3D's `annotations.json`, as scenes of keyframes.
+
+Only the tables that are needed are read, and of the two big ones only the LIDAR_TOP keyframes: seconds instead of the minute and the gigabytes that constructing the
+devkit's `NuScenes` takes. The official split names come from nuscenes-devkit. What was read is
+kept as JSON in `<dataroot>/.occdistill/` (or the user's cache folder) until a table changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import re
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from occdistill.errors import UserError
+
+MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 12 --seed 0"
+# Translation and quaternion of LIDAR_TOP (x right, y forward) on nuScenes cars, within
+# centimetres: what is used when only annotations.json is there, which does not say.
+_NOMINAL_LIDAR_TO_EGO = (0.94, 0.0, 1.84, 0.5**0.5, 0.0, 0.0, -(0.5**0.5))
+_FORMAT = 1
+_TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframe:
+    """One annotated instant (2 Hz), all of it as LIDAR_TOP saw it.
+
+    Attributes
+    ----------
+    token, timestamp
+        Sample token; microseconds.
+    ego_to_global, lidar_to_ego
+        Rigid transforms, float64 (4, 4).
+    labels, lidar, lidarseg
+        Paths below the data root: Occ3D labels, point cloud, raw point labels; None if absent.
+    trajectory
+        Displacement of the LiDAR to the next keyframe in the LiDAR frame of this one, float32
+        (x right, y forward) in metres; zero at a scene's end.
+    ego_trajectory
+        The same of the ego origin in the ego frame (x forward, y left).
+    """
+
+    token: str
+    timestamp: int
+    ego_to_global: np.ndarray
+    lidar_to_ego: np.ndarray
+    labels: str | None
+    lidar: str | None
+    lidarseg: str | None
+    trajectory: np.ndarray
+    ego_trajectory: np.ndarray
+
+    @property
+    def lidar_to_global(self) -> np.ndarray:
+        """Rigid transform, float64 (4, 4)."""
+        return self.ego_to_global @ self.lidar_to_ego
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A drive of about 20 s: its keyframes in order of time."""
+
+    name: str
+    token: str
+    keyframes: list[Keyframe]
+
+
+def load_index(
+    dataroot: str | os.PathLike, version: str = "v1.0-trainval", split: str = "train"
+) -> list[Scene]:
+    """List the scenes of a split with their keyframes, in the order of the tables.
+
+    Parameters
+    ----------
+    dataroot
+        Folder that holds `<version>/*.json` (or `annotations.json`) and `gts/`.
+    version
+        nuScenes version, such as v1.0-trainval or v1.0-mini.
+    split
+        A name in `<dataroot>/splits.json` if that file is there ({name: [scene, …]}), else one of
+        train, val, test, mini_train, mini_val.
+
+    Raises
+    ------
+    UserError
+        When the data root, tables or split are missing or broken, or a scene is empty.
+    """
+    root = Path(dataroot)
+    if not root.is_dir():
+        raise UserError(
+            f"no data root at {root.absolute()}; make the embedded world with `{MAKE_WORLD}`,"
+            " or see the README's nuScenes section"
+        )
+    index = _cached_index(root, version)
+    names = _split(split, index["splits"], root)
+    records = [scene for scene in index["scenes"] if scene["name"] in names]
+    if not records:
+        raise UserError(
+            f"none of the {len(names)} scenes of split {split!r} is in {root / version};"
+            " choose a split that belongs to this version"
+        )
+    if len(records) < len(names):
+        _log.warning("%s: %d of %d scenes are there", split, len(records), len(names))
+    return [_scene(root, record) for record in records]
+
+
+def pose_matrix(translation: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Rigid transforms (…, 4, 4) from metres (…, 3) and quaternions (…, 4), w first."""
+    translation = np.asarray(translation, np.float64)
+    q = np.asarray(rotation, np.float64)
+    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
+    out = np.zeros((*q.shape[:-1], 4, 4))
+    out[..., 0, 0], out[..., 0, 1], out[..., 0, 2] = (
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+    )  # fmt: skip
+    out[..., 1, 0], out[..., 1, 1], out[..., 1, 2] = (
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+    )  # fmt: skip
+    out[..., 2, 0], out[..., 2, 1], out[..., 2, 2] = (
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    )  # fmt: skip
+    out[..., :3, 3] = translation
+    out[..., 3, 3] = 1
+    return out
+
+
+def invert_pose(poses: np.ndarray) -> np.ndarray:
+    """Inverse of rigid transforms (…, 4, 4)."""
+    out = np.array(poses)
+    rotation = np.swapaxes(out[..., :3, :3], -1, -2).copy()
+    out[..., :3, :3] = rotation
+    out[..., :3, 3:] = -rotation @ poses[..., :3, 3:]
+    return out
+
+
+def displacements(to_global: np.ndarray) -> np.ndarray:
+    """Planar step from each frame to the next, in that frame's axes: (N, 4, 4) → float32 (N, 2).
+
+    Given LiDAR poses this is the first entry of the field's `gt_ego_fut_trajs`; the last row is
+    zero, as there.
+    """
+    steps = np.zeros((len(to_global), 2), np.float32)
+    steps[:-1] = (invert_pose(to_global[:-1]) @ to_global[1:])[:, :2, 3]
+    return steps
+
+
+def _scene(root: Path, record: dict) -> Scene:
+    frames = record["frames"]
+    if not frames:
+        raise UserError(
+            f"scene {record['name']} in {root} has no keyframes; fetch the tables again,"
+            " or leave the scene out of the split"
+        )
+    ego = np.array([frame["ego"] for frame in frames])
+    ego_to_global = pose_matrix(ego[:, :3], ego[:, 3:])
+    mounting = np.array([frame["mounting"] for frame in frames])
+    lidar_to_ego = pose_matrix(mounting[:, :3], mounting[:, 3:])
+    steps = displacements(ego_to_global @ lidar_to_ego)
+    ego_steps = displacements(ego_to_global)
+    folder = f"gts/{record['name']}"
+    labelled = set(os.listdir(root / folder)) if (root / folder).is_dir() else ()
+    keyframes = [
+        Keyframe(
+            token=frame["token"],
+            timestamp=frame["timestamp"],
+            ego_to_global=ego_to_global[i],
+            lidar_to_ego=lidar_to_ego[i],
+            labels=f"{folder}/{frame['token']}/labels.npz" if frame["token"] in labelled else None,
+            lidar=frame["lidar"],
+            lidarseg=frame["lidarseg"],
+            trajectory=steps[i],
+            ego_trajectory=ego_steps[i],
+        )
+        for i, frame in enumerate(frames)
+    ]
+    return Scene(record["name"], record["token"], keyframes)
+
+
+def _split(split: str, splits: dict[str, list[str]], root: Path) -> set[str]:
+    if split not in splits:
+        raise UserError(
+            f"no split named {split!r} for {root}; choose one of {', '.join(sorted(splits))}"
+        )
+    return set(splits[split])
+
+
+def _official_splits() -> dict[str, list[str]]:
+    from nuscenes.utils import splits  # slow: the devkit imports all it has
+
+    names = ("train", "val", "test", "mini_train", "mini_val")
+    return {name: list(getattr(splits, name)) for name in names}
+
+
+def _cached_index(root: Path, version: str) -> dict:
+    """All scenes and the official splits as JSON values, from the cache if no table changed."""
+    folder, annotations = root / version, root / "annotations.json"
+    build: Callable[[Path], dict]
+    if folder.is_dir():
+        build, source = _index_tables, folder
+        files = [p for name in _TABLES if (p := folder / f"{name}.json").is_file()]
+    elif annotations.is_file():
+        build, source = _index_annotations, annotations
+        files = [annotations]
+    else:
+        raise UserError(
+            f"no nuScenes tables at {folder.absolute()} and no annotations.json beside them; make"
+            f" the embedded world with `{MAKE_WORLD}`, or see the README's nuScenes section"
+        )
+    own_splits = root / "splits.json"
+    if own_splits.is_file():
+        files.append(own_splits)
+    stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    fingerprint = hashlib.sha256(repr((_FORMAT, version, stats)).encode()).hexdigest()
+
+    for cache in _cache_paths(root, version):
+        try:
+            index = json.loads(cache.read_text())
+            if index["fingerprint"] == fingerprint:
+                return index
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    index = build(source)
+    if own_splits.is_file():
+        index["splits"] = _read_json(own_splits)
+    else:
+        index["splits"] = {**_official_splits(), **index.get("splits", {})}
+    index["fingerprint"] = fingerprint
+    for cache in _cache_paths(root, version):
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            part = cache.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(index))
+            part.replace(cache)
+            break
+        except OSError:  # read-only or full: the next start reads the tables again
+            continue
+    return index
+
+
+def _cache_paths(root: Path, version: str) -> tuple[Path, Path]:
+    """Beside the data, else in the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "occdistill"
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    return root / ".occdistill" / f"index-{version}.json", user / f"index-{version}-{place}.json"
+
+
+def _index_tables(folder: Path) -> dict:
+    """Read `<version>/*.json`."""
+    lidarseg = folder / "lidarseg.json"  # a download of its own
+    try:
+        lidars = {
+            sensor["token"]
+            for sensor in _read_json(folder / "sensor.json")
+            if sensor["channel"] == "LIDAR_TOP"
+        }
+        mountings = {
+            mounting["token"]: mounting["translation"] + mounting["rotation"]
+            for mounting in _read_json(folder / "calibrated_sensor.json")
+            if mounting["sensor_token"] in lidars
+        }
+        clouds = {
+            cloud["sample_token"]: cloud
+            for cloud in _records(
+                folder / "sample_data.json", "calibrated_sensor_token", mountings, _is_keyframe
+            )
+        }
+        needed = {cloud["ego_pose_token"] for cloud in clouds.values()}
+        egos = {
+            ego["token"]: ego["translation"] + ego["rotation"]
+            for ego in _records(folder / "ego_pose.json", "token", needed)
+        }
+        samples = {sample["token"]: sample for sample in _read_json(folder / "sample.json")}
+        point_labels = {
+            record["sample_data_token"]: record["filename"]
+            for record in (_read_json(lidarseg) if lidarseg.is_file() else ())
+        }
+
+        def frames(token: str) -> Iterator[dict]:
+            while token:
+                sample, cloud = samples[token], clouds[token]
+                yield {
+                    "token": token,
+                    "timestamp": sample["timestamp"],
+                    "ego": egos[cloud["ego_pose_token"]],
+                    "mounting": mountings[cloud["calibrated_sensor_token"]],
+                    "lidar": cloud["filename"],
+                    "lidarseg": point_labels.get(cloud["token"]),
+                }
+                token = sample["next"]
+
+        scenes = [
+            {
+                "name": scene["name"],
+                "token": scene["token"],
+                "frames": list(frames(scene["first_sample_token"])),
+            }
+            for scene in _read_json(folder / "scene.json")
+        ]
+    except KeyError as error:
+        raise UserError(
+            f"the tables in {folder} do not fit together ({error.args[0]!r} is missing);"
+            " fetch them again"
+        ) from error
+    return {"scenes": scenes}
+
+
+def _index_annotations(path: Path) -> dict:
+    """Read Occ3D's own list of scenes; it has no LiDAR files and no mounting of the sensor."""
+    content = _read_json(path)
+    mounting = [*_NOMINAL_LIDAR_TO_EGO]
+    try:
+        scenes = [
+            {
+                "name": name,
+                "token": name,
+                "frames": [
+                    {
+                        "token": token,
+                        "timestamp": int(frame["timestamp"]),
+                        "ego": frame["ego_pose"]["translation"] + frame["ego_pose"]["rotation"],
+                        "mounting": mounting,
+                        "lidar": None,
+                        "lidarseg": None,
+                    }
+                    for token, frame in sorted(
+                        frames.items(), key=lambda item: int(item[1]["timestamp"])
+                    )
+                ],
+            }
+            for name, frames in content["scene_infos"].items()
+        ]
+        own = {"train": content["train_split"], "val": content["val_split"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not Occ3D's annotations.json ({error!r}); fetch it again"
+        ) from error
+    return {"scenes": scenes, "splits": own}
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"no table at {path}; fetch the nuScenes metadata again") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); fetch it again") from error
+
+
+def _is_keyframe(record: bytes) -> bool:
+    return re.search(rb'"is_key_frame"\s*:\s*true', record) is not None
+
+
+def _records(
+    path: Path,
+    key: str,
+    wanted: Container[str],
+    also: Callable[[bytes], bool] = lambda record: True,
+) -> Iterator[dict]:
+    """Records of a flat table whose `key` is wanted, parsing only those.
+
+    sample_data and ego_pose hold 2.6 million records each in v1.0-trainval, of which one in 75
+    is a LIDAR_TOP keyframe's.
+    """
+    value = re.compile(rb'"%s"\s*:\s*"([^"]*)"' % key.encode())
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            for match in re.finditer(rb"\{[^{}]*\}", text):
+                record = match[0]
+                found = value.search(record)
+                if found and found[1].decode() in wanted and also(record):
+                    yield json.loads(record)
+    except FileNotFoundError as error:
+        raise UserError(f"no table at {path}; fetch the nuScenes metadata again") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); fetch it again") from error

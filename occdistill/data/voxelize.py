@@ -1,0 +1,272 @@
+"""LiDAR points with labels → voxel grids: what a car has when nobody has labelled its world.
+
+Several past sweeps are moved into the newest ego frame and vote for the class of each voxel; an
+observed mask tells free space from space that no ray has reached.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, OCC3D, Grid
+from occdistill.data.raycast import observed_mask
+from occdistill.data.scenes import invert_pose
+from occdistill.errors import UserError
+
+NO_VOTE = 255
+
+# nuScenes-lidarseg's 32 raw ids → Occ3D classes. Noise (0) and the ego car's own body (31) are
+# nothing that stands in the world; animals, debris, strollers and the like are "others".
+LIDARSEG_TO_OCC3D = np.array(
+    [
+        NO_VOTE,  # noise
+        0,  # animal
+        7,  # human.pedestrian.adult
+        7,  # human.pedestrian.child
+        7,  # human.pedestrian.construction_worker
+        0,  # human.pedestrian.personal_mobility
+        7,  # human.pedestrian.police_officer
+        0,  # human.pedestrian.stroller
+        0,  # human.pedestrian.wheelchair
+        1,  # movable_object.barrier
+        0,  # movable_object.debris
+        0,  # movable_object.pushable_pullable
+        8,  # movable_object.trafficcone
+        0,  # static_object.bicycle_rack
+        2,  # vehicle.bicycle
+        3,  # vehicle.bus.bendy
+        3,  # vehicle.bus.rigid
+        4,  # vehicle.car
+        5,  # vehicle.construction
+        0,  # vehicle.emergency.ambulance
+        0,  # vehicle.emergency.police
+        6,  # vehicle.motorcycle
+        9,  # vehicle.trailer
+        10,  # vehicle.truck
+        11,  # flat.driveable_surface
+        12,  # flat.other
+        13,  # flat.sidewalk
+        14,  # flat.terrain
+        15,  # static.manmade
+        0,  # static.other
+        16,  # static.vegetation
+        NO_VOTE,  # vehicle.ego
+    ],
+    dtype=np.uint8,
+)
+
+
+class Sweep(NamedTuple):
+    """One turn of the LiDAR.
+
+    Attributes
+    ----------
+    points
+        (N, ≥3) float, metres in the LiDAR's frame; columns after the third are not used.
+    labels
+        Occ3D class of each point, uint8 (N,), `NO_VOTE` for points that are to be left out; or
+        None where nothing is known.
+    lidar_to_global
+        Rigid transform (4, 4).
+    """
+
+    points: np.ndarray
+    labels: np.ndarray | None
+    lidar_to_global: np.ndarray
+
+
+def load_points(path: str | os.PathLike) -> np.ndarray:
+    """Read a nuScenes `.pcd.bin`: float32 (N, 5), x, y, z in metres, intensity, ring."""
+    raw = _read(Path(path), "unpack nuScenes' LIDAR_TOP files under the data root")
+    if len(raw) % 20:
+        raise UserError(
+            f"{path} has {len(raw)} bytes, not a multiple of 20 (five float32 per point);"
+            " it is truncated, fetch it again"
+        )
+    points = np.frombuffer(raw, np.float32).reshape(-1, 5)
+    if not np.isfinite(points[:, :3]).all():
+        bad = int((~np.isfinite(points[:, :3])).any(axis=1).sum())
+        raise UserError(
+            f"{path} holds {bad} of {len(points)} points with NaN or infinite coordinates;"
+            " fetch it again, or remove those points"
+        )
+    return points
+
+
+def load_point_labels(path: str | os.PathLike, count: int) -> np.ndarray:
+    """Read the lidarseg labels of `count` points as Occ3D classes, uint8 (N,)."""
+    raw = _read(Path(path), "unpack nuScenes-lidarseg under the data root")
+    labels = np.frombuffer(raw, np.uint8)
+    if len(labels) != count:
+        raise UserError(
+            f"{path} labels {len(labels)} points, but the cloud has {count}; fetch both files again"
+        )
+    if count and labels.max() >= len(LIDARSEG_TO_OCC3D):
+        raise UserError(
+            f"{path} holds class id {labels.max()}, beyond {len(LIDARSEG_TO_OCC3D) - 1};"
+            " only nuScenes-lidarseg's 32 raw classes are known"
+        )
+    return LIDARSEG_TO_OCC3D[labels]
+
+
+def voxelize(
+    sweeps: Sequence[Sweep],
+    ego_to_global: np.ndarray,
+    grid: Grid = OCC3D,
+    unlabelled: int = 0,
+) -> np.ndarray:
+    """Merge sweeps in one ego frame and let the points in each voxel vote for its class.
+
+    Parameters
+    ----------
+    sweeps
+        The newest and as many earlier ones as are wanted.
+    ego_to_global
+        Pose (4, 4) of the ego frame that the grid belongs to.
+    grid
+        Where the voxels are.
+    unlabelled
+        Class of the points of a sweep without labels.
+
+    Returns
+    -------
+    ndarray
+        uint8 grid: the class with most votes (the more important one of
+        `COARSEN_PRIORITY` in a tie), free where there is no vote.
+
+    Raises
+    ------
+    UserError
+        When a coordinate is NaN or infinite, or a label is no class.
+    """
+    cells, classes = [], []
+    for sweep in sweeps:
+        cells.append(_cells(_points(sweep), _to_grid(sweep, ego_to_global, grid), grid.shape))
+        classes.append(_classes(sweep, unlabelled))
+    out = np.full(grid.shape, FREE, np.uint8)
+    if cells:
+        _vote(np.concatenate(cells), np.concatenate(classes), _RANK, out.reshape(-1))
+    return out
+
+
+def observed(sweeps: Sequence[Sweep], ego_to_global: np.ndarray, grid: Grid = OCC3D) -> np.ndarray:
+    """Voxels that a ray of any sweep passed or ended in: uint8 grid of 0 and 1.
+
+    One ray is walked per sweep and end voxel, to its centre: near the car a hundred points end
+    in the same voxel and came nearly the same way. Parameters are as for `voxelize`.
+    """
+    seen = np.zeros(grid.shape, np.uint8)
+    for sweep in sweeps:
+        # In units of voxels: the grid starts at zero and a voxel has size one.
+        to_grid = _to_grid(sweep, ego_to_global, grid)
+        ends = _points(sweep) @ to_grid[:3, :3].T + to_grid[:3, 3]
+        ends = _distinct(np.floor(ends)) + 0.5
+        seen |= observed_mask(seen, (0.0, 0.0, 0.0), 1.0, to_grid[:3, 3], ends)
+    return seen
+
+
+def _to_grid(sweep: Sweep, ego_to_global: np.ndarray, grid: Grid) -> np.ndarray:
+    """Transform (4, 4) from a sweep's coordinates to units of voxels."""
+    to_grid = invert_pose(ego_to_global) @ sweep.lidar_to_global
+    to_grid[:3, 3] -= grid.origin
+    to_grid[:3] /= grid.voxel_size
+    return to_grid
+
+
+def _points(sweep: Sweep) -> np.ndarray:
+    """Coordinates of a sweep, float32 (N, 3)."""
+    points = np.array(np.asarray(sweep.points)[:, :3], np.float32, order="C")
+    if not np.isfinite(points).all():
+        raise UserError(
+            "a LiDAR sweep holds NaN or infinite coordinates; remove those points first"
+        )
+    return points
+
+
+def _classes(sweep: Sweep, unlabelled: int) -> np.ndarray:
+    """The class each point votes for, uint8 (N,)."""
+    if sweep.labels is None:
+        return np.full(len(sweep.points), unlabelled, np.uint8)
+    labels = np.asarray(sweep.labels, np.uint8)
+    if len(labels) != len(sweep.points):
+        raise UserError(
+            f"a LiDAR sweep has {len(sweep.points)} points but {len(labels)} labels;"
+            " give one label per point"
+        )
+    wrong = labels[(labels >= FREE) & (labels != NO_VOTE)]
+    if len(wrong):
+        raise UserError(
+            f"a LiDAR sweep has points of class {wrong[0]}; classes are 0…{FREE - 1},"
+            f" or {NO_VOTE} for points that do not vote"
+        )
+    return labels
+
+
+def _distinct(cells: np.ndarray) -> np.ndarray:
+    """Distinct rows of whole numbers (N, 3), sorted as one packed integer each."""
+    half = 1 << 20
+    x, y, z = np.clip(cells, -half, half - 1).astype(np.int64).T + half
+    packed = np.unique(x << 42 | y << 21 | z)
+    mask = (1 << 21) - 1
+    return np.stack([packed >> 42, packed >> 21 & mask, packed & mask], axis=1) - half
+
+
+# Index: class; value: rank, the smaller the more important. Breaks ties between votes.
+_RANK = np.argsort(COARSEN_PRIORITY).astype(np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def _cells(points, to_grid, shape):
+    """Flat voxel index of each point, -1 outside the grid."""
+    cells = np.empty(len(points), np.int32)
+    for i, (x, y, z) in enumerate(points):
+        cell = 0
+        for axis in range(3):
+            m = to_grid[axis]
+            position = m[0] * x + m[1] * y + m[2] * z + m[3]
+            if position < 0 or position >= shape[axis]:
+                cell = -1
+                break
+            cell = cell * shape[axis] + int(position)
+        cells[i] = cell
+    return cells
+
+
+@numba.njit(cache=True, nogil=True)
+def _vote(cells, classes, rank, out):
+    slot = np.full(len(out), -1, np.int32)
+    filled = 0
+    for cell in cells:
+        if cell >= 0 and slot[cell] < 0:
+            slot[cell] = filled
+            filled += 1
+    votes = np.zeros((filled, len(rank)), np.int32)
+    where = np.empty(filled, np.int32)
+    for cell, label in zip(cells, classes):
+        if cell >= 0:
+            where[slot[cell]] = cell
+            if label < len(rank):
+                votes[slot[cell], label] += 1
+    for i in range(filled):
+        best = 0
+        for label in range(1, len(rank)):
+            more = votes[i, label] - votes[i, best]
+            if more > 0 or (more == 0 and rank[label] < rank[best]):
+                best = label
+        if votes[i, best] > 0:
+            out[where[i]] = best
+
+
+def _read(path: Path, advice: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"no LiDAR file at {path}; {advice}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {advice}") from error
