@@ -153,7 +153,7 @@ def test_lidar_looks_back_but_never_ahead(tiny):
 @pytest.mark.parametrize(
     ("kind", "path", "brings"),
     [
-        ("lidar", "samples/LIDAR_TOP/data-l1-sample0-3.pcd.bin", "LIDAR_TOP keyframes"),
+        ("lidar", "samples/LIDAR_TOP/data-l1-sample0-3.pcd.bin", "nuScenes' LIDAR_TOP keyframes"),
         ("lidarseg", "lidarseg/v1.0-tiny/data-l1-sample0-3_lidarseg.bin", "nuScenes-lidarseg"),
     ],
 )
