@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from occdistill.runtime import latency
+from occdistill.runtime.forecaster import Forecaster
+from tests.runtime.fakes import ClassesAsLatents, ToNewest, codec, drive, street
+
+ENCODE, GENERATE, DECODE = 0.002, 0.004, 0.008
+
+
+class Clock:
+    """A `time` whose hands only move when a fake network works."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A forecaster whose every stage takes exactly what the constants say."""
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+
+    class SlowVAE(ClassesAsLatents):
+        def encode(self, voxels):
+            clock.now += ENCODE
+            return super().encode(voxels)
+
+        def decode(self, z):
+            clock.now += DECODE
+            return super().decode(z)
+
+    class SlowField(ToNewest):
+        def forward(self, x_t, t, condition):
+            clock.now += GENERATE * len(self.evaluations or [0])  # slower every time
+            return super().forward(x_t, t, condition)
+
+    base = codec()
+    base.vae = SlowVAE()
+    return Forecaster(base, SlowField())
+
+
+def clip(batch=1):
+    poses = torch.from_numpy(drive(5)).float().expand(batch, -1, -1, -1)
+    return street(3)[None].expand(batch, -1, -1, -1, -1), poses, torch.zeros(batch, 5, 2)
+
+
+def test_scopes_hold_what_their_names_say(slow):
+    scopes = latency.measure(slow, *clip(), repeats=101, warmup=1)
+    assert tuple(scopes) == latency.SCOPES
+    for scope, fixed in zip(latency.SCOPES, (ENCODE + DECODE, DECODE, 0)):
+        for name, rank in (("p50_ms", 51), ("p90_ms", 91), ("p99_ms", 100)):
+            assert scopes[scope][name] == pytest.approx(1e3 * (fixed + rank * GENERATE))
+
+
+def test_only_the_newest_frame_is_encoded_per_step():
+    forecaster = Forecaster(base := codec(), ToNewest())
+    latency.measure(forecaster, *clip(), repeats=4, warmup=2)
+    assert base.vae.encoded == 2 + 6  # the older two once, then one a step
+
+
+def test_rates_count_clips_and_future_frames(slow):
+    rate = latency.measure(slow, *clip(batch=3), repeats=1, warmup=0)["generate_decode"]
+    assert rate["clips_per_s"] == pytest.approx(3 / (GENERATE + DECODE))
+    assert rate["frames_per_s"] == pytest.approx(6 / (GENERATE + DECODE))
+
+
+def test_forecasters_take_turns():
+    order = []
+
+    class Noted(ToNewest):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x_t, t, condition):
+            order.append(self.name)
+            return super().forward(x_t, t, condition)
+
+    forecasters = {name: Forecaster(codec(), Noted(name)) for name in "ab"}
+    assert set(latency.compare(forecasters, *clip(), repeats=2, warmup=1)) == {"a", "b"}
+    assert order == ["a", "b"] * 3
+
+
+def test_peak_memory_sees_an_allocation_that_is_gone_again():
+    cpu = torch.device("cpu")
+    latency.reset_peak(cpu)
+    before = latency.peak_mb(cpu)
+    held = torch.ones(32 * 2**20)  # 128 MiB
+    del held
+    assert latency.peak_mb(cpu) >= before + 100
+
+
+def test_a_cpu_has_a_name_with_its_threads():
+    assert latency.device_name("cpu").endswith(" threads")
