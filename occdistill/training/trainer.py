@@ -258,7 +258,7 @@ class Validation(Hook):
 
 
 class Checkpoints(Hook):
-    """Files to resume from at the interval, the last `keep` of them; `final.pth` at the end."""
+    """Files to resume from at the interval, the last `keep` of them; the weights at the end."""
 
     priority = "VERY_LOW"
 
@@ -274,7 +274,7 @@ class Checkpoints(Hook):
     def after_train(self, runner: Trainer) -> None:
         """Save what later steps of the chain need."""
         if runner.rank == 0:
-            ckpt.save(runner.folder / "final.pth", runner.checkpoint())
+            ckpt.save(runner.weights_file, runner.checkpoint())
 
 
 class Trainer(Runner):
@@ -402,6 +402,11 @@ class Trainer(Runner):
         return self.task.nets[self.main] if self.average is None else self.average.net
 
     @property
+    def weights_file(self) -> Path:
+        """Where the weights are at the end, without what only a resume needs."""
+        return self.folder / f"{self.main}.pth"
+
+    @property
     def half(self) -> bool:
         """Whether to compute in half precision."""
         return self.settings.amp and self.device.type == "cuda"
@@ -425,10 +430,14 @@ class Trainer(Runner):
         return {k: v.detach() for k, v in state.items() if id(v) not in known}
 
     def checkpoint(self, resumable: bool = False) -> dict[str, Any]:
-        """The trainer's state as a checkpoint; see `occdistill.training.checkpoint`."""
+        """The trainer's state as a checkpoint; see `occdistill.training.checkpoint`.
+
+        One that isn't resumable holds the averaged weights alone, as its model.
+        """
+        net = self.task.nets[self.main] if resumable else self.best_net
         made = {
             "kind": self.kind,
-            "model": self.task.nets[self.main].state_dict(),
+            "model": net.state_dict(),
             "config_text": self.cfg.pretty_text if self.cfg else "",
             "fingerprints": self.fingerprints,
             "meta": {
@@ -440,7 +449,7 @@ class Trainer(Runner):
                 "torch": str(torch.__version__),
             },
         }
-        if self.average is not None:
+        if resumable and self.average is not None:
             made["ema"] = self.average.net.state_dict()
         if resumable:
             made["training"] = {

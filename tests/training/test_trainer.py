@@ -46,7 +46,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     killed = run_toy(tmp_path / "killed", "--die-at", "17")
     assert killed.returncode == -signal.SIGKILL
     assert [p.name for p in ckpt.step_files(tmp_path / "killed")] == ["iter_7.pth", "iter_14.pth"]
-    assert not (tmp_path / "killed" / "final.pth").exists()
+    assert not (tmp_path / "killed" / "student.pth").exists()
     resumed = run_toy(tmp_path / "killed", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     whole = toy.trainer(tmp_path / "whole")
@@ -86,7 +86,7 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
     for key in ("student/loss", "auxiliary/loss", "student/grad_norm", "auxiliary/noise", "nfe"):
         one, two = (curve(tmp_path / name, key) for name in ("one", "two"))
         assert one == pytest.approx(two, rel=1e-4, abs=1e-6) and len(one) == 30
-    weights = [ckpt.load(tmp_path / name / "final.pth")["ema"] for name in ("one", "two")]
+    weights = [ckpt.load(tmp_path / name / "student.pth")["model"] for name in ("one", "two")]
     for key in weights[0]:
         torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_checkpoints_kept_best_and_counted(tmp_path):
     run = toy.trainer(tmp_path, keep=2, validate=lambda net: {"mIoU": next(scores), "IoU": 0.9})
     run.train()
     assert [p.name for p in ckpt.step_files(tmp_path)] == ["iter_28.pth", "iter_30.pth"]
-    best, final = (ckpt.load(tmp_path / f"{name}.pth", "distill") for name in ("best", "final"))
+    best, final = (ckpt.load(tmp_path / f"{name}.pth", "distill") for name in ("best", "student"))
     assert best["meta"]["metrics"]["mIoU"] == 0.5 and best["meta"]["step"] == 20
     assert final["meta"]["metrics"]["mIoU"] == 0.3 and "training" not in final
     assert final["meta"]["nfe"] == 30 * 3 * 4

@@ -1,0 +1,176 @@
+"""Encoded clips on disk: the frozen VAE sees each keyframe once, training never."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from occdistill.data.clips import ClipDataset
+from occdistill.data.scenes import invert_pose
+from occdistill.data.store import Arrays, build_store, open_store
+from occdistill.data.voxel_cache import VoxelCache
+
+if TYPE_CHECKING:
+    from occdistill.flow.condition import Codec
+
+_ENCODE_BATCH = 64
+
+
+class LatentClips(Dataset):
+    """The clips of a `ClipDataset` as scaled latents; the cache is built on first use.
+
+    Args:
+        dataset: the clips.
+        codec: encodes voxels and warps the past into future frames; its VAE says on which device.
+        vae_fingerprint: of the VAE's weights.
+        folder: of this cache.
+        voxels_folder: under which the voxel caches lie.
+        mirror: add each clip's mirror image (left and right exchanged), doubling the clips.
+        dtype: of the latents on disk.
+
+    Attributes:
+        fingerprint: of what the cache was made from, for the checkpoints trained on it.
+
+    Raises:
+        UserError: if the cache in `folder` was made from another VAE, other data, another grid or
+            conditioning (naming what differs), or is damaged.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        codec: Codec,
+        vae_fingerprint: str,
+        folder: str | Path,
+        voxels_folder: str | Path,
+        mirror: bool = False,
+        dtype: type = np.float16,
+    ) -> None:
+        self.dataset, self.codec = dataset, codec
+        self.fingerprint = dataset.fingerprint[:12]
+        depends = {
+            "vae": vae_fingerprint,
+            "scale": codec.vae.scale,
+            "data": dataset.fingerprint[:12],
+            "grid": list(dataset.grid.shape),
+            "windows": f"{len(dataset)} of {dataset.past}+{dataset.future}",
+            "conditioning": codec.conditioning_class,
+            "align": list(codec.align),
+            "trajectory_length": codec.trajectory_length,
+            "dtype": np.dtype(dtype).name,
+        }
+        self._voxels = VoxelCache(dataset, voxels_folder, "past")
+        lidar = dataset.reader.source != "occ3d"
+        self._labels = VoxelCache(dataset, voxels_folder) if lidar else self._voxels
+        self._images = []  # of the clips: as they are, and mirrored
+        for image in range(1 + mirror):
+            place = Path(folder) / ("mirrored" if image else "plain")
+            depends["image"] = place.name
+            if not (place / "frames").exists():
+                self._encode_frames(place / "frames", depends, image, dtype)
+            if not (place / "clips").exists():
+                self._encode_clips(place / "clips", depends, image, dtype)
+            arrays = open_store(place / "frames", depends) | open_store(place / "clips", depends)
+            self._images.append(arrays)
+
+    def __len__(self) -> int:
+        return len(self.dataset) * len(self._images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        """One clip; the second half of the indices are the mirror images.
+
+        Returns:
+            float32 scaled latents past `(P, C, H, W)`, future `(F, C, H, W)` and, if the codec
+            aligns, aligned `(F, K*C, H, W)`; trajectory `(L, 2)`; index.
+        """
+        image, clip = divmod(index, len(self.dataset))
+        arrays = self._images[image]
+        past, future = self._rows(clip)
+        item = {
+            "past": arrays["past"][past],
+            "future": arrays.get("labels", arrays["past"])[future],
+            "trajectory": arrays["trajectory"][clip],
+        }
+        if "aligned" in arrays:
+            item["aligned"] = arrays["aligned"][clip]
+        item = {name: torch.from_numpy(value.astype(np.float32)) for name, value in item.items()}
+        return item | {"index": index}
+
+    def _rows(self, clip: int) -> tuple[slice, slice]:
+        """Rows of a clip's past and future keyframes."""
+        scene, start = self.dataset.clips[clip]
+        present = start + self.dataset.past
+        rows = self._voxels.rows
+        return rows(scene, start, present), rows(scene, present, present + self.dataset.future)
+
+    def _motion(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
+        """Poses float32 `(P+F, 4, 4)`, frame to newest past ego; trajectory `(P+F, 2)`."""
+        frames = self.dataset.frames(clip)
+        to_global = np.stack([frame.ego_to_global for frame in frames])
+        poses = invert_pose(to_global[self.dataset.past - 1]) @ to_global
+        return poses.astype(np.float32), np.stack([frame.trajectory for frame in frames])
+
+    def _encode(self, voxels: Tensor) -> np.ndarray:
+        device = next(self.codec.vae.parameters()).device
+        parts = [self.codec.encode(part.to(device)).cpu() for part in voxels.split(_ENCODE_BATCH)]
+        return torch.cat(parts).numpy()
+
+    def _encode_frames(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
+        caches = {"past": self._voxels, "labels": self._labels}
+        if self._labels is self._voxels:
+            del caches["labels"]
+        rows = len(self._voxels)
+
+        def fill(arrays: Arrays, start: int, stop: int) -> None:
+            for name, cache in caches.items():
+                voxels = torch.from_numpy(cache.voxels[start:stop].copy())
+                arrays[name][start:stop] = self._encode(mirrored(voxels) if image else voxels)
+
+        shape = (rows, *self.codec.vae.latent_shape)
+        arrays = {name: (shape, dtype) for name in caches}
+        title = f"encoding {folder.parent.name} keyframes"
+        build_store(folder, depends, arrays, fill, rows, _ENCODE_BATCH, title)
+
+    def _encode_clips(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
+        past, future, clips = self.dataset.past, self.dataset.future, len(self.dataset)
+        channels, height, width = self.codec.vae.latent_shape
+
+        def fill(arrays: Arrays, start: int, stop: int) -> None:
+            voxels = np.stack([self._voxels.voxels[self._rows(i)[0]] for i in range(start, stop)])
+            motions = [self._motion(i) for i in range(start, stop)]
+            clip = (torch.from_numpy(np.stack(x)) for x in (voxels, *zip(*motions)))
+            voxels, poses, trajectory = mirrored_clip(*clip) if image else clip
+            arrays["trajectory"][start:stop] = self.codec.visible_trajectory(trajectory, past)
+            if self.codec.align:
+                latents = self._encode(self.codec.aligned_voxels(voxels, poses).flatten(0, 2))
+                arrays["aligned"][start:stop] = latents.reshape(stop - start, *aligned_shape)
+
+        shown = self.codec.visible_trajectory(torch.empty(clips, past + future, 2), past).shape
+        arrays = {"trajectory": (shown, np.float32)}
+        if self.codec.align:
+            aligned_shape = (future, len(self.codec.align) * channels, height, width)
+            arrays["aligned"] = ((clips, *aligned_shape), dtype)
+        title = f"encoding {folder.parent.name} clips"
+        build_store(folder, depends, arrays, fill, clips, 16, title)
+
+
+def mirrored(voxels: Tensor) -> Tensor:
+    """Voxels `(..., X, Y, Z)` with left (+y) and right exchanged."""
+    return voxels.flip(-2)
+
+
+def mirrored_clip(voxels: Tensor, poses: Tensor, trajectory: Tensor) -> tuple[Tensor, ...]:
+    """The mirror image of a clip: an equally possible world.
+
+    Args:
+        voxels: `(..., X, Y, Z)` in ego frames, x forward, y left; y symmetric about 0.
+        poses: ego frame to ego frame, `(..., 4, 4)`; becomes `M pose M`, M = diag(1, -1, 1, 1).
+        trajectory: LiDAR displacements `(..., 2)`, x right, y forward.
+    """
+    mirror = torch.diag(poses.new_tensor([1, -1, 1, 1]))
+    return mirrored(voxels), mirror @ poses @ mirror, trajectory * trajectory.new_tensor([-1, 1])

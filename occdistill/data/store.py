@@ -1,0 +1,163 @@
+"""Folders of memory-mapped arrays that know what they were made from.
+
+`meta.json` holds what the arrays depend on; a store is opened only for the same. It is built in
+`<folder>.part`, from which an interrupted build goes on, and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from tqdm import tqdm
+
+from occdistill.errors import UserError
+
+Arrays = dict[str, np.memmap]
+_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+
+
+def open_store(folder: str | Path, depends: Mapping[str, object]) -> Arrays:
+    """Map a finished store for reading.
+
+    Args:
+        folder: where it is.
+        depends: what its arrays must have been made from; JSON values by name.
+
+    Raises:
+        UserError: if the store was made from something else (naming what), or is damaged.
+    """
+    folder = Path(folder)
+    remedy = f"delete {folder} to have it built again"
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        found, arrays = meta["depends"], meta["arrays"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the cache {folder} has no readable meta.json: {remedy}") from error
+    wanted = json.loads(json.dumps(dict(depends)))
+    differ = [
+        f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
+        for key in sorted(wanted.keys() | found.keys())
+        if found.get(key) != wanted.get(key)
+    ]
+    if differ:
+        raise UserError(
+            f"the cache {folder} was made from something else ({'; '.join(differ)}): {remedy}, "
+            "or choose another cache_dir"
+        )
+    mapped = {}
+    for name, checksum in arrays.items():
+        path = folder / f"{name}.npy"
+        try:
+            mapped[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+            whole = _checksum(path) == checksum
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is truncated or damaged ({error}): {remedy}") from error
+        if not whole:
+            raise UserError(f"{path} has changed since it was built: {remedy}")
+    return mapped
+
+
+def build_store(
+    folder: str | Path,
+    depends: Mapping[str, object],
+    arrays: Mapping[str, tuple[tuple[int, ...], type]],
+    fill: Callable[[Arrays, int, int], None],
+    items: int,
+    chunk: int,
+    title: str,
+) -> None:
+    """Make a store, or go on with one whose building was interrupted.
+
+    Args:
+        folder: where it will be.
+        depends: what the arrays are made from; JSON values by name.
+        arrays: shape and dtype by name.
+        fill: `fill(arrays, start, stop)` writes what belongs to items start … stop - 1.
+        items: how many items there are.
+        chunk: items per call of `fill`.
+        title: of the progress bar.
+
+    Raises:
+        UserError: if the disk is full, or another process is building the same store.
+    """
+    folder = Path(folder)
+    part = folder.with_name(f"{folder.name}.part")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        with open(part / "lock", "w") as lock:
+            _lock(lock, part)
+            mapped, done = _resume(part, depends, arrays)
+            bar = tqdm(total=items, initial=done, desc=title, unit="", mininterval=0.5)
+            for start in range(done, items, chunk):
+                stop = min(items, start + chunk)
+                fill(mapped, start, stop)
+                for array in mapped.values():
+                    array.flush()
+                _write_json(part / "progress.json", {"depends": dict(depends), "done": stop})
+                bar.update(stop - start)
+            bar.close()
+            mapped.clear()
+            checksums = {name: _checksum(part / f"{name}.npy") for name in arrays}
+            _write_json(part / "meta.json", {"depends": dict(depends), "arrays": checksums})
+            (part / "progress.json").unlink()
+            (part / "lock").unlink()
+            os.rename(part, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot build the cache {folder} ({error.strerror or error}): free some space or "
+            "choose another cache_dir; what is done so far is kept"
+        ) from error
+
+
+def _lock(file, part: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"another process is building {part}: wait for it to end") from error
+
+
+def _resume(part: Path, depends: Mapping, arrays: Mapping) -> tuple[Arrays, int]:
+    """Arrays to write to and how many items they already hold."""
+    try:
+        progress = json.loads((part / "progress.json").read_text())
+        if progress["depends"] == json.loads(json.dumps(dict(depends))):
+            mapped = {name: np.load(part / f"{name}.npy", mmap_mode="r+") for name in arrays}
+            return mapped, progress["done"]
+    except (OSError, ValueError, KeyError, EOFError):
+        pass  # nothing usable: start again
+    mapped = {}
+    for name, (shape, dtype) in arrays.items():
+        path = part / f"{name}.npy"
+        path.unlink(missing_ok=True)
+        needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if needed > shutil.disk_usage(part).free:  # a full disk would kill the process later
+            raise OSError(28, f"No space left on device for {needed / 1e9:.1f} GB")
+        mapped[name] = open_memmap(path, "w+", dtype, shape)
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return mapped, 0
+
+
+def _write_json(path: Path, value: Mapping) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value))
+    os.replace(temporary, path)
+
+
+def _checksum(path: Path) -> str:
+    """Of the size and of blocks spread evenly over a file: quick also where it is large."""
+    size = path.stat().st_size
+    crc = zlib.crc32(str(size).encode())
+    with open(path, "rb") as file:
+        for start in np.linspace(0, max(0, size - _BLOCK_BYTES), _BLOCKS).astype(np.int64):
+            file.seek(int(start))
+            crc = zlib.crc32(file.read(_BLOCK_BYTES), crc)
+    return f"{crc:08x}"

@@ -1,0 +1,269 @@
+"""What `tools/train_*.py` do: build from a config, train, leave weights in the work directory."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, DictAction
+from torch import nn
+from torch.utils.data import ConcatDataset
+
+from occdistill.config import (
+    advice,
+    build_codec,
+    build_dataset,
+    build_method,
+    build_network,
+    build_teacher,
+    build_vae,
+    load_config,
+)
+from occdistill.data.clips import ClipDataset
+from occdistill.data.latents import LatentClips
+from occdistill.data.voxel_cache import VoxelCache
+from occdistill.errors import UserError
+from occdistill.training import checkpoint as ckpt
+from occdistill.training.tasks import FlowMatching, VAETraining, latent_batch, voxel_batch
+from occdistill.training.trainer import Settings, Trainer
+from occdistill.training.validation import ForecastScore, ReconstructionScore, spread
+
+
+def parse(description: str) -> argparse.Namespace:
+    """The command line that all training tools share."""
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("config", help="a file in configs/")
+    add("--work-dir", type=Path, help="default: a folder for this job in the config's work_dir")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in the work dir")
+    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--launcher", choices=("none", "pytorch"), default="none", help="pytorch under torchrun")
+    add("--seed", type=int, help="of weights, order and noise; default: the config's")
+    return parser.parse_args()
+
+
+class Job:
+    """A config, a device and a work directory; what the three trainings have in common.
+
+    Args:
+        args: from `parse`.
+        part: `vae`, `teacher` or `distill`; its settings are the config's `train_<part>`.
+        method: the distillation method, whatever the config says.
+    """
+
+    def __init__(self, args: argparse.Namespace, part: str, method: type | None = None) -> None:
+        self.args, self.part = args, part
+        self.config: Config = load_config(args.config, args.cfg_options)
+        if method is not None and method.__name__ != self._method_name():
+            self.config.method = dict(type=method)
+        options = dict(self.config.get(f"train_{part}") or {})
+        if not {"iterations", "batch_size"} <= options.keys():
+            raise UserError(
+                f"{args.config} says no iterations and batch_size in train_{part}: add them, or "
+                "use a config that trains this part"
+            )
+        if args.seed is not None:
+            options["seed"] = args.seed
+        self.settings = Settings.of(options)
+        own = Settings.__dataclass_fields__.keys()
+        self.options = {key: value for key, value in options.items() if key not in own}
+        self.device = _join(args.device, args.launcher)
+        torch.manual_seed(self.settings.seed)
+        work_dir = Path(self.config.get("work_dir") or "work_dirs")
+        self.cache = Path(self.config.get("cache_dir") or work_dir / "cache")
+        name = self._method_name().lower() if part == "distill" else part
+        self.work_dir = args.work_dir or work_dir / name
+        if ckpt.step_files(self.work_dir) and not args.resume:
+            raise UserError(
+                f"{self.work_dir} already holds a run ({ckpt.step_files(self.work_dir)[-1].name}): "
+                "continue it with --resume, or choose another --work-dir"
+            )
+
+    def _method_name(self) -> str | None:
+        """Name of the config's distillation method."""
+        kind = (self.config.get("method") or {}).get("type")
+        return getattr(kind, "__name__", str(kind).rsplit(".", 1)[-1])
+
+    def option(self, name: str, default: Any) -> Any:
+        """One of the config's `train_*` values that isn't about optimisation."""
+        return self.options.get(name, default)
+
+    def clips(self, split: str) -> ClipDataset:
+        """The `train` or `val` clips."""
+        root = Path(self.config.data.dataroot)
+        if not root.is_dir():
+            raise UserError(f"no data at {root.absolute()}; {advice(self.config, 'data')}")
+        return build_dataset(self.config, split)
+
+    def frozen_vae(self) -> tuple[nn.Module, str]:
+        """The config's VAE on the device, and the fingerprint of its weights."""
+        vae = build_vae(self.config).to(self.device)
+        return vae, ckpt.fingerprint(vae.state_dict())
+
+    def latents(self, codec, vae_fingerprint: str) -> LatentClips:
+        """The training clips, encoded; encoding them on first use."""
+        with first_rank_first():
+            return LatentClips(
+                self.clips("train"),
+                codec,
+                vae_fingerprint,
+                self.cache / "latents-train",
+                self.cache,
+                mirror=self.option("mirror", False),
+            )
+
+    def train(self, task: nn.Module, dataset, make_batch, validate, fingerprints: Mapping) -> None:
+        """Train to the end and say where the weights are."""
+        trainer = Trainer(
+            task,
+            dataset,
+            make_batch,
+            self.settings,
+            kind=self.part,
+            work_dir=self.work_dir,
+            cfg=self.config,
+            fingerprints=fingerprints,
+            validate=validate,
+            resume=self.args.resume,
+            device=self.device,
+            launcher=self.args.launcher,
+        )
+        trainer.train()
+        if trainer.rank == 0:
+            self._hand_over(trainer.weights_file)
+
+    def _hand_over(self, weights: Path) -> None:
+        """Put the weights where the config's next job looks, unless others are there."""
+        print(f"weights: {weights}")
+        place = self.config.get(f"{self.part}_checkpoint")
+        if not place or Path(place).resolve() == weights.resolve():
+            return
+        if Path(place).exists():
+            print(f"{place} was there before and is kept; copy the new weights over it to use them")
+        else:
+            ckpt.save(place, ckpt.load(weights))
+            print(f"and, where the next job looks: {place}")
+
+
+def _join(device: str, launcher: str) -> torch.device:
+    """The device of this process, which joins the others under torchrun."""
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"no GPU for --device {device}: run with --device cpu")
+    if launcher == "none":
+        return chosen
+    if "LOCAL_RANK" not in os.environ:
+        raise UserError(
+            "--launcher pytorch needs torchrun: start with "
+            "`torchrun --nproc_per_node=N tools/train_….py … --launcher pytorch`"
+        )
+    cuda = chosen.type == "cuda"
+    if cuda:
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    if not dist.is_initialized():
+        patience = timedelta(days=1)  # the others wait while the first one builds caches
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
+    return chosen
+
+
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Rank 0 goes through alone, then the others: for caches that are built on first use."""
+    others_wait = dist.is_initialized() and dist.get_world_size() > 1
+    if others_wait and dist.get_rank() > 0:
+        dist.barrier()
+    yield
+    if others_wait and dist.get_rank() == 0:
+        dist.barrier()
+
+
+def train_vae(args: argparse.Namespace) -> None:
+    """Train the config's VAE on single keyframes.
+
+    The latent scale is fitted at each validation, on training frames.
+    """
+    job = Job(args, "vae")
+    task = VAETraining(
+        build_vae(job.config, weights=False),
+        **{
+            k: v
+            for k, v in job.options.items()
+            if k in ("kl_weight", "lovasz_weight", "lovasz_voxels")
+        },
+    )
+    clips = job.clips("train")
+    with first_rank_first():
+        caches = [VoxelCache(clips, job.cache)]
+        if clips.reader.source != "occ3d":
+            caches.append(VoxelCache(clips, job.cache, "past"))
+    frames = ConcatDataset(caches)
+    sample = torch.stack([frames[i]["voxels"] for i in spread(len(frames), 256)])
+    validate = ReconstructionScore(
+        job.clips("val"), sample, job.option("val_clips", 64)
+    )
+    job.train(task, frames, voxel_batch, validate, {"data": clips.fingerprint[:12]})
+
+
+def train_teacher(args: argparse.Namespace) -> None:
+    """Train the config's velocity network by flow matching on encoded clips."""
+    job = Job(args, "teacher")
+    vae, vae_fingerprint = job.frozen_vae()
+    codec = build_codec(job.config, vae)
+    clips = job.latents(codec, vae_fingerprint)
+    task = FlowMatching(
+        build_network(job.config), job.option("condition_dropout", 0.2), job.option("times", None)
+    )
+    sampler = job.config.get("sampler") or {}
+    validate = ForecastScore(
+        job.clips("val"),
+        codec,
+        job.option("val_clips", 64),
+        dict(
+            nfe=sampler.get("steps", 10),
+            guidance=job.config.get("guidance", 2.0),
+            shift=sampler.get("shift", 3.0),
+        ),
+    )
+    fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint}
+    job.train(task, clips, latent_batch, validate, fingerprints)
+
+
+def train_distill(args: argparse.Namespace, method: type | None = None) -> None:
+    """Distil the config's teacher into a one-step student.
+
+    Args:
+        args: from `parse`.
+        method: the method to use, whatever the config says; where the config says the same, with
+            the config's arguments.
+    """
+    job = Job(args, "distill", method)
+    vae, vae_fingerprint = job.frozen_vae()
+    codec = build_codec(job.config, vae)
+    teacher = build_teacher(job.config)
+    trained_on = ckpt.load(job.config.teacher_checkpoint)["fingerprints"].get("vae")
+    if trained_on not in (None, vae_fingerprint):
+        raise UserError(
+            f"the teacher {job.config.teacher_checkpoint} was trained on the latents of VAE "
+            f"{trained_on}, not of {job.config.vae_checkpoint} ({vae_fingerprint}): "
+            f"{advice(job.config, 'teacher')}"
+        )
+    clips = job.latents(codec, vae_fingerprint)
+    task = build_method(job.config, (job.config.data.future, *vae.latent_shape), teacher)
+    validate = ForecastScore(
+        job.clips("val"), codec, job.option("val_clips", 64), dict(nfe=1)
+    )
+    fingerprints = {
+        "vae": vae_fingerprint,
+        "data": clips.fingerprint,
+        "teacher": ckpt.fingerprint(teacher.state_dict()),
+    }
+    job.train(task, clips, latent_batch, validate, fingerprints)

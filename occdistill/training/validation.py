@@ -1,0 +1,109 @@
+"""Scores while training, on a fixed sample of the validation clips with fixed noise.
+
+They show whether a run goes well; what is reported is measured by `tools/test.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from occdistill.data.clips import ClipDataset
+from occdistill.evaluation.confusion import Confusion
+from occdistill.evaluation.metrics import score, tally
+from occdistill.flow.condition import Codec, Condition
+from occdistill.runtime.forecaster import Forecaster
+from occdistill.training.tasks import fit_latent_scale
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` of `length` indices, evenly spread."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
+
+
+def _score(confusion: Confusion) -> dict[str, float]:
+    result = score(tally(confusion.counts))
+    return {name: result[name]["avg@all"] for name in ("mIoU", "IoU")}
+
+
+class ReconstructionScore:
+    """IoU and mIoU in percent of a VAE's reconstructions; fits its latent scale first.
+
+    Args:
+        clips: the newest past frame of `count` of these is reconstructed.
+        scale_sample: training voxels `(N, X, Y, Z)` on which the scale is fitted.
+        count: how many frames.
+        batch_size: frames at a time.
+    """
+
+    def __init__(
+        self, clips: ClipDataset, scale_sample: Tensor, count: int = 64, batch_size: int = 16
+    ) -> None:
+        frames = [clips.frames(i)[clips.past - 1] for i in spread(len(clips), count)]
+        self.voxels = torch.from_numpy(np.stack([clips.reader.labels(f)[0] for f in frames]))
+        self.scale_sample, self.batch_size = scale_sample, batch_size
+
+    def __call__(self, vae: nn.Module) -> dict[str, float]:
+        """Of one VAE."""
+        if hasattr(vae, "latent_scale"):
+            fit_latent_scale(vae, self.scale_sample)
+        device = next(vae.parameters()).device
+        confusion = Confusion(1)
+        for part in self.voxels.split(self.batch_size):
+            decoded = vae.decode(vae.encode(part.to(device)).mean).cpu()
+            for one, truth in zip(decoded, part):
+                confusion.update(one[None], truth[None])
+        return _score(confusion) | {"latent_scale": vae.scale}
+
+
+class ForecastScore:
+    """IoU and mIoU in percent, averaged over horizons, of forecasts with a velocity network.
+
+    Args:
+        clips: validation clips.
+        codec: with the frozen VAE, on the device where the networks are.
+        count: how many clips.
+        sampler: `nfe`, `guidance` and `shift` of the `Forecaster`.
+        batch_size: clips at a time.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        clips: ClipDataset,
+        codec: Codec,
+        count: int = 64,
+        sampler: Mapping | None = None,
+        batch_size: int = 8,
+        seed: int = 0,
+    ) -> None:
+        self.codec, self.sampler, self.seed = codec, dict(sampler or {}), seed
+        self.device = next(codec.vae.parameters()).device
+        self.batches: list[tuple[Condition, Tensor]] = []
+        encoder = self._forecaster(nn.Identity())
+        chosen = spread(len(clips), count)
+        for start in range(0, len(chosen), batch_size):
+            items = [clips[i] for i in chosen[start : start + batch_size]]
+            past, poses, trajectory, future = (
+                torch.stack([item[key] for item in items])
+                for key in ("past", "poses", "trajectory", "future")
+            )
+            condition = encoder.condition(past, poses, trajectory)
+            self.batches.append((condition.to("cpu"), future))
+
+    def _forecaster(self, net: nn.Module) -> Forecaster:
+        return Forecaster(self.codec, net, device=self.device, **self.sampler)
+
+    def __call__(self, net: nn.Module) -> dict[str, float]:
+        """Of one network."""
+        forecaster = self._forecaster(net)
+        generator = torch.Generator().manual_seed(self.seed)
+        confusion = Confusion(self.codec.future)
+        for condition, future in self.batches:
+            forecast = forecaster.futures(condition.to(self.device), generator=generator).cpu()
+            for one, truth in zip(forecast, future):
+                confusion.update(one, truth)
+        return _score(confusion)
