@@ -1,0 +1,173 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from occdistill.data.occ3d import FREE, OCC3D, Grid
+from occdistill.data.raycast import observed_mask
+from occdistill.data.scenes import invert_pose, pose_matrix
+from occdistill.data.voxelize import (
+    LIDARSEG_TO_OCC3D,
+    NO_VOTE,
+    Sweep,
+    load_point_labels,
+    load_points,
+    observed,
+    voxelize,
+)
+from occdistill.errors import UserError
+
+EYE = np.eye(4)
+GRID = Grid((10, 10, 4), 1.0, (0.0, 0.0, 0.0))
+
+
+def sweep(points, labels=None, pose=EYE):
+    labels = None if labels is None else np.array(labels, np.uint8)
+    return Sweep(np.array(points, np.float32), labels, pose)
+
+
+def occupied(voxels):
+    return {tuple(i): int(voxels[tuple(i)]) for i in np.argwhere(voxels != FREE)}
+
+
+def test_class_table_agrees_with_the_devkit():
+    from nuscenes.eval.lidarseg.utils import LidarsegClassMapper
+    from nuscenes.utils.color_map import get_colormap
+
+    names = list(get_colormap())
+    numbers = {name: i for i, name in enumerate(names)}
+    mapper = LidarsegClassMapper(
+        SimpleNamespace(
+            lidarseg_name2idx_mapping=numbers,
+            lidarseg_idx2name_mapping=dict(enumerate(names)),
+            colormap=get_colormap(),
+        )
+    )
+    for raw, coarse in mapper.fine_idx_2_coarse_idx_mapping.items():
+        if coarse:  # 0, not scored there, holds both things and noise
+            assert LIDARSEG_TO_OCC3D[raw] == coarse, names[raw]
+        else:
+            assert LIDARSEG_TO_OCC3D[raw] in (0, NO_VOTE), names[raw]
+    dropped = [names[i] for i in np.flatnonzero(LIDARSEG_TO_OCC3D == NO_VOTE)]
+    assert dropped == ["noise", "vehicle.ego"]
+
+
+def test_points_fall_into_half_open_voxels():
+    points = [(0, 0, 0), (9.99, 9.99, 3.99), (10, 5, 1), (5, -0.01, 1), (5, 5, 4)]
+    voxels = voxelize([sweep(points, [4, 15, 1, 1, 1])], EYE, GRID)
+    assert occupied(voxels) == {(0, 0, 0): 4, (9, 9, 3): 15}
+    assert voxels.dtype == np.uint8 and voxels.shape == GRID.shape
+
+
+def test_majority_wins_and_importance_breaks_ties():
+    inside = (2.5, 2.5, 0.5)
+    assert occupied(voxelize([sweep([inside] * 5, [11, 11, 11, 7, 7])], EYE, GRID)) == {
+        (2, 2, 0): 11
+    }
+    assert occupied(voxelize([sweep([inside] * 4, [11, 7, 11, 7])], EYE, GRID)) == {(2, 2, 0): 7}
+
+
+def test_points_that_do_not_vote_and_points_without_labels():
+    points = [(1.5, 1.5, 0.5), (2.5, 1.5, 0.5)]
+    assert occupied(voxelize([sweep(points, [NO_VOTE, 13])], EYE, GRID)) == {(2, 1, 0): 13}
+    assert set(occupied(voxelize([sweep(points)], EYE, GRID)).values()) == {0}
+    assert set(occupied(voxelize([sweep(points)], EYE, GRID, unlabelled=15)).values()) == {15}
+    assert not occupied(voxelize([], EYE, GRID)) and not occupied(
+        voxelize([sweep(np.empty((0, 3)), [])], EYE, GRID)
+    )
+
+
+def test_majority_against_a_plain_count():
+    rng = np.random.default_rng(0)
+    points, labels = rng.uniform(-1, 11, (5000, 3)), rng.integers(0, 17, 5000)
+    voxels = voxelize([sweep(points, labels)], EYE, GRID)
+    cells = np.floor(points.astype(np.float32)).astype(int)
+    for cell in rng.integers(0, GRID.shape, (100, 3)):
+        votes = np.bincount(labels[(cells == cell).all(axis=1)], minlength=18)
+        assert votes[voxels[tuple(cell)]] == votes.max()
+
+
+def test_sweeps_from_a_moving_car_meet():
+    """A lamp post seen from three poses: one voxel, in the newest ego frame."""
+    lidar_to_ego = pose_matrix([0.9, 0, 1.8], [math.sqrt(0.5), 0, 0, -math.sqrt(0.5)])
+    post = np.array([640.0, 1206.1, 2.1, 1])
+    egos = [pose_matrix([620 + 4 * i, 1200 + i, 0], [1, 0, 0, 0.1 * i]) for i in range(3)]
+    sweeps = [
+        sweep([(invert_pose(e @ lidar_to_ego) @ post)[:3]], [15], e @ lidar_to_ego) for e in egos
+    ]
+    local = (invert_pose(egos[2]) @ post)[:3]
+    where = tuple(np.floor((local - OCC3D.origin) / OCC3D.voxel_size).astype(int).tolist())
+    assert occupied(voxelize(sweeps, egos[2])) == {where: 15}
+
+
+def test_observed_is_the_way_to_each_point():
+    origin = pose_matrix([0.5, 5.5, 0.5], [1, 0, 0, 0])
+    seen = observed([sweep([(6.0, 0.0, 0.0)], [15], origin)], EYE, GRID)
+    assert np.argwhere(seen).tolist() == [[x, 5, 0] for x in range(7)]
+    # A beam that leaves the grid shows everything up to its border.
+    seen = observed([sweep([(0.0, 50.0, 0.0)], [15], origin)], EYE, GRID)
+    assert np.argwhere(seen).tolist() == [[0, y, 0] for y in range(5, 10)]
+
+
+def test_observed_unites_the_rays_of_all_sweeps():
+    """Points in voxel centres, where one ray per end voxel is every ray; many lie outside."""
+    rng = np.random.default_rng(1)
+    exact = np.zeros(GRID.shape, np.uint8)
+    sweeps = []
+    for x in (3.1, 6.3):
+        origin, ends = np.array([x, 5.2, 1.7]), rng.integers(-4, 14, (60, 3)) + 0.5
+        sweeps.append(sweep(ends - origin, [15] * 60, pose_matrix(origin, [1, 0, 0, 0])))
+        exact |= observed_mask(exact, GRID.origin, 1.0, origin, ends)
+    seen = observed(sweeps, EYE, GRID)
+    assert np.array_equal(seen, exact)
+    assert seen[voxelize(sweeps, EYE, GRID) != FREE].all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_points_that_are_no_places_are_refused(tmp_path, bad):
+    points = np.ones((4, 5), np.float32)
+    points[2, 1] = bad
+    for use in (voxelize, observed):
+        with pytest.raises(UserError, match="NaN or infinite"):
+            use([sweep(points, [1] * 4)], EYE)
+    points.tofile(tmp_path / "cloud.pcd.bin")
+    with pytest.raises(UserError, match="cloud.pcd.bin holds 1 of 4 points with NaN"):
+        load_points(tmp_path / "cloud.pcd.bin")
+
+
+def test_labels_that_are_no_classes_are_refused():
+    with pytest.raises(UserError, match="2 points but 1 labels"):
+        voxelize([sweep([(1, 1, 1)] * 2, [4])], EYE)
+    with pytest.raises(UserError, match="class 200"):
+        voxelize([sweep([(1, 1, 1)], [200])], EYE)
+
+
+def test_absurd_distances_are_outside_not_undefined():
+    far = [(3e38, 0.5, 0.5), (-3e38, 0.5, 0.5), (0.5, 0.5, 1e12)]
+    assert not occupied(voxelize([sweep(far, [4] * 3)], EYE, GRID))
+    assert observed([sweep(far, [4] * 3)], EYE, GRID).max() <= 1
+
+
+def test_point_files(tmp_path):
+    points = np.arange(20, dtype=np.float32).reshape(4, 5)
+    cloud, labels = tmp_path / "a.pcd.bin", tmp_path / "a_lidarseg.bin"
+    points.tofile(cloud)
+    assert np.array_equal(load_points(cloud), points)
+    np.array([0, 17, 24, 31], np.uint8).tofile(labels)
+    assert load_point_labels(labels, 4).tolist() == [NO_VOTE, 4, 11, NO_VOTE]
+
+    with pytest.raises(UserError, match="labels 4 points, but the cloud has 5"):
+        load_point_labels(labels, 5)
+    np.array([200], np.uint8).tofile(labels)
+    with pytest.raises(UserError, match="class id 200"):
+        load_point_labels(labels, 1)
+    cloud.write_bytes(cloud.read_bytes()[:-3])
+    with pytest.raises(UserError, match="77 bytes, not a multiple of 20"):
+        load_points(cloud)
+    cloud.write_bytes(b"")
+    assert load_points(cloud).shape == (0, 5)
+    with pytest.raises(UserError, match="no LiDAR file at"):
+        load_points(tmp_path / "b.pcd.bin")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_points(tmp_path)
