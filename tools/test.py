@@ -3,17 +3,17 @@
     python tools/test.py CONFIG [CHECKPOINT] [--nfe 1] [--protocol occdistill occfm …]
 
 Writes `report.json`, `report.md` and the counts that every score is recomputed from
-(`python tools/score.py --counts WORK_DIR/counts --protocol …`) to the config's work directory.
+(`python tools/score.py --counts OUT/counts --protocol …`) to `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.config import DictAction
 
 from occdistill.config import (
     build_codec,
@@ -24,7 +24,7 @@ from occdistill.config import (
     build_vae,
     load_config,
 )
-from occdistill.errors import UserError, run
+from occdistill.errors import run
 from occdistill.evaluation.evaluate import evaluate, views_for
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
 from occdistill.evaluation.report import (
@@ -42,7 +42,6 @@ from occdistill.evaluation.rows import (
     forecast_row,
 )
 from occdistill.evaluation.views import VIEWS, needs_masks
-from occdistill.runtime.latency import measure
 from occdistill.training import checkpoint as checkpoints
 
 ROWS = ("teacher", "student", "copy-last", "ego-warp", "ego-warp-extrapolated", "ceiling")
@@ -74,23 +73,9 @@ def parse() -> argparse.Namespace:
     add("--backend", default="eager")
     add("--repeats", type=int, default=10, help="timed forecasts per row; 0: no timing")
     add("--workers", type=int, default=0)
-    add("--work-dir", type=Path)
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides")
+    add("--out", type=Path, help="default: the config's work_dir")
+    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
     return parser.parse_args()
-
-
-def overrides(pairs: list[str]) -> dict:
-    """`["data.dataroot=x", "guidance=2"]` to a dict of Python values."""
-    result = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--set takes KEY=VALUE, got {pair!r}")
-        try:
-            result[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            result[key] = value
-    return result
 
 
 def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
@@ -140,20 +125,19 @@ def all_rows(args: argparse.Namespace, config) -> list[Row]:
 def main() -> None:
     """Score, write the report, print it."""
     args = parse()
-    config = load_config(args.config, overrides(args.set))
+    config = load_config(args.config, args.cfg_options)
     protocols = [get_protocol(name) for name in args.protocol]
     masks = any(needs_masks(v) for v in views_for(protocols, args.view))
     dataset = build_dataset(config, "val", masks)
     indices = None
     if args.limit_clips and args.limit_clips < len(dataset):
         indices = np.linspace(0, len(dataset) - 1, args.limit_clips).round().astype(int).tolist()
-    work_dir = args.work_dir or Path(config.work_dir)
+    out = args.out or Path(config.work_dir)
     records = evaluate(
         all_rows(args, config),
         dataset,
         protocols=protocols,
         views=args.view,
-        measure=measure,
         repeats=args.repeats,
         common=dict(git_commit=git_commit(), batch_size=args.batch_size),
         indices=indices,
@@ -161,12 +145,12 @@ def main() -> None:
         device=args.device,
         seed=args.seed,
         workers=args.workers,
-        out=work_dir / "counts",
+        out=out / "counts",
     )
     report = make_report(
         records, describe_dataset(dataset, config.data.version, config.data.val_split), args.device
     )
-    paths = write_report(work_dir, report)
+    paths = write_report(out, report)
     print(markdown({**report, "published": []}))
     print("written:", *paths)
 

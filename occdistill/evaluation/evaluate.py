@@ -19,6 +19,7 @@ from occdistill.evaluation.metrics import score
 from occdistill.evaluation.protocols import DEFAULT, Protocol
 from occdistill.evaluation.rows import Batch, Row
 from occdistill.evaluation.views import look, needs_masks
+from occdistill.runtime.latency import compare
 
 
 def windows_of(dataset: ClipDataset) -> list[Window]:
@@ -148,8 +149,7 @@ def evaluate(
     dataset: ClipDataset,
     *,
     protocols: Sequence[Protocol] = (DEFAULT,),
-    measure: Callable[..., dict] | None = None,
-    repeats: int = 10,
+    repeats: int = 0,
     common: dict[str, Any] | None = None,
     views: Iterable[str] = (),
     **options: Any,
@@ -160,8 +160,7 @@ def evaluate(
         rows: what to score.
         dataset: clips with their truth.
         protocols: presets.
-        measure: `occdistill.runtime.latency.measure`, to fill `fps` and `latency_ms`.
-        repeats: timed forecasts per row.
+        repeats: timed forecasts per row, side by side; fills `fps` and `latency_ms`. 0: none.
         common: facts stated in every row (data fingerprint, git commit, …).
         views: voxel subsets to count besides those the protocols need.
         **options: of `count`.
@@ -174,7 +173,7 @@ def evaluate(
         raise UserError("a chosen protocol needs visibility masks; load the data set with masks")
     counted = count(rows, dataset, views=views, **options)
     common = {"seed": options.get("seed", 0), "data": dataset.fingerprint, **(common or {})}
-    timing = [_timing(row, dataset, measure, repeats, options.get("device", "cpu")) for row in rows]
+    timing = _timing(rows, dataset, repeats)
     records = []
     for protocol in protocols:
         for row, counts, time in zip(rows, counted, timing):
@@ -185,12 +184,18 @@ def evaluate(
     return records
 
 
-def _timing(row: Row, dataset: ClipDataset, measure, repeats: int, device: str) -> dict:
-    if measure is None or row.forecaster is None or repeats < 1:
-        return {}
+def _timing(rows: Sequence[Row], dataset: ClipDataset, repeats: int) -> list[dict]:
+    """`fps` and `latency_ms` of the rows that have a forecaster, on the first clip."""
+    forecasters = {row.name: row.forecaster for row in rows if row.forecaster is not None}
+    if repeats < 1 or not forecasters:
+        return [{} for _ in rows]
     item = dataset[0]
-    past, poses, trajectory = (item[k][None].to(device) for k in ("past", "poses", "trajectory"))
-    scopes = measure(row.forecaster, past, poses, trajectory, repeats)
+    clip = (item[name][None] for name in ("past", "poses", "trajectory"))
+    measured = compare(forecasters, *clip, repeats)
+    return [_speed(measured[row.name]) if row.name in measured else {} for row in rows]
+
+
+def _speed(scopes: dict[str, dict[str, float]]) -> dict:
     return {
         "fps": {scope: values["clips_per_s"] for scope, values in scopes.items()},
         "latency_ms": {

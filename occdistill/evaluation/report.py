@@ -72,7 +72,7 @@ def plain(value: Any) -> Any:
 
 def make_report(
     rows: Sequence[dict],
-    dataset: dict[str, Any],
+    dataset: dict[str, Any] | None,
     device: str = "cpu",
     published: Sequence[Published] = PUBLISHED,
 ) -> dict:
@@ -120,12 +120,7 @@ def cell(value: Any) -> str:
 def markdown(report: dict) -> str:
     """The report as a page: scores per protocol, speed, facts, then the published block."""
     data, machine, rows = report["dataset"], report["environment"], report["rows"]
-    shape = "×".join(map(str, data["grid"]["shape"]))
-    head = (
-        f"{data['version']}, {data['split']}: {data['scenes']} scenes, {data['clips']} clips of "
-        f"{data['past']} past and {data['future']} future keyframes, {shape} voxels of "
-        f"{data['grid']['voxel_size']:g} m. Percent. {machine['device']}, torch {machine['torch']}."
-    )
+    head = f"{_about(data)} Percent. {machine['device']}, torch {machine['torch']}."
     parts = ["# Forecast scores", head]
     for name in dict.fromkeys(row["protocol"] for row in rows):
         parts += _protocol_block(name, [row for row in rows if row["protocol"] == name])
@@ -133,6 +128,17 @@ def markdown(report: dict) -> str:
     if report["published"]:
         parts += [_PUBLISHED_HEAD, _published_table(report["published"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _about(data: dict | None) -> str:
+    if data is None:
+        return "Scored anew from counts."
+    shape = "×".join(map(str, data["grid"]["shape"]))
+    return (
+        f"{data['version']}, {data['split']}: {data['scenes']} scenes, {data['clips']} clips of "
+        f"{data['past']} past and {data['future']} future keyframes, {shape} voxels of "
+        f"{data['grid']['voxel_size']:g} m."
+    )
 
 
 _PUBLISHED_HEAD = """## Published elsewhere (not reproduced here)

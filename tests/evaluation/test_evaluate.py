@@ -46,22 +46,14 @@ def test_a_perfect_row_scores_100_everywhere(clips):
 
 
 def test_rows_carry_what_a_reader_must_know(clips, forecaster):
-    fake = {"clips_per_s": 2.0, "p50_ms": 1.0, "p90_ms": 2.0, "p99_ms": 3.0}
-    seen = []
-
-    def measure(forecaster, past, poses, trajectory, repeats):
-        seen.append((past.shape[0], repeats))
-        return {"end_to_end": fake, "generate_decode": fake, "generate": fake}
-
     rows = [
         forecast_row("teacher", forecaster, checkpoint="abc", vae="def", cache=None),
         copy_last_row(6),
         ego_warp_row(clips.grid, 6),
         ceiling_row(forecaster.codec),
     ]
-    records = evaluate(rows, clips, measure=measure, repeats=3, common={"git_commit": "x"}, seed=4)
+    records = evaluate(rows, clips, repeats=2, common={"git_commit": "x"}, seed=4)
     first = records[0]
-    assert seen == [(1, 3)]
     assert (first["model"], first["nfe"], first["guidance"], first["conditioning"]) == (
         "teacher", 2, None, "gt",
     )  # fmt: skip
@@ -69,8 +61,9 @@ def test_rows_carry_what_a_reader_must_know(clips, forecaster):
         "abc", "def", "float32", 4,
     )  # fmt: skip
     assert first["git_commit"] == "x" and first["data"] == clips.fingerprint
-    assert first["fps"] == dict.fromkeys(("end_to_end", "generate_decode", "generate"), 2.0)
-    assert first["latency_ms"]["generate"] == {"p50": 1.0, "p90": 2.0, "p99": 3.0}
+    assert list(first["fps"]) == ["end_to_end", "generate_decode", "generate"]
+    assert first["latency_ms"]["generate"].keys() == {"p50", "p90", "p99"}
+    assert first["fps"]["generate"] > first["fps"]["end_to_end"] > 0
     assert [r["conditioning"] for r in records] == ["gt", "none", "gt", "truth"]
     assert "fps" not in records[1]
 

@@ -1,0 +1,221 @@
+"""Anybody's forecasts as files: a small npz schema, and numbered outputs of other code bases.
+
+Our own layout, one file per clip, named after its newest past keyframe:
+
+    DIR/predictions.json            optional manifest, see `Manifest`
+    DIR/<scene>/<token>.npz         semantics: uint8 (F, X, Y, Z), or (S, F, X, Y, Z) for S samples;
+                                    Occ3D ids 0..17, frame i in the ego frame of +(i+1)/2 s
+
+Numbered layout, what a test loop of OccWorld, DOME or COME has at hand for loader index i:
+
+    DIR/<i>.npz or <i>.npy          pred: (F, X, Y, Z) or (1, F, ...); more frames: the last F count
+                                    input (optional): the past the model saw, used to prove that
+                                    the numbering is ours
+
+Numbers count the windows of one protocol, scene by scene. Neither needs this project's model code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from occdistill.data.occ3d import CLASS_NAMES, FREE
+from occdistill.errors import UserError
+from occdistill.evaluation.counts import Window
+from occdistill.evaluation.protocols import Protocol
+
+KEYS = ("semantics", "pred", "prediction", "pred_occs", "output_occs", "arr_0")
+MANIFEST = "predictions.json"
+_NUMBER = re.compile(r"(?:\D*)(\d+)\.np[yz]")
+
+
+@dataclass
+class Manifest:
+    """What a folder of predictions says about itself; every entry is optional.
+
+    Attributes:
+        model: name for the table.
+        nfe: network evaluations per forecast.
+        guidance: guidance scale.
+        conditioning: `none`, `hist+1`, `pred` or `gt`.
+        classes: names of ids 0..17; another order than Occ3D's is refused.
+        crop: half extent kept of the Occ3D grid in x and y, metres.
+        coarsen: voxels merged along each axis.
+        checkpoint: fingerprint of the weights.
+        dtype: of the inference.
+        seed: of the noise.
+    """
+
+    model: str | None = None
+    nfe: int | None = None
+    guidance: float | None = None
+    conditioning: str = "not stated"
+    classes: tuple[str, ...] = CLASS_NAMES
+    crop: float | None = None
+    coarsen: int = 1
+    checkpoint: str | None = None
+    dtype: str | None = None
+    seed: int | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write the manifest into a folder of predictions."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Manifest:
+        """Read the manifest of a folder, or the default one where there is none.
+
+        Raises:
+            UserError: unknown entries, or a class order that isn't Occ3D's.
+        """
+        path = Path(folder) / MANIFEST
+        if not path.exists():
+            return cls(model=Path(folder).name)
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} isn't valid JSON ({error}); rewrite or delete it") from error
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(content) - known):
+            raise UserError(f"{path} has an unknown entry {unknown[0]!r}; known: {sorted(known)}")
+        manifest = cls(**content)
+        for i, name in enumerate(CLASS_NAMES):
+            theirs = manifest.classes[i] if i < len(manifest.classes) else "nothing"
+            if theirs != name:
+                raise UserError(
+                    f"{path} says that id {i} is {theirs!r}, but Occ3D's id {i} is {name!r}; "
+                    "reorder the ids before saving (free is 17)"
+                )
+        return manifest
+
+
+def save_prediction(folder: str | Path, clip_id: str, voxels: np.ndarray) -> Path:
+    """Write one clip's forecast, uint8 `([S,] F, X, Y, Z)`, where `find_predictions` looks."""
+    path = Path(folder) / f"{clip_id}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, semantics=np.asarray(voxels, np.uint8))
+    return path
+
+
+def find_predictions(
+    folder: str | Path, windows: Sequence[Window], protocols: Sequence[Protocol]
+) -> dict[int, Path]:
+    """Which file belongs to which window.
+
+    Args:
+        folder: predictions in either layout.
+        windows: all windows of the data set, scene by scene.
+        protocols: what is to be scored; numbered files count the windows of the first.
+
+    Returns:
+        Index into `windows` to file, for the windows that any protocol uses.
+
+    Raises:
+        UserError: nothing there, or a window without its file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no folder of predictions at {folder}")
+    numbered = {
+        int(m[1]): path for path in sorted(folder.iterdir()) if (m := _NUMBER.fullmatch(path.name))
+    }
+    result: dict[int, Path] = {}
+    for protocol in protocols:
+        chosen = [i for i, w in enumerate(windows) if w.newest in protocol.windows(w.length)]
+        if not numbered:
+            files = {i: folder / f"{windows[i].id}.npz" for i in chosen}
+        elif protocol is protocols[0]:
+            files = {i: numbered.get(n, folder / f"{n}.npz") for n, i in enumerate(chosen)}
+        else:
+            files = {i: result.get(i, folder / "(not numbered)") for i in chosen}
+        missing = [i for i, path in files.items() if not path.exists()]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of the {len(chosen)} windows of protocol {protocol.name!r} have "
+                f"no prediction; the first is {windows[missing[0]].id}, expected at "
+                f"{files[missing[0]]}"
+            )
+        result.update(files)
+    if not result:
+        raise UserError(f"this data set has no window of protocol {protocols[0].name!r}")
+    return result
+
+
+def read_prediction(path: str | Path, frames: int, shape: Sequence[int]) -> np.ndarray:
+    """One clip's forecast, checked.
+
+    Args:
+        path: npz or npy file.
+        frames: future frames F expected; of more, the last F are taken (the first are the past).
+        shape: grid `(X, Y, Z)` expected.
+
+    Returns:
+        uint8 `(S, F, X, Y, Z)`.
+
+    Raises:
+        UserError: naming the file, what it holds and what was expected.
+    """
+    path, shape = Path(path), tuple(shape)
+    expected = f"expected {KEYS[0]!r}, integers (F={frames}, {', '.join(map(str, shape))})"
+    try:
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                voxels = content
+            else:
+                key = next((k for k in KEYS if k in content.files), None)
+                if key is None:
+                    raise UserError(f"{path} holds {content.files}, {expected}")
+                voxels = content[key]
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error}); {expected}") from error
+    except Exception as error:  # damaged zips raise many kinds
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    if voxels.dtype.kind not in "iu":
+        raise UserError(
+            f"{path} holds {voxels.dtype} values, {expected}; save class ids, not logits"
+        )
+    if voxels.ndim not in (4, 5) or voxels.shape[-3:] != shape or voxels.shape[-4] < frames:
+        raise UserError(f"{path} holds an array {voxels.shape}, {expected}")
+    voxels = voxels.reshape(-1, *voxels.shape[-4:])[:, -frames:]
+    if voxels.size and (voxels.min() < 0 or voxels.max() > FREE):
+        raise UserError(
+            f"{path} holds class id {voxels.max()}; expected Occ3D ids 0..{FREE} (free = {FREE})"
+        )
+    voxels = np.ascontiguousarray(voxels, np.uint8)
+    common = int(np.bincount(voxels.ravel()[::7], minlength=FREE + 1).argmax())
+    if common != FREE:
+        raise UserError(
+            f"most voxels of {path} have id {common} ({CLASS_NAMES[common]}), where a street is "
+            f"mostly free; expected Occ3D's class order with free = {FREE}"
+        )
+    return voxels
+
+
+def check_input(path: Path, newest: np.ndarray) -> None:
+    """If the file keeps what the model saw, its last past frame must be the window's newest one.
+
+    Raises:
+        UserError: if it isn't: the numbering counts other windows.
+    """
+    if path.suffix != ".npz":
+        return
+    with np.load(path, allow_pickle=False) as content:
+        if "input" not in content.files:
+            return
+        past = content["input"].reshape(-1, *newest.shape)
+    if not any(np.array_equal(frame, newest) for frame in past):
+        raise UserError(
+            f"the input kept in {path} isn't this window's past; expected files numbered in the "
+            "order of the protocol's windows, scene by scene as the data set lists them"
+        )
