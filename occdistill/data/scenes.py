@@ -13,7 +13,7 @@ import logging
 import mmap
 import os
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 12 --seed 0"
 _NOMINAL_LIDAR_TO_EGO = (0.94, 0.0, 1.84, 0.5**0.5, 0.0, 0.0, -(0.5**0.5))
 _FORMAT = 1
 _TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg")
+_KEYFRAME = rb'"is_key_frame"\s*:\s*true'
 _log = logging.getLogger(__name__)
 
 
@@ -270,7 +271,7 @@ def _index_tables(folder: Path) -> dict:
         clouds = {
             cloud["sample_token"]: cloud
             for cloud in _records(
-                folder / "sample_data.json", "calibrated_sensor_token", mountings, _is_keyframe
+                folder / "sample_data.json", "calibrated_sensor_token", mountings, _KEYFRAME
             )
         }
         needed = {cloud["ego_pose_token"] for cloud in clouds.values()}
@@ -355,29 +356,22 @@ def _read_json(path: Path):
         raise UserError(f"{path} cannot be read ({error}); fetch it again") from error
 
 
-def _is_keyframe(record: bytes) -> bool:
-    return re.search(rb'"is_key_frame"\s*:\s*true', record) is not None
-
-
-def _records(
-    path: Path,
-    key: str,
-    wanted: Container[str],
-    also: Callable[[bytes], bool] = lambda record: True,
-) -> Iterator[dict]:
-    """Records of a flat table whose `key` is wanted, parsing only those.
+def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> Iterator[dict]:
+    """Records of a flat table whose `key` is wanted and that match `must`, parsing only those.
 
     sample_data and ego_pose hold 2.6 million records each in v1.0-trainval, of which one in 75
     is a LIDAR_TOP keyframe's.
     """
-    value = re.compile(rb'"%s"\s*:\s*"([^"]*)"' % key.encode())
+    wanted = {value.encode() for value in wanted}
+    value, must = re.compile(rb'"%s"\s*:\s*"([^"]*)"' % key.encode()), re.compile(must)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            for match in re.finditer(rb"\{[^{}]*\}", text):
-                record = match[0]
-                found = value.search(record)
-                if found and found[1].decode() in wanted and also(record):
-                    yield json.loads(record)
+            for match in value.finditer(text):
+                if match[1] in wanted:
+                    end = text.find(b"}", match.end()) + 1
+                    record = text[text.rfind(b"{", 0, match.start()) : end]
+                    if must.search(record):
+                        yield json.loads(record)
     except FileNotFoundError as error:
         raise UserError(f"no table at {path}; fetch the nuScenes metadata again") from error
     except (OSError, ValueError) as error:
