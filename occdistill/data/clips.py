@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 
 from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
 from occdistill.data.scenes import MAKE_WORLD, Keyframe, Scene, invert_pose, load_index
-from occdistill.data.voxelize import Sweep, load_point_labels, load_points, voxelize
+from occdistill.data.voxelize import Sweep, load_point_labels, load_points, observed, voxelize
 from occdistill.errors import UserError
 
 Source = Literal["occ3d", "lidar"]
@@ -39,7 +40,7 @@ class ClipDataset(Dataset):
         What the past is made of: "occ3d" labels, or "lidar", the labelled points of up to `merge`
         keyframes seen so far. The future is always Occ3D labels.
     masks
-        Add Occ3D's visibility masks of the future.
+        Add Occ3D's visibility masks of the future, and from LiDAR what the past has observed.
     future_poses
         False leaves everything about the future motion out of an item.
     merge
@@ -111,7 +112,8 @@ class ClipDataset(Dataset):
             past uint8 (P, X, Y, Z) and future uint8 (F, X, Y, Z) class ids, each in its own ego
             frame; poses float32 (P+F, 4, 4), frame → newest past ego frame; trajectory float32
             (P+F, 2), LiDAR displacement to the next keyframe; index; with `masks`, mask_lidar and
-            mask_camera uint8 (F, X, Y, Z). Without `future_poses`, poses is (P, 4, 4) and
+            mask_camera uint8 (F, X, Y, Z) and, from LiDAR, observed uint8 (P, X, Y, Z). Without
+            `future_poses`, poses is (P, 4, 4) and
             trajectory (P-1, 2): entry P-1 is already the first step into the future.
         """
         scene_index, start = self.clips[index]
@@ -131,6 +133,8 @@ class ClipDataset(Dataset):
         future = [self.reader.labels(frame, self.masks) for frame in frames[self.past :]]
         for name, arrays in zip(("future", "mask_lidar", "mask_camera"), zip(*future)):
             item[name] = torch.from_numpy(np.stack(arrays))
+        if self.masks and self.reader.source == "lidar":
+            item["observed"] = torch.from_numpy(self.reader.observed(scene, start, present))
         return item
 
     def clip_id(self, index: int) -> str:
@@ -204,12 +208,16 @@ class FrameReader:
         self.transform, self.source, self.merge = transform, source, merge
 
     def past(self, scene: Scene, start: int, stop: int) -> np.ndarray:
-        """What is known at keyframes `start` … `stop - 1`: uint8 (stop - start, X, Y, Z)."""
+        """What is known at keyframes `start` … `stop - 1`: class ids uint8 (stop-start, X, Y, Z)."""
         if self.source == "occ3d":
-            voxels = [self.labels(frame)[0] for frame in scene.keyframes[start:stop]]
-        else:
-            voxels = self._merged_lidar(scene, start, stop)
-        return np.stack(voxels)
+            return np.stack([self.labels(frame)[0] for frame in scene.keyframes[start:stop]])
+        grids = [voxelize(*known) for known in self._merged(scene, start, stop)]
+        return self.transform(np.stack(grids))
+
+    def observed(self, scene: Scene, start: int, stop: int) -> np.ndarray:
+        """Where the merged LiDAR rays of these keyframes went: uint8 (stop-start, X, Y, Z)."""
+        grids = [observed(*known) for known in self._merged(scene, start, stop)]
+        return self.transform.mask(np.stack(grids))
 
     def labels(self, frame: Keyframe, masks: bool = False) -> tuple[np.ndarray, ...]:
         """Occ3D labels uint8 (X, Y, Z), and with `masks` also mask_lidar and mask_camera."""
@@ -257,15 +265,15 @@ class FrameReader:
         except OSError:
             return None
 
-    def _merged_lidar(self, scene: Scene, start: int, stop: int) -> list[np.ndarray]:
-        """Each keyframe's own sweep and up to `merge - 1` before it, never one after it."""
+    def _merged(
+        self, scene: Scene, start: int, stop: int
+    ) -> Iterator[tuple[list[Sweep], np.ndarray]]:
+        """Per keyframe its own sweep and up to `merge - 1` before it, none after; its ego pose."""
         first = max(0, start - self.merge + 1)
         sweeps = self.sweeps(scene, first, stop)
-        grids = []
         for i in range(start, stop):
-            known = sweeps[max(0, i - self.merge + 1) - first : i - first + 1]
-            grids.append(self.transform(voxelize(known, scene.keyframes[i].ego_to_global)))
-        return grids
+            oldest = max(first, i - self.merge + 1)
+            yield sweeps[oldest - first : i - first + 1], scene.keyframes[i].ego_to_global
 
 
 _FOLDERS = {"labels": "gts", "lidar": "samples/LIDAR_TOP", "lidarseg": "lidarseg"}

@@ -130,15 +130,16 @@ def test_impossible_arguments(tiny):
 
 
 def test_lidar_feeds_the_same_clips(tiny):
-    data = clips(tiny, source="lidar", past=4, future=2, merge=3)
+    data = clips(tiny, source="lidar", past=4, future=2, merge=3, masks=True)
     item, labels = data[2], clips(tiny, past=4, future=2)[2]
     assert torch.equal(item["future"], labels["future"])
     assert torch.equal(item["poses"], labels["poses"])
-    for frame, voxels in zip(data.frames(2), item["past"]):
+    for frame, voxels, seen in zip(data.frames(2), item["past"], item["observed"]):
         # Merged sweeps of a standing pole meet in one voxel of that frame; the bonnet is no voxel.
         pole = invert_pose(frame.ego_to_global) @ [620.0, 1010.0, 1.2, 1]
         where = np.floor((pole[:3] - OCC3D.origin) / OCC3D.voxel_size).astype(int).tolist()
         assert (voxels != FREE).nonzero().tolist() == [where] and voxels[tuple(where)] == 15
+        assert seen[tuple(where)] == 1 and 10 < seen.sum() < 300
 
 
 def test_lidar_looks_back_but_never_ahead(tiny):
