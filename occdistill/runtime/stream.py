@@ -119,13 +119,15 @@ class Stream:
             trajectory: LiDAR displacements `(>= L, 2)`; None: from the poses.
 
         Raises:
-            ValueError: too few frames yet, or a missing plan.
+            ValueError: too few frames yet, or a plan that is missing, too short or not finite.
         """
         if not self.ready:
             raise ValueError(f"{len(self.frames)} frames don't fill {self.past} slots yet")
         codec, slots = self.forecaster.codec, self.slots
         to_global = np.stack([frame.ego_to_global for frame in slots])
         if future_poses is not None:
+            if len(future_poses) < codec.future or not np.isfinite(future_poses).all():
+                raise ValueError(f"a plan that is not {codec.future} finite poses or more")
             to_global = np.concatenate([to_global, future_poses])
         elif codec.conditioning == "gt":
             raise ValueError("this model is conditioned on the ego's plan: pass future_poses")
