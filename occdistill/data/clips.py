@@ -221,7 +221,7 @@ class FrameReader:
 
     def labels(self, frame: Keyframe, masks: bool = False) -> tuple[np.ndarray, ...]:
         """Occ3D labels uint8 (X, Y, Z), and with `masks` also mask_lidar and mask_camera."""
-        path = self.root / frame.labels
+        path = self._path(frame, "labels")
         if not masks:
             return (self.transform(load_semantics(path)),)
         semantics, *seen = load_labels(path)
@@ -231,8 +231,8 @@ class FrameReader:
         """Labelled LiDAR sweeps of keyframes `start` … `stop - 1`."""
         sweeps = []
         for frame in scene.keyframes[start:stop]:
-            points = load_points(self.root / frame.lidar)
-            labels = load_point_labels(self.root / frame.lidarseg, len(points))
+            points = load_points(self._path(frame, "lidar"))
+            labels = load_point_labels(self._path(frame, "lidarseg"), len(points))
             sweeps.append(Sweep(points, labels, frame.lidar_to_global))
         return sweeps
 
@@ -257,6 +257,15 @@ class FrameReader:
             for (_, frame), size in zip(frames, sizes):
                 digest.update(f"{frame.token} {size}\n".encode())
         return digest.hexdigest()
+
+    def _path(self, frame: Keyframe, kind: str) -> Path:
+        path = getattr(frame, kind)
+        if path is None:
+            raise UserError(
+                f"keyframe {frame.token} of {self.root} has no {kind} file;"
+                f" put {_DOWNLOADS[kind]} under the data root"
+            )
+        return self.root / path
 
     def _size(self, path: str | None) -> int | None:
         """Bytes of a file below the data root, None if it is not there."""

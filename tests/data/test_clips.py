@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from occdistill.data.clips import ClipDataset, KeyframeDataset
+from occdistill.data.clips import ClipDataset, FrameReader, KeyframeDataset
 from occdistill.data.occ3d import FREE, OCC3D, GridTransform
-from occdistill.data.scenes import invert_pose
+from occdistill.data.scenes import invert_pose, load_index
 from occdistill.errors import UserError
 
 SMALL = GridTransform(25.6, 2)
@@ -168,3 +168,13 @@ def test_a_dataset_without_point_labels_is_told(tiny):
     tiny.table("lidarseg").unlink()
     with pytest.raises(UserError, match="8 of 8 lidarseg files .*lidarseg for scene-0001"):
         clips(tiny, source="lidar")
+
+
+def test_reading_what_the_index_does_not_have_is_told(tiny):
+    tiny.table("lidarseg").unlink()
+    (tiny.root / "gts").rename(tiny.root / "elsewhere")
+    scene = load_index(tiny.root, tiny.version, "val")[0]
+    with pytest.raises(UserError, match="has no labels file; put Occ3D-nuScenes' gts"):
+        FrameReader(tiny.root).past(scene, 0, 1)
+    with pytest.raises(UserError, match="has no lidarseg file; put nuScenes-lidarseg"):
+        FrameReader(tiny.root, source="lidar").past(scene, 0, 1)
