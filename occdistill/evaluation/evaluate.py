@@ -15,6 +15,8 @@ from tqdm import tqdm
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.counts import Counts, Window, slug
+from occdistill.evaluation.measures.observers import Observer, results
+from occdistill.evaluation.measures.subsets import subset_scores
 from occdistill.evaluation.metrics import score
 from occdistill.evaluation.protocols import DEFAULT, Protocol
 from occdistill.evaluation.rows import Batch, Row
@@ -152,6 +154,7 @@ def evaluate(
     repeats: int = 0,
     common: dict[str, Any] | None = None,
     views: Iterable[str] = (),
+    measures: Sequence[Observer] = (),
     **options: Any,
 ) -> list[dict]:
     """Score rows under protocols with one inference pass.
@@ -163,6 +166,7 @@ def evaluate(
         repeats: timed forecasts per row, side by side; fills `fps` and `latency_ms`. 0: none.
         common: facts stated in every row (data fingerprint, git commit, …).
         views: voxel subsets to count besides those the protocols need.
+        measures: further measures; each row's are under its `measures`.
         **options: of `count`.
 
     Returns:
@@ -171,17 +175,18 @@ def evaluate(
     views = views_for(protocols, views)
     if any(needs_masks(v) for v in views) and not dataset.masks:
         raise UserError("a chosen protocol needs visibility masks; load the data set with masks")
-    counted = count(rows, dataset, views=views, **options)
+    counted = count(rows, dataset, views=views, observers=measures, **options)
     common = {"seed": options.get("seed", 0), "data": dataset.fingerprint, **(common or {})}
-    timing = _timing(rows, dataset, repeats)
-    records = []
-    for protocol in protocols:
-        for row, counts, time in zip(rows, counted, timing):
-            records.append(row_record(row, score_counts(counts, protocol), {**common, **time}))
-    if options.get("out") is not None:
-        for row, counts, time in zip(rows, counted, timing):
-            counts.save(row_record(row, {}, {**common, **time}))
-    return records
+    facts = [{**common, **speed} for speed in _timing(rows, dataset, repeats)]
+    for fact, row, counts in zip(facts, rows, counted):
+        fact["measures"] = {**subset_scores(counts), **results(measures, row)}
+        if options.get("out") is not None:
+            counts.save(row_record(row, {}, fact))
+    return [
+        row_record(row, score_counts(counts, protocol), fact)
+        for protocol in protocols
+        for row, counts, fact in zip(rows, counted, facts)
+    ]
 
 
 def _timing(rows: Sequence[Row], dataset: ClipDataset, repeats: int) -> list[dict]:

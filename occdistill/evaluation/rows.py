@@ -28,6 +28,7 @@ class Batch:
         index: clip numbers `(B,)`.
         seed: of the evaluation.
         masks: `mask_lidar` and `mask_camera`, where the data set has them.
+        shared: what one row or measure computes and others reuse.
     """
 
     past: Tensor
@@ -37,7 +38,7 @@ class Batch:
     index: Tensor
     seed: int = 0
     masks: dict[str, Tensor] = field(default_factory=dict)
-    conditions: dict[Hashable, Condition] = field(default_factory=dict)
+    shared: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, item: dict[str, Tensor], device: str, seed: int) -> Batch:
@@ -47,13 +48,19 @@ class Batch:
         names = ("past", "future", "poses", "trajectory", "index")
         return cls(*(item[n] for n in names), seed=seed, masks=masks)
 
-    def noise(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal `(B, *shape)`: the same for a clip in every row, batch size and order."""
-        draws = [
-            torch.randn(*shape, generator=torch.Generator().manual_seed(self.seed + (int(i) << 20)))
-            for i in self.index
-        ]
-        return torch.stack(draws).to(self.past.device)
+    def noise(self, shape: Sequence[int], sample: int = 0) -> Tensor:
+        """Standard normal `(B, *shape)`: the same for a clip in every row, batch size and order.
+
+        Args:
+            shape: of one clip.
+            sample: number of the future, for several futures of a clip.
+        """
+
+        def draw(index: int) -> Tensor:
+            stream = (index * 4096 + sample) * 65536 + self.seed
+            return torch.randn(*shape, generator=torch.Generator().manual_seed(stream))
+
+        return torch.stack([draw(int(i)) for i in self.index]).to(self.past.device)
 
     def clip(self, b: int) -> Clip:
         """Clip `b` for the views."""
@@ -73,6 +80,7 @@ class Row:
         conditioning: `none`, `hist+1`, `pred` or `gt`: what is known of the future ego motion.
         facts: checkpoint, vae and cache fingerprints, dtype, …
         forecaster: what to time, if anything.
+        draw: like `predict`, but future number s of several.
     """
 
     model: str
@@ -82,6 +90,7 @@ class Row:
     conditioning: str = "none"
     facts: dict[str, Any] = field(default_factory=dict)
     forecaster: Forecaster | None = None
+    draw: Callable[[Batch, int], Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -92,23 +101,24 @@ class Row:
 def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **facts: Any) -> Row:
     """A row of a `Forecaster`; rows with the same `share` encode the past once per batch."""
 
-    def predict(batch: Batch) -> Tensor:
-        condition = batch.conditions.get(share)
+    def draw(batch: Batch, sample: int = 0) -> Tensor:
+        condition: Condition | None = batch.shared.get(share)
         if condition is None:
             condition = forecaster.condition(batch.past, batch.poses, batch.trajectory)
             if share is not None:
-                batch.conditions[share] = condition
+                batch.shared[share] = condition
         shape = (forecaster.codec.future, *forecaster.codec.vae.latent_shape)
-        return forecaster.decode(forecaster.generate(condition, batch.noise(shape)))
+        return forecaster.decode(forecaster.generate(condition, batch.noise(shape, sample)))
 
     return Row(
         model,
-        predict,
+        draw,
         forecaster.nfe,
         forecaster.guidance,
         forecaster.codec.conditioning_class,
         {"dtype": str(forecaster.dtype).removeprefix("torch."), **facts},
         forecaster,
+        draw,
     )
 
 

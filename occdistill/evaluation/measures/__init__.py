@@ -1,0 +1,1 @@
+"""Measures beyond mIoU, one small module each."""

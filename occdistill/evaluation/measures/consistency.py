@@ -1,0 +1,41 @@
+"""Do static things stay where they are? Neighbouring frames of a forecast, laid over each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from occdistill.data.occ3d import Grid
+from occdistill.data.warp import warp
+from occdistill.evaluation.measures.subsets import STATIC
+
+_OUTSIDE = 255
+
+
+class StaticConsistency:
+    """IoU between each forecast frame and the one before it, moved into its ego frame.
+
+    Only static classes count, only where both frames look, and a voxel agrees if its class does.
+    The truth itself scores below 100 (resampling, occlusion), so compare with its own value.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.agree = self.union = 0
+
+    def update(self, voxels: Tensor, poses: Tensor) -> None:
+        """Count one clip: uint8 `(F, X, Y, Z)`; poses `(F, 4, 4)`, frame to one common frame."""
+        poses = poses.double()
+        target_to_source = torch.linalg.inv(poses[:-1]) @ poses[1:]
+        before = warp(voxels[:-1], target_to_source, self.grid, fill=_OUTSIDE)
+        after = voxels[1:]
+        static = torch.zeros(256, dtype=torch.bool, device=voxels.device)
+        static[list(STATIC)] = True
+        was, stays = static[before.long()], static[after.long()]
+        inside = before != _OUTSIDE
+        self.agree += int((was & stays & (before == after)).sum())
+        self.union += int(((was | stays) & inside).sum())
+
+    def result(self) -> float:
+        """Percent; NaN if no static voxel was seen."""
+        return 100 * self.agree / self.union if self.union else float("nan")

@@ -1,0 +1,128 @@
+"""Do forecasts look like real streets? Distances between sets of VAE features.
+
+Fréchet distance (Heusel et al., 2017), precision and recall (Kynkäänniemi et al., 2019), density
+and coverage (Naeem et al., 2020), over single frames and over whole clips. Numbers are comparable
+only under the same feature extractor, so its fingerprint is part of the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from occdistill.flow.condition import Codec
+
+
+def frechet_distance(
+    mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray
+) -> float:
+    """`|m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½)`, the squared 2-Wasserstein of two normals."""
+    root = _sqrt(cov_a)
+    cross = np.linalg.eigvalsh(root @ cov_b @ root).clip(0)
+    gap = mean_a - mean_b
+    return float(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(cross).sum())
+
+
+def _sqrt(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+
+def manifold_scores(real: np.ndarray, fake: np.ndarray, k: int = 5) -> dict[str, float]:
+    """Precision, recall, density, coverage of `fake (M, D)` against `real (N, D)`, 0 to 1 (density
+    may exceed 1). A ball reaches to the k-th nearest neighbour within its own set.
+    """
+    k = min(k, len(real) - 1, len(fake) - 1)
+    if k < 1:
+        return dict.fromkeys(("precision", "recall", "density", "coverage"), float("nan"))
+    radius_real = np.partition(_distances(real, real), k, axis=1)[:, k]
+    radius_fake = np.partition(_distances(fake, fake), k, axis=1)[:, k]
+    between = _distances(real, fake)
+    in_real, in_fake = between <= radius_real[:, None], between <= radius_fake[None, :]
+    return {
+        "precision": float(in_real.any(0).mean()),
+        "recall": float(in_fake.any(1).mean()),
+        "density": float(in_real.sum() / (k * len(fake))),
+        "coverage": float(in_real.any(1).mean()),
+    }
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    return np.sqrt(square.clip(0))
+
+
+class FeatureSet:
+    """Running mean and covariance of feature vectors, and an evenly thinned sample of them.
+
+    Args:
+        keep: vectors kept for neighbourhood measures; memory is constant.
+    """
+
+    def __init__(self, keep: int = 2000) -> None:
+        self.keep, self.count, self.stride = keep, 0, 1
+        self.kept: list[np.ndarray] = []
+        self.total = self.outer = 0.0
+
+    def update(self, features: np.ndarray) -> None:
+        """Add vectors `(n, D)`."""
+        features = np.asarray(features, np.float64)
+        self.total = self.total + features.sum(0)
+        self.outer = self.outer + features.T @ features
+        for vector in features:
+            if self.count % self.stride == 0:
+                self.kept.append(vector.astype(np.float32))
+            self.count += 1
+            if len(self.kept) > self.keep:  # thin out: every second one stays
+                self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean `(D,)` and unbiased covariance `(D, D)`."""
+        mean = self.total / self.count
+        cov = (self.outer - self.count * np.outer(mean, mean)) / max(self.count - 1, 1)
+        return mean, cov
+
+
+class LatentStatistics:
+    """Compares forecasts with truth in the VAE's latent space.
+
+    Args:
+        codec: its encoder is the feature extractor.
+        fingerprint: of its weights.
+        pool: latent maps are averaged to `pool × pool` cells.
+        keep: feature vectors kept for neighbourhood measures.
+    """
+
+    def __init__(self, codec: Codec, fingerprint: str, pool: int = 4, keep: int = 2000) -> None:
+        self.codec, self.fingerprint, self.pool = codec, fingerprint, pool
+        self.real = {unit: FeatureSet(keep) for unit in ("frame", "clip")}
+        self.fake = {unit: FeatureSet(keep) for unit in ("frame", "clip")}
+
+    def features(self, voxels: Tensor) -> np.ndarray:
+        """Frame features `(F, D)` of one clip, uint8 `(F, X, Y, Z)`."""
+        latents = self.codec.encode(voxels).float()
+        return F.adaptive_avg_pool2d(latents, self.pool).flatten(1).cpu().numpy()
+
+    def update(self, fake: np.ndarray, real: np.ndarray) -> None:
+        """Add the frame features `(F, D)` of one forecast and of its truth."""
+        for sets, features in ((self.fake, fake), (self.real, real)):
+            sets["frame"].update(features)
+            sets["clip"].update(features.reshape(1, -1))
+
+    def result(self) -> dict:
+        """Per unit (`frame`, `clip`): `frechet`, the four manifold scores, `count` and `dim`.
+
+        A Fréchet distance from fewer than a few times `dim` vectors is biased upwards: compare
+        only equal counts.
+        """
+        result: dict = {"extractor": self.fingerprint, "pool": self.pool}
+        for unit in ("frame", "clip"):
+            real, fake = self.real[unit], self.fake[unit]
+            result[unit] = {
+                "frechet": frechet_distance(*real.moments(), *fake.moments()),
+                **manifold_scores(np.stack(real.kept), np.stack(fake.kept)),
+                "count": real.count,
+                "dim": len(real.total),
+            }
+        return result
