@@ -1,0 +1,164 @@
+"""One scene of the embedded world: a town, its traffic, the ego's poses and all boxes."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .agents import KIND
+from .agents import untouched
+from .columns import Columns
+from .labels import label_grid, spotted, survey
+from .scenery import furnish
+from .sensors import LIDAR_POSITION
+from .town import Town, elevation, plan_town
+from .traffic import EGO_SIZE, REAR_AXLE, Tracks, simulate
+
+SPLITS = ("train", "val")
+
+
+def quaternion(rotation: np.ndarray) -> np.ndarray:
+    """w, x, y, z of a rotation matrix that turns less than half a turn about x and y."""
+    r = rotation
+    w = math.sqrt(max(1.0 + r[0, 0] + r[1, 1] + r[2, 2], 0.0)) / 2
+    z = math.sqrt(max(1.0 - r[0, 0] - r[1, 1] + r[2, 2], 0.0)) / 2
+    if w > z:
+        x, y = (r[2, 1] - r[1, 2]) / (4 * w), (r[0, 2] - r[2, 0]) / (4 * w)
+        z = (r[1, 0] - r[0, 1]) / (4 * w)
+    else:
+        x, y = (r[0, 2] + r[2, 0]) / (4 * z), (r[1, 2] + r[2, 1]) / (4 * z)
+        w = (r[1, 0] - r[0, 1]) / (4 * z)
+    return np.array([w, x, y, z])
+
+
+def rotation_matrix(q: np.ndarray) -> np.ndarray:
+    """Rotation matrix of a unit quaternion w, x, y, z."""
+    w, x, y, z = q
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+@dataclass
+class SceneWorld:
+    """Everything that a scene's files are written from.
+
+    `translation` (K, 3) and `rotation` (K, 4: w, x, y, z) are the ego poses; `kinds` (N,),
+    `sizes` (N, 3), `pose` (K, N, 3: x, y, yaw), `foot` (K, N) ground height and `speed` (K, N)
+    the boxes; `alive` (K, N) tells which of them exist in the annotations and labels.
+    """
+
+    columns: Columns
+    translation: np.ndarray
+    rotation: np.ndarray
+    kinds: np.ndarray
+    sizes: np.ndarray
+    pose: np.ndarray
+    foot: np.ndarray
+    speed: np.ndarray
+    alive: np.ndarray
+
+    def ego_to_global(self, k: int) -> np.ndarray:
+        """Pose (4, 4) of keyframe k."""
+        pose = np.eye(4)
+        pose[:3, :3] = rotation_matrix(self.rotation[k])
+        pose[:3, 3] = self.translation[k]
+        return pose
+
+    @cached_property
+    def seen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the static world shows over the whole scene."""
+        return survey(self.columns, self.eyes)
+
+    @property
+    def eyes(self) -> np.ndarray:
+        """LiDAR positions (K, 3) in the world."""
+        return np.stack(
+            [
+                self.ego_to_global(k)[:3, :3] @ LIDAR_POSITION + self.translation[k]
+                for k in range(len(self.translation))
+            ]
+        )
+
+    def boxes_in_ego(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers, kinds, foot points (n, 3) and yaws of the boxes alive at keyframe k."""
+        which = np.flatnonzero(self.alive[k])
+        pose = self.ego_to_global(k)
+        feet = np.column_stack([self.pose[k, which, :2], self.foot[k, which]])
+        feet = (feet - pose[:3, 3]) @ pose[:3, :3]
+        heading = math.atan2(pose[1, 0], pose[0, 0])
+        return which, self.kinds[which], feet, self.pose[k, which, 2] - heading
+
+    def labels(self, k: int) -> np.ndarray:
+        """Semantics (200, 200, 16) of keyframe k."""
+        which, kinds, feet, yaws = self.boxes_in_ego(k)
+        pose = self.ego_to_global(k)
+        return label_grid(self.columns, self.seen, pose, kinds, feet, yaws, self.sizes[which])
+
+
+def _place(town: Town, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ego poses on the terrain: translations (K, 3), quaternions (K, 4)."""
+    translation, rotation = np.empty((len(ego), 3)), np.empty((len(ego), 4))
+    for k, (x, y, yaw) in enumerate(ego):
+        z, gx, gy = elevation(town.hills, x, y)
+        c, s = math.cos(yaw), math.sin(yaw)
+        front = np.array([c, s, gx * c + gy * s])
+        front /= np.linalg.norm(front)
+        up = np.array([-gx, -gy, 1.0])
+        up /= np.linalg.norm(up)
+        frame = np.stack([front, np.cross(up, front), up], -1)
+        q = quaternion(frame)
+        translation[k] = x, y, z
+        # Rounded well above the last bit: the same on every machine, and still a unit quaternion.
+        rotation[k] = np.round(q / np.linalg.norm(q), 8)
+    return np.round(translation, 5), rotation
+
+
+def _drive(seed: int, split: str, number: int, keyframes: int) -> tuple[Town, Tracks, object]:
+    """A drive that goes somewhere: standing still all along happens, but seldom."""
+    for attempt in range(8):
+        rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt])
+        town = plan_town(rng)
+        tracks = simulate(town, rng, keyframes)
+        way = np.hypot(*np.diff(tracks.ego[:, :2], axis=0).T).sum()
+        if way > 2.2 * keyframes * rng.uniform(0.1, 1.0):
+            break
+    return town, tracks, rng
+
+
+def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> SceneWorld:
+    """Simulate one scene; the same arguments give the same world."""
+    town, tracks, rng = _drive(seed, split, number, keyframes)
+    columns, objects = furnish(town, tracks.ego[:, :2], rng)
+    translation, rotation = _place(town, tracks.ego)
+    ego = tracks.ego + REAR_AXLE * np.stack(
+        [np.cos(tracks.ego[:, 2]), np.sin(tracks.ego[:, 2]), np.zeros(keyframes)], -1
+    )
+    moving = np.concatenate([tracks.pose, ego[:, None]], 1)
+    free = untouched(objects.pose, objects.size, moving, np.vstack([tracks.size, EGO_SIZE]))
+    still = objects.pose[free]
+    pose = np.concatenate([tracks.pose, np.broadcast_to(still, (keyframes, *still.shape))], 1)
+    kinds = np.concatenate([tracks.kind, objects.kind[free]])
+    sizes = np.concatenate([tracks.size, objects.size[free]])
+    speed = np.concatenate([tracks.speed, np.zeros((keyframes, len(still)))], 1)
+    foot = np.round(
+        [[elevation(town.hills, x, y)[0] for x, y in frame] for frame in pose[..., :2]], 3
+    )
+    scene = SceneWorld(
+        columns,
+        translation,
+        rotation,
+        kinds,
+        sizes,
+        pose,
+        foot,
+        speed,
+        np.zeros(pose.shape[:2], bool),
+    )
+    scene.alive = spotted(columns, scene.eyes, pose, sizes)
+    return scene

@@ -1,0 +1,36 @@
+"""Make the embedded world: a town's traffic as a nuScenes dataset with Occ3D labels."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from occdistill.data.synthetic import make_world
+from occdistill.errors import run
+
+
+def main() -> None:
+    """Parse the command line and write the world."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--scenes", type=int, default=20, help="training scenes")
+    parser.add_argument("--val-scenes", type=int, help="default: a fifth as many, at least 1")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-lidar", action="store_true", help="labels and poses only")
+    parser.add_argument("--workers", type=int, help="processes; default: one per core")
+    parser.add_argument("--overwrite", action="store_true", help="replace an older world")
+    args = parser.parse_args()
+    make_world(
+        args.out,
+        args.scenes,
+        args.seed,
+        args.val_scenes,
+        lidar=not args.no_lidar,
+        workers=args.workers,
+        overwrite=args.overwrite,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
