@@ -18,7 +18,7 @@ from occdistill.data.voxel_cache import VoxelCache
 if TYPE_CHECKING:
     from occdistill.flow.condition import Codec
 
-_ENCODE_BATCH = 64
+_ENCODE_BATCH = 16  # frames at a time
 
 
 class LatentClips(Dataset):
@@ -134,7 +134,7 @@ class LatentClips(Dataset):
         shape = (rows, *self.codec.vae.latent_shape)
         arrays = {name: (shape, dtype) for name in caches}
         title = f"encoding {folder.parent.name} keyframes"
-        build_store(folder, depends, arrays, fill, rows, _ENCODE_BATCH, title)
+        build_store(folder, depends, arrays, fill, rows, 64, title)
 
     def _encode_clips(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
         past, future, clips = self.dataset.past, self.dataset.future, len(self.dataset)
@@ -151,7 +151,7 @@ class LatentClips(Dataset):
                 arrays["aligned"][start:stop] = latents.reshape(stop - start, *aligned_shape)
 
         shown = self.codec.visible_trajectory(torch.empty(clips, past + future, 2), past).shape
-        arrays = {"trajectory": (shown, np.float32)}
+        arrays = {"trajectory": (tuple(shown), np.float32)}
         if self.codec.align:
             aligned_shape = (future, len(self.codec.align) * channels, height, width)
             arrays["aligned"] = ((clips, *aligned_shape), dtype)
