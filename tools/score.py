@@ -18,6 +18,7 @@ import torch
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
 from occdistill.errors import UserError, run
+from occdistill.evaluation.card import write_card
 from occdistill.evaluation.counts import Counts
 from occdistill.evaluation.evaluate import evaluate, score_counts, views_for, windows_of
 from occdistill.evaluation.predictions import (
@@ -133,7 +134,7 @@ def main() -> None:
     report = make_report(records, dataset, args.device)
     paths = write_report(args.out, report)
     print(markdown({**report, "published": []}))
-    print("written:", *paths)
+    print("written:", *paths, *write_card(args.out / "card", report))
 
 
 if __name__ == "__main__":

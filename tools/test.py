@@ -25,7 +25,9 @@ from occdistill.config import (
     load_config,
 )
 from occdistill.errors import run
+from occdistill.evaluation.card import write_card
 from occdistill.evaluation.evaluate import evaluate, views_for
+from occdistill.evaluation.measures import observers
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
 from occdistill.evaluation.report import (
     describe_dataset,
@@ -44,6 +46,7 @@ from occdistill.evaluation.rows import (
 from occdistill.evaluation.views import VIEWS, needs_masks
 from occdistill.training import checkpoint as checkpoints
 
+MEASURES = ("ray-iou", "consistency", "latent", "samples")
 ROWS = ("teacher", "student", "copy-last", "ego-warp", "ego-warp-extrapolated", "ceiling")
 
 
@@ -64,6 +67,9 @@ def parse() -> argparse.Namespace:
     add("--protocol", nargs="+", default=["occdistill"], metavar="NAME", help=", ".join(PROTOCOLS))
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
+    add("--measure", nargs="+", choices=MEASURES, default=[], help="measures beyond mIoU")
+    add("--samples", type=int, default=4, help="futures per clip for --measure samples")
+    add("--save-predictions", type=Path, metavar="DIR", help="write npz that tools/score.py reads")
     add("--name", help="what to call CHECKPOINT in the table")
     add("--limit-clips", type=int, help="this many clips, spread evenly over the split")
     add("--batch-size", type=int, default=4)
@@ -122,6 +128,25 @@ def all_rows(args: argparse.Namespace, config) -> list[Row]:
     return rows
 
 
+def measures(args: argparse.Namespace, config, dataset, rows: list[Row]) -> list:
+    """The observers asked for."""
+    grid, frames = dataset.grid, dataset.future
+    result = []
+    if "ray-iou" in args.measure:
+        result.append(observers.ray_iou(grid, frames))
+    if "consistency" in args.measure:
+        result.append(observers.consistency(grid))
+    if "latent" in args.measure:
+        codec = build_codec(config, build_vae(config).to(args.device))
+        result.append(observers.latent(codec, checkpoints.fingerprint(codec.vae.state_dict())))
+    if "samples" in args.measure:
+        result.append(observers.samples(frames, args.samples))
+    if args.save_predictions:
+        part = dict(crop=config.data.get("crop"), coarsen=config.data.get("coarsen", 1))
+        result.append(observers.save_predictions(args.save_predictions, dataset, rows, **part))
+    return result
+
+
 def main() -> None:
     """Score, write the report, print it."""
     args = parse()
@@ -133,9 +158,11 @@ def main() -> None:
     if args.limit_clips and args.limit_clips < len(dataset):
         indices = np.linspace(0, len(dataset) - 1, args.limit_clips).round().astype(int).tolist()
     out = args.out or Path(config.work_dir)
+    rows = all_rows(args, config)
     records = evaluate(
-        all_rows(args, config),
+        rows,
         dataset,
+        measures=measures(args, config, dataset, rows),
         protocols=protocols,
         views=args.view,
         repeats=args.repeats,
@@ -152,7 +179,7 @@ def main() -> None:
     )
     paths = write_report(out, report)
     print(markdown({**report, "published": []}))
-    print("written:", *paths)
+    print("written:", *paths, *write_card(out / "card", report))
 
 
 if __name__ == "__main__":

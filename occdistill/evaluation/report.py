@@ -124,6 +124,7 @@ def markdown(report: dict) -> str:
     parts = ["# Forecast scores", head]
     for name in dict.fromkeys(row["protocol"] for row in rows):
         parts += _protocol_block(name, [row for row in rows if row["protocol"] == name])
+    parts += _measures_block(rows)
     parts += ["## What made these numbers", _facts_table(rows)]
     if report["published"]:
         parts += [_PUBLISHED_HEAD, _published_table(report["published"])]
@@ -177,15 +178,61 @@ def _protocol_block(name: str, rows: list[dict]) -> list[str]:
     return parts
 
 
+MEASURES = {
+    "movable mIoU": ("movable", "mIoU", "avg@1,2,3s"),
+    "static mIoU": ("static", "mIoU", "avg@1,2,3s"),
+    "changed mIoU": ("changed", "mIoU", "avg@1,2,3s"),
+    "camera-visible mIoU": ("camera", "mIoU", "avg@1,2,3s"),
+    "LiDAR-visible mIoU": ("lidar", "mIoU", "avg@1,2,3s"),
+    "RayIoU": ("ray_iou", "RayIoU", "avg@all"),
+    "static consistency": ("static_consistency", "forecast"),
+    "of the truth": ("static_consistency", "truth"),
+    "best-of-k mIoU": ("samples", "best_of_k", "mIoU", "avg@1,2,3s"),
+    "diversity": ("samples", "diversity", "avg@all"),
+    "calibration error": ("samples", "calibration", "ece"),
+    "Fréchet, frames": ("latent", "frame", "frechet"),
+    "Fréchet, clips": ("latent", "clip", "frechet"),
+    "precision": ("latent", "frame", "precision"),
+    "recall": ("latent", "frame", "recall"),
+    "coverage": ("latent", "frame", "coverage"),
+}
+
+
+def _measures_block(rows: list[dict]) -> list[str]:
+    """One line per row, one column per measure that any row has."""
+    rows = _unique(rows)
+
+    def value(row: dict, path: tuple[str, ...]) -> Any:
+        found = row.get("measures", {})
+        for key in path:
+            found = (found or {}).get(key)
+        return found
+
+    shown = {k: p for k, p in MEASURES.items() if any(value(r, p) is not None for r in rows)}
+    if not shown:
+        return []
+    body = [[r["model"], r["nfe"], *(value(r, p) for p in shown.values())] for r in rows]
+    about = "mIoU of parts is avg@1,2,3s over all clips counted; RayIoU and diversity are avg@all."
+    return ["## Beyond mIoU", about, table(["model", "NFE", *shown], body)]
+
+
+def _unique(rows: list[dict]) -> list[dict]:
+    """Each row once, whatever the number of protocols it was scored under."""
+    return list({(row["model"], row["nfe"]): row for row in rows}.values())
+
+
 def _clips(row: dict) -> str:
     done, expected = row["clips"], row["clips_expected"]
     return str(done) if done == expected else f"{done} of {expected}"
 
 
 def _facts_table(rows: list[dict]) -> str:
-    unique = {(row["model"], row["nfe"]): row for row in rows}
-    body = [[m, n, *(row.get(f) for f in FACTS)] for (m, n), row in unique.items()]
+    body = [[r["model"], r["nfe"], *(_fact(r.get(f)) for f in FACTS)] for r in _unique(rows)]
     return table(["model", "NFE", *FACTS], body)
+
+
+def _fact(value: Any) -> Any:
+    return value[:12] if isinstance(value, str) else value
 
 
 def _published_table(rows: list[dict]) -> str:

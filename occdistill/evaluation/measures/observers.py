@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import Grid
+from occdistill.evaluation.counts import slug
 from occdistill.evaluation.measures.consistency import StaticConsistency
 from occdistill.evaluation.measures.latent import LatentStatistics
 from occdistill.evaluation.measures.ray_iou import RayIoU, drive_origins, lidar_directions
 from occdistill.evaluation.measures.samples import SampleSpread
+from occdistill.evaluation.predictions import Manifest, save_prediction
 from occdistill.evaluation.rows import Batch, Row
 from occdistill.flow.condition import Codec
 
@@ -106,6 +110,27 @@ def samples(frames: int, count: int) -> Observer:
             state.update(voxels, truth)
 
     return _OnlyDrawn("samples", lambda: SampleSpread(frames, count), feed)
+
+
+def save_predictions(folder: Path, dataset: ClipDataset, rows: Sequence[Row], **grid) -> Observer:
+    """Writes every row's forecasts to `folder/<row>`, as `tools/score.py` reads them.
+
+    Args:
+        folder: where to.
+        dataset: names the clips.
+        rows: described in the folders' manifests.
+        **grid: `crop` and `coarsen` of the voxels.
+    """
+    for row in rows:
+        facts = {k: row.facts.get(k) for k in ("checkpoint", "dtype")}
+        manifest = Manifest(row.model, row.nfe, row.guidance, row.conditioning, **facts, **grid)
+        manifest.save(folder / slug(row.name))
+
+    def feed(state: None, row: Row, batch: Batch, pred: Tensor) -> None:
+        for i, voxels in zip(batch.index.tolist(), _host(pred)):
+            save_prediction(folder / slug(row.name), dataset.clip_id(i), voxels)
+
+    return Observer("predictions", lambda: None, feed)
 
 
 class _OnlyDrawn(Observer):

@@ -1,0 +1,150 @@
+"""The results card: what goes into a paper, a README or a slide."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from occdistill.data.occ3d import CLASS_NAMES, FREE
+from occdistill.evaluation.metrics import horizon_names
+from occdistill.evaluation.protocols import PROTOCOLS
+from occdistill.evaluation.report import SHOWN, cell, markdown
+
+CURVES = 6  # rows drawn at most
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def write_card(folder: str | Path, report: dict) -> list[Path]:
+    """Write `results.json`, `.md`, `.tex`, `per_horizon.png` and `per_class.png`.
+
+    Args:
+        folder: where to.
+        report: of `report.make_report`; figures and the LaTeX table show its first protocol.
+
+    Returns:
+        What was written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = report["rows"][0]["protocol"]
+    rows = [row for row in report["rows"] if row["protocol"] == first]
+    texts = {
+        "results.json": json.dumps(compact(report), indent=1) + "\n",
+        "results.md": markdown(report),
+        "results.tex": latex(rows, report["published"]),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    figures = {"per_horizon.png": per_horizon(rows), "per_class.png": per_class(rows)}
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=150, bbox_inches="tight")
+    return [folder / name for name in (*texts, *figures)]
+
+
+def compact(report: dict) -> dict:
+    """The numbers of the tables alone: no per-class values, no latencies."""
+    keys = ("model", "nfe", "guidance", "conditioning", "protocol", "clips", "clips_expected")
+    facts = ("fps", "checkpoint", "vae", "cache", "data", "dtype", "seed", "git_commit")
+    rows = [
+        {**{k: row.get(k) for k in keys + facts}, "mIoU": row["mIoU"], "IoU": row["IoU"]}
+        for row in report["rows"]
+    ]
+    return {**report, "rows": rows}
+
+
+def latex(rows: Sequence[dict], published: Sequence[dict] = ()) -> str:
+    """A booktabs table: ours, then published rows under their own heading with their protocols."""
+    protocol = PROTOCOLS[rows[0]["protocol"]]
+    columns = [f"{m} {h}" for m in ("mIoU", "IoU") for h in SHOWN]
+    width = 3 + len(columns)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        f"% protocol {protocol.name}: {protocol.source}",
+        f"\\begin{{tabular}}{{lll{'r' * len(columns)}}}",
+        "\\toprule",
+        " & ".join(["Model", "NFE", "Ego motion", *map(escape, columns)]) + " \\\\",
+        "\\midrule",
+    ]
+    for row in rows:
+        values = [cell(row[m].get(h)) for m in ("mIoU", "IoU") for h in SHOWN]
+        lines.append(_line([row["model"], cell(row["nfe"]), row["conditioning"], *values]))
+    if published:
+        heading = "\\emph{Published, on Occ3D-nuScenes; not reproduced, protocols differ}"
+        lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{{heading}}} \\\\"]
+    for p in published:
+        lines.append(_published_line(p) + f" % {p['protocol']}; {p['source']}; {p['remark']}")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _published_line(p: dict) -> str:
+    values: list[Any] = []
+    for four in (p["miou"], p["iou"]):
+        average = (
+            [four[3], None] if PROTOCOLS[p["protocol"]].average != "avg@all" else [None, four[3]]
+        )
+        values += [*four[:3], *average]
+    return _line([p["model"], cell(p["nfe"]), p["conditioning"], *map(cell, values)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(escape(c) for c in cells) + " \\\\"
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX."""
+    for char in "&%$#_{}":
+        text = text.replace(char, "\\" + char)
+    return text.replace("†", "$\\dagger$").replace("–", "--").replace("²", "$^2$")
+
+
+def label(row: dict) -> str:
+    """A row's name in a figure."""
+    return row["model"] if row["nfe"] is None else f"{row['model']}, NFE {row['nfe']}"
+
+
+def per_horizon(rows: Sequence[dict]):
+    """mIoU and IoU against seconds, one curve per row: a matplotlib Figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4))
+    axes = figure.subplots(1, 2)
+    for axis, metric in zip(axes, ("mIoU", "IoU")):
+        for row, colour in zip(rows[:CURVES], _COLOURS):
+            names = [h for h in horizon_names(99) if h in row[metric]]
+            values = [_nan(row[metric][h]) for h in names]
+            seconds = [float(h[:-1]) for h in names]
+            axis.plot(seconds, values, "o-", color=colour, label=label(row), markersize=3.5)
+        axis.set(xlabel="seconds ahead", ylabel=f"{metric} (%)", ylim=(0, None))
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def per_class(rows: Sequence[dict], average: str = "avg@1,2,3s"):
+    """IoU per class, one bar per row: a matplotlib Figure. Absent classes have no bar."""
+    from matplotlib.figure import Figure
+
+    rows = rows[:CURVES]
+    if all(_nan(v[average]) != _nan(v[average]) for r in rows for v in r["per_class"].values()):
+        average = "avg@all"
+    figure = Figure(figsize=(10, 3.6))
+    axis = figure.subplots()
+    width = 0.85 / len(rows)
+    for i, (row, colour) in enumerate(zip(rows, _COLOURS)):
+        values = [_nan(row["per_class"].get(c, {}).get(average)) for c in CLASS_NAMES[:FREE]]
+        places = [c + (i - (len(rows) - 1) / 2) * width for c in range(FREE)]
+        axis.bar(places, values, width, color=colour, label=label(row))
+    axis.set(ylabel=f"IoU (%), {average}", xlim=(-0.6, FREE - 0.4))
+    axis.set_xticks(range(FREE), CLASS_NAMES[:FREE], rotation=40, ha="right", fontsize=8)
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value
