@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.data.occ3d import FREE, NUM_CLASSES
 from occdistill.data.scenes import invert_pose, pose_matrix
 from occdistill.data.warp import invert
 from occdistill.flow.condition import Condition
@@ -93,6 +93,23 @@ class Stream:
         self.frames.append(Frame(voxels, latents, np.asarray(ego_to_global, np.float64), time))
         while time - self.frames[0].time > (self.past + 0.5) * self.interval:
             self.frames.popleft()
+
+    def warm_up(self) -> None:
+        """Forecast once from an empty street, so that nothing is compiled or allocated later.
+
+        Raises:
+            ValueError: there are frames in the window already.
+        """
+        if self.frames:
+            raise ValueError("a stream is warmed up before its first frame")
+        codec = self.forecaster.codec
+        still = np.tile(np.eye(4), (codec.future + 1, 1, 1))
+        empty = torch.full(codec.vae.grid_shape, FREE, dtype=torch.uint8)
+        for _ in range(self.past):
+            self.push(empty, still[0])
+        self.forecast(still)
+        self.forecaster.synchronize()
+        self.frames.clear()
 
     @property
     def ready(self) -> bool:

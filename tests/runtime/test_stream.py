@@ -91,3 +91,14 @@ def test_trajectory_is_right_and_forward_and_ends_like_it_went_on():
     poses = torch.from_numpy(drive(3, speed=2.0))[None]
     steps = trajectory_from_poses(poses)
     torch.testing.assert_close(steps, torch.tensor([[[0.0, 2.0]] * 3]))
+
+
+def test_warming_up_runs_every_stage_and_leaves_nothing_behind():
+    base, field = codec(align=(0,), conditioning="gt"), ToNewest()
+    stream = Forecaster(base, field).stream(past=2)
+    stream.warm_up()
+    assert base.vae.encoded and base.vae.decoded and field.evaluations
+    assert not stream.frames
+    stream.push(street(1)[0], np.eye(4), time=-3.0)
+    with pytest.raises(ValueError, match="before its first frame"):
+        stream.warm_up()

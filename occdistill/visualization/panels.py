@@ -1,0 +1,183 @@
+"""Forecasts side by side: stills as PNG, animations as GIF."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from occdistill.data.occ3d import CLASS_NAMES, FREE, PALETTE, Grid
+from occdistill.errors import UserError
+from occdistill.visualization import bev
+from occdistill.visualization.open3d_scene import RenderError, render
+
+INTERVAL = 0.5  # seconds between keyframes
+INK, GREY = (30, 32, 38), (110, 114, 122)
+_log = logging.getLogger(__name__)
+
+
+def pictures(
+    frames: Sequence[np.ndarray], grid: Grid, size: tuple[int, int], style: str = "3d"
+) -> np.ndarray:
+    """Pictures of frames; from above where Open3D can't render, with a warning that says why.
+
+    Args:
+        frames: uint8 `(X, Y, Z)` each.
+        grid: where the voxels are.
+        size: width and height in pixels.
+        style: `3d` or `bev`.
+
+    Returns:
+        uint8 `(N, height, width, 3)`.
+    """
+    if style == "3d":
+        try:
+            return render(frames, grid, size)
+        except RenderError as error:
+            _log.warning("%s; drawing a bird's-eye view instead", error)
+    return np.stack([bev.picture(frame, grid, size) for frame in frames])
+
+
+def save(
+    path: str | Path,
+    past: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    grid: Grid,
+    size: tuple[int, int] = (480, 360),
+    style: str = "3d",
+) -> None:
+    """Write forecasts of one clip side by side.
+
+    A GIF plays the past, then each future frame, in all panels at once. A PNG has a line per
+    forecast: now, and the future at whole seconds.
+
+    Args:
+        path: ends in `.gif` or `.png`.
+        past: uint8 `(P, X, Y, Z)`.
+        rows: caption to uint8 `(F, X, Y, Z)`; the truth first.
+        grid: where the voxels are.
+        size: of a panel, pixels.
+        style: `3d` or `bev`.
+
+    Raises:
+        UserError: another file ending.
+    """
+    path = Path(path)
+    if path.suffix not in (".gif", ".png"):
+        raise UserError(f"{path.name} is neither a .gif nor a .png file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        _save_gif(path, animation(past, rows, grid, size, style))
+    else:
+        still(past, rows, grid, size, style).save(path, optimize=True)
+
+
+def animation(
+    past: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    grid: Grid,
+    size: tuple[int, int],
+    style: str = "3d",
+) -> list[Image.Image]:
+    """One sheet per keyframe, past and future; arguments as for `save`."""
+    frames = len(next(iter(rows.values())))
+    drawn = pictures([*past, *(f for row in rows.values() for f in row)], grid, size, style)
+    before, after = drawn[: len(past)], drawn[len(past) :].reshape(-1, frames, *drawn.shape[1:])
+    columns = 2 if len(rows) % 2 == 0 else len(rows)
+    key = _legend(columns * size[0], [past, *rows.values()])
+    sheets = []
+    for i in range(-len(past) + 1, frames + 1):
+        time = f"{INTERVAL * i:+.1f} s" if i else "now"
+        panels = [
+            _panel(after[k, i - 1] if i > 0 else before[i - 1], name, time, i > 0)
+            for k, name in enumerate(rows)
+        ]
+        sheets.append(_sheet(panels, columns, key))
+    return sheets
+
+
+def still(
+    past: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    grid: Grid,
+    size: tuple[int, int],
+    style: str = "3d",
+) -> Image.Image:
+    """A line per forecast, a column per second; arguments as for `save`."""
+    seconds = round(1 / INTERVAL)
+    frames = len(next(iter(rows.values())))
+    chosen = list(range(seconds - 1, frames, seconds)) or [frames - 1]
+    drawn = pictures(
+        [past[-1], *(row[i] for row in rows.values() for i in chosen)], grid, size, style
+    )
+    after = drawn[1:].reshape(len(rows), len(chosen), *drawn.shape[1:])
+    panels = []
+    for k, name in enumerate(rows):
+        panels.append(_panel(drawn[0], name, "now", False))
+        for c, i in enumerate(chosen):
+            panels.append(_panel(after[k, c], name, f"{INTERVAL * (i + 1):+.1f} s", True))
+    columns = 1 + len(chosen)
+    return _sheet(panels, columns, _legend(columns * size[0], [past, *rows.values()]))
+
+
+def _font(size: int) -> ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _panel(picture: np.ndarray, name: str, time: str, forecast: bool) -> Image.Image:
+    """A picture with its caption on top: the name to the left, the time to the right."""
+    bar = max(20, picture.shape[0] // 14)
+    panel = Image.new("RGB", (picture.shape[1], picture.shape[0] + bar), "white")
+    panel.paste(Image.fromarray(picture), (0, bar))
+    draw, font, middle = ImageDraw.Draw(panel), _font(round(0.62 * bar)), bar // 2
+    draw.text((bar // 3, middle), name, INK, font, anchor="lm")
+    draw.text((panel.width - bar // 3, middle), time, INK if forecast else GREY, font, anchor="rm")
+    return panel
+
+
+def _sheet(panels: Sequence[Image.Image], columns: int, key: Image.Image) -> Image.Image:
+    width, height = panels[0].size
+    lines = -(-len(panels) // columns)
+    sheet = Image.new("RGB", (columns * width, lines * height + key.height), "white")
+    for i, panel in enumerate(panels):
+        sheet.paste(panel, (i % columns * width, i // columns * height))
+    sheet.paste(key, (0, lines * height))
+    return sheet
+
+
+def _legend(width: int, grids: Sequence[np.ndarray]) -> Image.Image:
+    """The classes that occur, with their colours, in as many lines as they need."""
+    present = np.zeros(256, bool)
+    for grid in grids:
+        present |= np.bincount(grid.reshape(-1), minlength=256) > 0
+    line, box = 20, 11
+    font = _font(12)
+    places, x, y = [], 8, 0
+    for c in np.flatnonzero(present[:FREE]):
+        name = CLASS_NAMES[c].replace("_", " ")
+        needed = box + 5 + round(font.getlength(name)) + 14
+        if x + needed > width:
+            x, y = 8, y + line
+        places.append((c, name, x, y))
+        x += needed
+    key = Image.new("RGB", (width, y + line + 4), "white")
+    draw = ImageDraw.Draw(key)
+    for c, name, x, y in places:
+        top = y + (line - box) // 2
+        draw.rectangle((x, top, x + box, top + box), tuple(PALETTE[c].tolist()), GREY)
+        draw.text((x + box + 5, y + line // 2), name, INK, font, anchor="lm")
+    return key
+
+
+def _save_gif(path: Path, sheets: Sequence[Image.Image]) -> None:
+    """Half a second a frame, a longer look at the last one, one palette for all."""
+    stacked = Image.fromarray(np.concatenate([np.asarray(sheet)[::4, ::4] for sheet in sheets]))
+    palette = stacked.quantize(256, Image.Quantize.MEDIANCUT)
+    first, *rest = (sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets)
+    first.save(
+        path, save_all=True, append_images=rest, loop=0, optimize=True,
+        duration=[round(1000 * INTERVAL)] * len(rest) + [1500],
+    )  # fmt: skip

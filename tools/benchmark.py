@@ -1,0 +1,100 @@
+"""Time teacher and student side by side.
+
+    python tools/benchmark.py CONFIG CHECKPOINT [--nfe 10 5 2 1] [--repeats 20]
+
+Warmed up, synchronised, batch 1, from labels on the device to labels on the device, in three
+scopes; the models take turns. Writes `benchmark.json` and `benchmark.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from occdistill.config import build_dataset, load_config
+from occdistill.errors import UserError, run
+from occdistill.runtime.latency import SCOPES, compare, device_name
+from occdistill.runtime.lineup import add_options, forecaster_options, lineup
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
+    parser.add_argument("--nfe", type=int, nargs="*", default=[10, 5, 2, 1], help="of the teacher")
+    parser.add_argument("--student-nfe", type=int, nargs="+", default=[1])
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="folder; default: the config's work_dir")
+    args = parser.parse_args()
+    if min(args.repeats, args.batch_size, *args.nfe, *args.student_nfe) < 1 or args.warmup < 0:
+        raise UserError("repeats, batch size and evaluations start at 1, warm-up at 0")
+
+    config = load_config(args.config, args.cfg_options)
+    forecasters = lineup(
+        config, args.checkpoint, args.nfe, args.student_nfe, **forecaster_options(args)
+    )
+    item = build_dataset(config, "val")[0]
+    clip = [
+        item[key][None].expand(args.batch_size, *item[key].shape)
+        for key in ("past", "poses", "trajectory")
+    ]
+    times = compare(forecasters, *clip, repeats=args.repeats, warmup=args.warmup)
+    setting = {
+        "device": device_name(args.device),
+        "torch": torch.__version__,
+        "dtype": args.dtype,
+        "backend": args.backend,
+        "batch_size": args.batch_size,
+        "repeats": args.repeats,
+        "grid": list(forecasters[next(iter(forecasters))].codec.vae.grid_shape),
+    }
+    rows = [
+        {
+            "model": name.split("@")[0],
+            "nfe": forecasters[name].nfe,
+            "guidance": forecasters[name].guidance,
+            "scope": scope,
+            **times[name][scope],
+        }
+        for name in forecasters
+        for scope in SCOPES
+    ]
+    text = table(rows, setting)
+    print(text)
+    out = args.out or Path(config.work_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "benchmark.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=1))
+    (out / "benchmark.md").write_text(text + "\n")
+    print(f"\nwritten: {out / 'benchmark.json'} {out / 'benchmark.md'}")
+
+
+def table(rows: list[dict], setting: dict) -> str:
+    """Markdown: a line per model, its three scopes beside each other, gains over the first."""
+    lines = [
+        " · ".join(f"{key} {value}" for key, value in setting.items()),
+        "",
+        "| model | " + " | ".join(f"{scope} clips/s, p50 / p90 / p99 ms" for scope in SCOPES)
+        + " | peak MiB | end to end × |",
+        "|" + "---|" * (len(SCOPES) + 3),
+    ]  # fmt: skip
+    first = rows[0]["clips_per_s"]
+    for i in range(0, len(rows), len(SCOPES)):
+        group = rows[i : i + len(SCOPES)]
+        cells = [
+            f"{r['clips_per_s']:.2f}, {r['p50_ms']:.1f} / {r['p90_ms']:.1f} / {r['p99_ms']:.1f}"
+            for r in group
+        ]
+        head = f"{group[0]['model']}@{group[0]['nfe']}"
+        gain = group[0]["clips_per_s"] / first
+        cells += [f"{group[0]['peak_mb']:.0f}", f"{gain:.1f}"]
+        lines.append(f"| {head} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)
