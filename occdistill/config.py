@@ -27,8 +27,9 @@ from occdistill.training import checkpoint as checkpoints
 # what a config may hold; None: a value or a dict whose keys its type checks
 TRAINING = (
     "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
-    "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep",
+    "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep", "workers",
     "condition_dropout", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
+    "class_balance",
 )  # fmt: skip
 SCHEMA: dict[str, tuple[str, ...] | None] = {
     "data": (

@@ -1,15 +1,17 @@
-"""The small model family: half-resolution voxels of the middle 51.2 m, 16×16 latents."""
+"""The small model family: half-resolution voxels of the middle 38.4 m, 12×12 latents."""
 
 from occdistill.autoencoder.vae import VAE
 from occdistill.flow.networks.small import SpaceTimeUNet
 
-# 64 × 64 × 8 voxels of 0.8 m
-data = dict(past=4, future=6, crop=25.6, coarsen=2, train_split="train", val_split="val")
-vae = dict(type=VAE, grid_shape=(64, 64, 8), channels=16, width=(64, 128), blocks=(1, 2))
+# 48 × 48 × 8 voxels of 0.8 m
+data = dict(past=4, future=6, crop=19.2, coarsen=2, train_split="train", val_split="val")
+vae = dict(
+    type=VAE, grid_shape=(48, 48, 8), channels=16, width=(64, 128), blocks=(1, 2), decoder_width=64,
+)  # fmt: skip
 # every future frame sees the newest frame and the one a second before it, warped into its place
 conditioning = dict(kind="gt", align=(0, 2))
 network = dict(
-    type=SpaceTimeUNet, latent_shape=(16, 16, 16), past=4, future=6, align=2, trajectory=10,
+    type=SpaceTimeUNet, latent_shape=(16, 12, 12), past=4, future=6, align=2, trajectory=10,
     width=64, blocks=(1, 2),
 )  # fmt: skip
 guidance = 2.0

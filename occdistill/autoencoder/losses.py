@@ -40,18 +40,42 @@ def _jaccard_gradient(truth: Tensor) -> Tensor:
     return torch.diff(loss, prepend=loss.new_zeros(1))
 
 
+def balanced_weights(voxels: Tensor, classes: int, power: float) -> Tensor:
+    """Class weights `frequency ** -power`, scaled to average 1 over the voxels.
+
+    Args:
+        voxels: integer classes, any shape.
+        classes: their number.
+        power: 0 for equal weights, 1 to make every class count the same.
+
+    Returns:
+        `(classes,)`; a class that never occurs weighs as much as one that occurs once.
+    """
+    counts = torch.bincount(voxels.flatten().long(), minlength=classes).clamp_min(1).float()
+    frequency = counts / counts.sum()
+    weights = frequency**-power
+    return weights / (weights * frequency).sum()
+
+
 def reconstruction_losses(
-    logits: Tensor, voxels: Tensor, lovasz_voxels: int = 0
+    logits: Tensor,
+    voxels: Tensor,
+    lovasz_voxels: int = 0,
+    class_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Cross-entropy and Lovász-softmax of `logits (N, X, Y, Z, K)` against `voxels (N, X, Y, Z)`.
 
     Args:
-        lovasz_voxels: compute the Lovász term, which sorts per class, on this many voxels spread
-            evenly over the batch; 0 for all of them.
+        class_weights: `(K,)`, of the cross-entropy's terms; their average over the voxels divides
+            it. Default: equal weights.
+        lovasz_voxels: compute the Lovász term, which sorts per class, on about this many voxels,
+            drawn anew each time (torch's global generator); 0 for all of them.
     """
     logits, labels = logits.flatten(0, -2), voxels.flatten().long()
-    stride = max(1, labels.numel() // lovasz_voxels) if lovasz_voxels else 1
+    some = slice(None)
+    if 0 < lovasz_voxels < labels.numel():
+        some = torch.randint(labels.numel(), (lovasz_voxels,), device=labels.device)
     return {
-        "cross_entropy": F.cross_entropy(logits, labels),
-        "lovasz": lovasz_softmax(logits[::stride].softmax(-1), labels[::stride]),
+        "cross_entropy": F.cross_entropy(logits, labels, class_weights),
+        "lovasz": lovasz_softmax(logits[some].softmax(-1), labels[some]),
     }

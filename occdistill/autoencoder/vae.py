@@ -64,7 +64,7 @@ class VAE(nn.Module):
         embedding: int = 8,
         width: tuple[int, int] = (64, 128),
         blocks: tuple[int, int] = (1, 2),
-        decoder_width: int = 96,
+        decoder_width: int = 64,
     ) -> None:
         super().__init__()
         x, y, z = grid_shape

@@ -16,6 +16,7 @@ from mmengine.config import Config, DictAction
 from torch import nn
 from torch.utils.data import ConcatDataset
 
+from occdistill.autoencoder.losses import balanced_weights
 from occdistill.config import (
     advice,
     build_codec,
@@ -28,6 +29,7 @@ from occdistill.config import (
 )
 from occdistill.data.clips import ClipDataset
 from occdistill.data.latents import LatentClips
+from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.data.voxel_cache import VoxelCache
 from occdistill.errors import UserError
 from occdistill.training import checkpoint as ckpt
@@ -146,10 +148,13 @@ class Job:
         place = self.config.get(f"{self.part}_checkpoint")
         if not place or Path(place).resolve() == weights.resolve():
             return
+        state = ckpt.load(weights)
         if Path(place).exists():
+            if ckpt.fingerprint(ckpt.load(place)["model"]) == ckpt.fingerprint(state["model"]):
+                return
             print(f"{place} was there before and is kept; copy the new weights over it to use them")
         else:
-            ckpt.save(place, ckpt.load(weights))
+            ckpt.save(place, state)
             print(f"and, where the next job looks: {place}")
 
 
@@ -192,14 +197,6 @@ def train_vae(args: argparse.Namespace) -> None:
     The latent scale is fitted at each validation, on training frames.
     """
     job = Job(args, "vae")
-    task = VAETraining(
-        build_vae(job.config, weights=False),
-        **{
-            k: v
-            for k, v in job.options.items()
-            if k in ("kl_weight", "lovasz_weight", "lovasz_voxels")
-        },
-    )
     clips = job.clips("train")
     with first_rank_first():
         caches = [VoxelCache(clips, job.cache)]
@@ -207,8 +204,18 @@ def train_vae(args: argparse.Namespace) -> None:
             caches.append(VoxelCache(clips, job.cache, "past"))
     frames = ConcatDataset(caches)
     sample = torch.stack([frames[i]["voxels"] for i in spread(len(frames), 256)])
+    balance = job.option("class_balance", 0.0)
+    task = VAETraining(
+        build_vae(job.config, weights=False),
+        class_weights=balanced_weights(sample, NUM_CLASSES, balance).to(job.device),
+        **{
+            k: v
+            for k, v in job.options.items()
+            if k in ("kl_weight", "lovasz_weight", "lovasz_voxels")
+        },
+    )
     validate = ReconstructionScore(
-        job.clips("val"), sample, job.option("val_clips", 64)
+        job.clips("val"), task.nets["vae"], sample, job.option("val_clips", 64)
     )
     job.train(task, frames, voxel_batch, validate, {"data": clips.fingerprint[:12]})
 
@@ -258,9 +265,7 @@ def train_distill(args: argparse.Namespace, method: type | None = None) -> None:
         )
     clips = job.latents(codec, vae_fingerprint)
     task = build_method(job.config, (job.config.data.future, *vae.latent_shape), teacher)
-    validate = ForecastScore(
-        job.clips("val"), codec, job.option("val_clips", 64), dict(nfe=1)
-    )
+    validate = ForecastScore(job.clips("val"), codec, job.option("val_clips", 64), dict(nfe=1))
     fingerprints = {
         "vae": vae_fingerprint,
         "data": clips.fingerprint,

@@ -57,6 +57,7 @@ class VAETraining(_OneNet):
         kl_weight: of the KL divergence per latent element.
         lovasz_weight: of the Lovász term.
         lovasz_voxels: voxels of a batch on which it is computed; 0 for all.
+        class_weights: of the cross-entropy, one per class; default equal.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class VAETraining(_OneNet):
         kl_weight: float = 1e-3,
         lovasz_weight: float = 1.0,
         lovasz_voxels: int = 0,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__("vae", vae)
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.kl_weight, self.lovasz_weight = kl_weight, lovasz_weight
         self.lovasz_voxels = lovasz_voxels
 
@@ -75,7 +78,7 @@ class VAETraining(_OneNet):
         vae = self.nets["vae"]
         posterior: Gaussian = vae.encode(batch.voxels)
         z = posterior.mean + posterior.std * batch.draws.normal(*posterior.mean.shape[1:])
-        parts = reconstruction_losses(vae.logits(z), batch.voxels, self.lovasz_voxels)
+        parts = reconstruction_losses(vae.logits(z), batch.voxels, self.lovasz_voxels, self.class_weights)
         parts["kl"] = kl_divergence(posterior)
         total = (
             parts["cross_entropy"]
@@ -117,15 +120,8 @@ class FlowMatching(_OneNet):
 
 
 @torch.no_grad()
-def fit_latent_scale(vae: nn.Module, voxels: Tensor, batch_size: int = 16) -> float:
-    """Set a trained VAE's scale to one over the standard deviation of its posterior means.
-
-    Args:
-        vae: with a `latent_scale` buffer.
-        voxels: sample of the training data, `(N, X, Y, Z)`, on any device.
-        batch_size: of the encoding.
-    """
-    device = vae.latent_scale.device
+def latent_std(vae: nn.Module, voxels: Tensor, batch_size: int = 16) -> float:
+    """Standard deviation of a VAE's posterior means over `voxels (N, X, Y, Z)`, on any device."""
+    device = next(vae.parameters()).device
     means = [vae.encode(part.to(device)).mean for part in voxels.split(batch_size)]
-    vae.latent_scale.fill_(1.0 / torch.cat(means).std())
-    return vae.scale
+    return float(torch.cat(means).std())

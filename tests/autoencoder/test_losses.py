@@ -3,7 +3,12 @@ import math
 import pytest
 import torch
 
-from occdistill.autoencoder.losses import kl_divergence, lovasz_softmax, reconstruction_losses
+from occdistill.autoencoder.losses import (
+    balanced_weights,
+    kl_divergence,
+    lovasz_softmax,
+    reconstruction_losses,
+)
 from occdistill.autoencoder.vae import Gaussian
 
 
@@ -32,3 +37,20 @@ def test_perfect_logits_have_no_loss_and_gradients_point_to_the_truth():
     assert losses["cross_entropy"].item() == pytest.approx(math.log(18), rel=1e-5)
     sum(losses.values()).backward()
     assert (logits.grad.gather(-1, voxels.long()[..., None]) < 0).all()
+
+
+def test_sampled_lovasz_sees_every_part_of_the_grid():
+    voxels = torch.full((1, 8, 8, 8), 17, dtype=torch.uint8)
+    voxels[..., 5] = 4  # one layer in z: a regular stride could step over it for ever
+    logits = torch.zeros(1, 8, 8, 8, 18, requires_grad=True)
+    torch.manual_seed(0)
+    for _ in range(20):
+        reconstruction_losses(logits, voxels, lovasz_voxels=64)["lovasz"].backward()
+    assert (logits.grad.abs().sum((0, 1, 2, 4)) > 0).all()
+
+
+def test_balanced_weights_average_one_and_make_classes_equal_at_power_one():
+    voxels = torch.tensor([0] * 90 + [1] * 10)
+    weights = balanced_weights(voxels, 2, power=1.0)
+    assert (weights * torch.tensor([0.9, 0.1])).tolist() == pytest.approx([0.5, 0.5])
+    assert balanced_weights(voxels, 2, power=0.0).tolist() == [1, 1]

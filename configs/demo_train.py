@@ -1,0 +1,29 @@
+"""The demo's VAE and teacher, made again on a larger embedded world of other towns (2 h on 2 cores).
+
+    python tools/make_world.py --out data/world-train --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
+    python tools/train_vae.py configs/demo_train.py
+    python tools/train_teacher.py configs/demo_train.py
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .demo import *
+
+data.update(dataroot="data/world-train", stride=2)
+train_vae = dict(
+    iterations=5200, batch_size=8, lr=2e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
+    kl_weight=1e-4, lovasz_weight=0.5, lovasz_voxels=12288, class_balance=0.25, val_interval=1000,
+    val_clips=60, checkpoint_interval=500,
+)  # fmt: skip
+train_teacher = dict(
+    iterations=5000, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.999, seed=0,
+    condition_dropout=0.2, mirror=True, val_interval=1000, val_clips=32, checkpoint_interval=250,
+)  # fmt: skip
+advice = dict(
+    data="make it with `python tools/make_world.py --out data/world-train --scenes 200 "
+    "--val-scenes 6 --seed 1000 --no-lidar`",
+    vae="make it with `python tools/train_vae.py configs/demo_train.py`",
+    teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",
+)
+work_dir = "work_dirs/demo_train"

@@ -1,0 +1,25 @@
+"""As `nus.py` for OccFM's history model, which sees the past and one step of the trajectory more.
+
+    python tools/import_occfm.py weights FILE.ckpt --variant occfm
+    python tools/train_mfd.py configs/nus_hist.py
+
+The sixth trajectory entry is the step from the newest past frame to the first future one: results
+belong to the conditioning class `hist+1`.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .nus import *
+
+network.update(trajectory_length=6)
+conditioning.update(kind="hist", trajectory_length=6)
+vae_checkpoint = "data/occfm/occfm/vae.pth"
+teacher_checkpoint = "data/occfm/occfm/teacher.pth"
+advice.update(
+    vae="download OccFM's history model and run "
+    "`python tools/import_occfm.py weights FILE.ckpt --variant occfm`",
+    teacher="download OccFM's history model and run "
+    "`python tools/import_occfm.py weights FILE.ckpt --variant occfm`",
+)
+work_dir = "work_dirs/nus_hist"

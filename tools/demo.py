@@ -1,0 +1,49 @@
+"""The main job on the embedded data, one command after the other, as a user would type them.
+
+    python tools/demo.py configs/demo.py
+
+World, MFD, scores, timing, real-time replay and pictures go to work_dirs/demo/.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from occdistill.config import load_config
+from occdistill.errors import UserError, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", nargs="?", default="configs/demo.py")
+    args = parser.parse_args()
+    config = load_config(args.config)
+    world, out = Path(config.data.dataroot), Path(config.work_dir)
+    student = out / "student.pth"
+
+    if not (world / "splits.json").is_file():
+        tool("make_world", "--out", world, "--scenes", 24, "--val-scenes", 6, "--seed", 0)
+    tool("train_mfd", args.config, "--work-dir", out, "--resume")
+    tool("test", args.config, student, "--out", out)
+    tool("benchmark", args.config, student, "--out", out)
+    tool("realtime", args.config, student, "--source", "replay", "--frames", 40, "--rate", 2)
+    tool("visualize", args.config, student, "--clip", 12, "--out", out / "forecast.gif")
+    print(f"\ndone: open {out}/report.md and {out}/forecast.gif")
+
+
+def tool(name: str, *arguments: object) -> None:
+    """Run one of the tools beside this one, showing its command line."""
+    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, arguments)]
+    print(f"\n$ python tools/{name}.py {shlex.join(command[2:])}", flush=True)
+    start = time.perf_counter()
+    code = subprocess.run(command).returncode
+    if code:
+        raise UserError(f"tools/{name}.py stopped with exit code {code}; its own message is above")
+    print(f"[{name}: {time.perf_counter() - start:.0f} s]", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
