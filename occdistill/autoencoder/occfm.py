@@ -35,9 +35,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from occdistill.autoencoder.tiles import tiled
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.data.occ3d import NUM_CLASSES
-from occdistill.occfm.tiles import tiled
 
 WINDOW = 5  # side of an attention window, in pixels
 SHIFT = 2  # how far every second block's windows are shifted

@@ -35,10 +35,10 @@ ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _latin1,
     ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("builtins", "bytearray"): bytearray,
 }
+for _module in ("builtins", "__builtin__"):  # the second is what old protocols say
+    for _type in (set, frozenset, bytes, bytearray):
+        ADMITTED[_module, _type.__name__] = _type
 for _core in ("numpy.core", "numpy._core"):
     ADMITTED[f"{_core}.multiarray", "_reconstruct"] = multiarray._reconstruct
     ADMITTED[f"{_core}.multiarray", "scalar"] = multiarray.scalar

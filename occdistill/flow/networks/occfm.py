@@ -45,9 +45,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from occdistill.autoencoder.tiles import tiled
 from occdistill.errors import UserError
 from occdistill.flow.condition import Condition
-from occdistill.occfm.tiles import tiled
 
 HEADS = 8
 
@@ -121,7 +121,7 @@ def split_heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
     """`x / |x| * sqrt(C) * gain` over the last dimension."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return x * (math.sqrt(x.shape[-1]) / norm.clamp_min(1e-12)).to(x.dtype) * gain
+    return (x * (math.sqrt(x.shape[-1]) / norm.clamp_min(1e-12))).to(x.dtype) * gain
 
 
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:

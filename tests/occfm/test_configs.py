@@ -1,0 +1,47 @@
+"""The nuScenes configs build OccFM's networks, and say what is missing."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from occdistill.config import build_codec, build_network, build_teacher, build_vae, load_config
+from occdistill.errors import UserError
+from occdistill.occfm.mapping import layout
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    "name, length, kind, class_",
+    [
+        ("nus", 12, "gt", "gt"),
+        ("nus_hist", 6, "hist", "hist+1"),
+        ("nus_vae", 12, "gt", "gt"),
+        ("nus_teacher", 12, "gt", "gt"),
+    ],
+)
+def test_networks_are_occfms(name, length, kind, class_):
+    config = load_config(CONFIGS / f"{name}.py")
+    with torch.device("meta"):
+        vae, network = build_vae(config, weights=False), build_network(config)
+        table = layout(vae, network)
+    assert len(table) == 607
+    assert table["transition_model.traj_encoder.0.weight"][0] == (128, 32 * length)
+    assert (network.past, network.history, network.future) == (6, 4, 6)
+    codec = build_codec(config, vae)
+    assert codec.grid.shape == vae.grid_shape == (200, 200, 16)
+    assert (codec.conditioning, codec.conditioning_class, codec.align) == (kind, class_, ())
+    shown = codec.visible_trajectory(torch.zeros(1, 12, 2), 6)
+    assert shown.shape[1] == length
+
+
+@pytest.mark.parametrize("name, variant", [("nus", "occfm_fut"), ("nus_hist", "occfm")])
+def test_missing_weights_name_the_import_command(name, variant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(CONFIGS / f"{name}.py")
+    for build in (build_vae, build_teacher):
+        with pytest.raises(
+            UserError, match=f"import_occfm.py weights FILE.ckpt --variant {variant}`"
+        ):
+            build(config)
