@@ -17,6 +17,7 @@ import torch
 
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
+from occdistill.data.sources import NOT_COMPARABLE, SOURCES, with_source
 from occdistill.errors import UserError, run
 from occdistill.evaluation.card import write_card
 from occdistill.evaluation.counts import Counts
@@ -28,7 +29,13 @@ from occdistill.evaluation.predictions import (
     read_prediction,
 )
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
-from occdistill.evaluation.report import describe_dataset, make_report, markdown, write_report
+from occdistill.evaluation.report import (
+    describe_dataset,
+    git_commit,
+    make_report,
+    markdown,
+    write_report,
+)
 from occdistill.evaluation.rows import Batch, Row, copy_last_row
 from occdistill.evaluation.views import VIEWS, needs_masks
 
@@ -48,6 +55,8 @@ def parse() -> argparse.Namespace:
     add("--future", type=int, default=6, help="frames predicted")
     add("--crop", type=float, help="predictions cover |x|, |y| below this many metres")
     add("--coarsen", type=int, help="predictions merge this many voxels along each axis")
+    add("--labels", choices=list(SOURCES), help="score against these labels, not Occ3D's own")
+    add("--labels-root", type=Path, help="where they lie; default: the data set's folder")
     add("--copy-last", action="store_true", help="add the copy-last row")
     add("--device", default="cpu", help="where grids are counted")
     add("--workers", type=int, default=0)
@@ -92,6 +101,10 @@ def score_predictions(args: argparse.Namespace, protocols: list) -> tuple[list[d
         transform=grid,
         masks=masks,
     )
+    common = {"git_commit": git_commit()}
+    if args.labels:
+        dataset = with_source(dataset, SOURCES[args.labels], args.labels_root or args.dataset)
+        common["labels"] = f"{args.labels}, {NOT_COMPARABLE}"
     files = find_predictions(args.predictions, windows_of(dataset), protocols)
     rows = [prediction_row(args, manifest, dataset, files)]
     if args.copy_last:
@@ -101,6 +114,7 @@ def score_predictions(args: argparse.Namespace, protocols: list) -> tuple[list[d
         dataset,
         protocols=protocols,
         views=args.view,
+        common=common,
         indices=sorted(files),
         device=args.device,
         workers=args.workers,

@@ -122,6 +122,7 @@ def markdown(report: dict) -> str:
     data, machine, rows = report["dataset"], report["environment"], report["rows"]
     head = f"{_about(data)} Percent. {machine['device']}, torch {machine['torch']}."
     parts = ["# Forecast scores", head]
+    parts += [f"Truth: {labels}." for labels in {r["labels"] for r in rows if "labels" in r}]
     for name in dict.fromkeys(row["protocol"] for row in rows):
         parts += _protocol_block(name, [row for row in rows if row["protocol"] == name])
     parts += _measures_block(rows)

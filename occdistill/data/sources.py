@@ -1,0 +1,324 @@
+"""Other people's occupancy labels of nuScenes, on the Occ3D grid.
+
+Every set was densified in its own way, so a score against one of these is not comparable with a
+score against native Occ3D labels, whatever the class names say: `NOT_COMPARABLE` goes beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numba
+import numpy as np
+
+from occdistill.data.clips import ClipDataset, FrameReader
+from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, NUM_CLASSES, OCC3D, Grid
+from occdistill.data.scenes import Scene
+from occdistill.errors import UserError
+
+NOT_COMPARABLE = "not comparable with native Occ3D labels"
+
+
+class SourceLabels(NamedTuple):
+    """One keyframe: Occ3D class ids, and 1 where the source knows; uint8 (200, 200, 16)."""
+
+    semantics: np.ndarray
+    known: np.ndarray
+
+
+class Source(Protocol):
+    """A set of labels on disk.
+
+    Attributes
+    ----------
+    name
+        What users call it.
+    coarse
+        Its classes can't be told apart as Occ3D's 17; `load` refuses.
+    """
+
+    name: str
+    coarse: bool
+
+    def path(self, root: Path, scene: Scene, index: int) -> Path:
+        """The file of keyframe `index`."""
+        ...
+
+    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
+        """The labels of keyframe `index` in its ego frame, on the Occ3D grid."""
+        ...
+
+
+# ids of OpenOcc v2 in the order of its file format, as Occ3D ids
+_OPENOCC = np.array([4, 10, 9, 3, 5, 2, 6, 7, 8, 1, 11, 12, 13, 14, 15, 16, FREE], np.uint8)
+
+
+@dataclass(frozen=True)
+class OpenOcc:
+    """OpenOcc v2 (OccNet): the Occ3D grid with 16 classes in another order and no `others`."""
+
+    name: str = "openocc"
+    coarse: bool = False
+
+    def path(self, root: Path, scene: Scene, index: int) -> Path:
+        """`openocc_v2/<scene>/<token>/labels.npz`."""
+        return root / "openocc_v2" / scene.name / scene.keyframes[index].token / "labels.npz"
+
+    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
+        """Remapped ids; everything counts as known."""
+        path = self.path(root, scene, index)
+        ids = _dense(path, "semantics", len(_OPENOCC))
+        return SourceLabels(_OPENOCC[ids], np.ones(ids.shape, np.uint8))
+
+
+@dataclass(frozen=True)
+class UniOcc:
+    """UniOcc: the Occ3D grid with 10 coarse classes. Readable, but no truth for 17-class scores.
+
+    Parameters
+    ----------
+    folder
+        The set, such as NuScenes-via-Occ3D-2Hz-val.
+    """
+
+    folder: str = "NuScenes-via-Occ3D-2Hz-val"
+    name: str = "uniocc"
+    coarse: bool = True
+
+    CLASS_NAMES = (
+        "undefined", "vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone",
+        "vegetation", "road", "terrain", "building", "free",
+    )  # fmt: skip
+
+    def path(self, root: Path, scene: Scene, index: int) -> Path:
+        """`<set>/<scene>/<index>.npz`; index 0 is the first keyframe."""
+        return root / self.folder / scene.name / f"{index}.npz"
+
+    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
+        """Refused: see `load_coarse`."""
+        raise UserError(
+            f"{self.path(root, scene, index)} holds UniOcc's {len(self.CLASS_NAMES) - 1} coarse "
+            "classes, which can't be scored as Occ3D's 17; use Occ3D's own labels (gts)"
+        )
+
+    def load_coarse(self, root: Path, scene: Scene, index: int) -> SourceLabels:
+        """Ids of `UniOcc.CLASS_NAMES`, not Occ3D's; known where a camera sees."""
+        path = self.path(root, scene, index)
+        ids = _dense(path, "occ_label", len(self.CLASS_NAMES))
+        return SourceLabels(ids, _dense(path, "occ_mask_camera", 2))
+
+
+@dataclass(frozen=True)
+class SparseLidar:
+    """Occupied voxels listed one by one in the LiDAR frame: OpenOccupancy and SurroundOcc.
+
+    Ids 1..16 are Occ3D's; what isn't listed is free, 0 and 255 are noise (unknown).
+
+    Parameters
+    ----------
+    name
+        `openoccupancy` or `surroundocc`.
+    grid
+        Of the files, in the LiDAR frame.
+    columns
+        Where x, y, z and the class stand in a row of the file.
+    """
+
+    name: str
+    grid: Grid
+    columns: tuple[int, int, int, int]
+    coarse: bool = False
+
+    def path(self, root: Path, scene: Scene, index: int) -> Path:
+        """The file of a keyframe, named after its LiDAR sweep."""
+        frame = scene.keyframes[index]
+        if self.name == "openoccupancy":  # named by the sweep's token, which its point labels carry
+            token = _need(frame.lidarseg, "point labels (lidarseg.json)", self.name)
+            token = Path(token).name.removesuffix("_lidarseg.bin")
+            return root / f"scene_{scene.token}" / "occupancy" / f"{token}.npy"
+        sweep = _need(frame.lidar, "sweep (sample_data.json)", self.name)
+        return root / "nuscenes_occ" / "samples" / f"{Path(sweep).name}.npy"
+
+    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
+        """Regridded to the keyframe's ego frame; unknown outside the source's grid and at noise."""
+        path = self.path(root, scene, index)
+        voxels = _sparse(path, self.grid, self.columns)
+        return regrid(voxels, self.grid, scene.keyframes[index].lidar_to_ego)
+
+
+OPENOCCUPANCY = SparseLidar(
+    "openoccupancy", Grid((512, 512, 40), 0.2, (-51.2, -51.2, -5.0)), (2, 1, 0, 3)
+)
+SURROUNDOCC = SparseLidar(
+    "surroundocc", Grid((200, 200, 16), 0.5, (-50.0, -50.0, -5.0)), (0, 1, 2, 3)
+)
+SOURCES: dict[str, Source] = {s.name: s for s in (OpenOcc(), UniOcc(), OPENOCCUPANCY, SURROUNDOCC)}
+UNKNOWN = 255
+
+
+def _need(value: str | None, what: str, source: str) -> str:
+    if value is None:
+        raise UserError(
+            f"{source} names its files after LiDAR sweeps, and this data root lists no {what}; "
+            "fetch the nuScenes tables beside annotations.json"
+        )
+    return value
+
+
+def _load(path: Path):
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"no label file at {path}; check --labels and its folder") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+
+
+def _dense(path: Path, key: str, classes: int) -> np.ndarray:
+    """A dense array of ids below `classes` on the Occ3D grid."""
+    content = _load(path)
+    try:
+        ids = np.asarray(content[key])
+    except (KeyError, IndexError, OSError, ValueError) as error:
+        raise UserError(f"{path} holds no readable array {key!r} ({error})") from error
+    if ids.shape != OCC3D.shape:
+        raise UserError(f"{path}: {key} has shape {ids.shape}, expected {OCC3D.shape}")
+    if ids.min() < 0 or ids.max() >= classes:
+        raise UserError(f"{path}: {key} holds {ids.max()}, expected ids 0..{classes - 1}")
+    return ids.astype(np.uint8)
+
+
+def _sparse(path: Path, grid: Grid, columns: Sequence[int]) -> np.ndarray:
+    """A dense grid from rows (N, 4); 17 = free, 255 = noise."""
+    rows = np.asarray(_load(path))
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise UserError(f"{path} has shape {rows.shape}, expected (N, 4): three indices, a class")
+    rows = rows[:, list(columns)].astype(np.int64)
+    place, ids = rows[:, :3], rows[:, 3]
+    if len(rows) and (place.min() < 0 or (place >= grid.shape).any()):
+        raise UserError(f"{path} lists voxels outside its grid of {grid.shape}")
+    if len(rows) and not ((ids >= 0) & ((ids < FREE) | (ids == UNKNOWN))).all():
+        raise UserError(f"{path} holds class {ids.max()}, expected 0..16 or 255")
+    voxels = np.full(grid.shape, FREE, np.uint8)
+    voxels[tuple(place.T)] = np.where(ids == 0, UNKNOWN, ids)
+    return voxels
+
+
+def regrid(
+    voxels: np.ndarray, grid: Grid, source_to_ego: np.ndarray, target: Grid = OCC3D
+) -> SourceLabels:
+    """Labels on another grid and in another frame, by nearest neighbour.
+
+    A target voxel larger than the source's looks at several places, and the most important class
+    among them names it (`COARSEN_PRIORITY`), so that poles and people aren't lost between.
+
+    Parameters
+    ----------
+    voxels
+        Occ3D ids, or 255 where nothing is known, uint8 of `grid`'s shape.
+    grid
+        Of `voxels`, in the source frame.
+    source_to_ego
+        Rigid transform (4, 4).
+    target
+        Wanted grid, in the ego frame.
+    """
+    if voxels.shape != grid.shape:
+        raise ValueError(f"voxels {voxels.shape} don't lie on a grid of {grid.shape}")
+    inverse = np.linalg.inv(np.asarray(source_to_ego, np.float64))
+    k = max(1, round(target.voxel_size / grid.voxel_size))
+    # source index = rotation · target position in voxels / k + offset
+    rotation = inverse[:3, :3] * (target.voxel_size / grid.voxel_size)
+    low = inverse[:3, :3] @ np.array(target.origin) + inverse[:3, 3]
+    offset = (low - np.array(grid.origin)) / grid.voxel_size
+    semantics = np.empty(target.shape, np.uint8)
+    known = np.empty(target.shape, np.uint8)
+    _regrid(np.ascontiguousarray(voxels), rotation, offset, k, _RANK, semantics, known)
+    return SourceLabels(semantics, known)
+
+
+_RANK = np.full(256, NUM_CLASSES, np.uint8)
+_RANK[list(COARSEN_PRIORITY)] = np.arange(NUM_CLASSES, dtype=np.uint8)
+
+
+@numba.njit(cache=True, nogil=True)
+def _regrid(voxels, rotation, offset, k, rank, semantics, known):
+    for x in range(semantics.shape[0]):
+        for y in range(semantics.shape[1]):
+            for z in range(semantics.shape[2]):
+                best, seen = 17, 0
+                for part in range(k * k * k):
+                    px = x + (part // (k * k) + 0.5) / k
+                    py = y + (part // k % k + 0.5) / k
+                    pz = z + (part % k + 0.5) / k
+                    inside = True
+                    flat = 0
+                    for a in range(3):
+                        position = (
+                            rotation[a, 0] * px + rotation[a, 1] * py + rotation[a, 2] * pz
+                        ) + offset[a]
+                        # a hair's breadth keeps borders that fall on centres from flickering
+                        index = int(np.floor(position + 1e-9))
+                        if index < 0 or index >= voxels.shape[a]:
+                            inside = False
+                            break
+                        flat = flat * voxels.shape[a] + index
+                    if inside:
+                        label = voxels.flat[flat]
+                        if label != 255:
+                            seen += 1
+                            if rank[label] < rank[best]:
+                                best = label
+                semantics[x, y, z] = best
+                known[x, y, z] = 2 * seen > k * k * k
+
+
+class SourceReader(FrameReader):
+    """Reads a `Source` where a `FrameReader` reads Occ3D's own labels.
+
+    Parameters
+    ----------
+    reader
+        Of the data set whose scenes are read; its grid transform stays.
+    source, root
+        The labels and the folder they lie in.
+    scenes
+        The data set's scenes.
+    """
+
+    def __init__(
+        self, reader: FrameReader, source: Source, root: str | os.PathLike, scenes: list[Scene]
+    ) -> None:
+        super().__init__(reader.root, reader.transform, reader.source, reader.merge)
+        self.labels_source, self.labels_root = source, Path(root)
+        self._place = {
+            frame.token: (scene, i) for scene in scenes for i, frame in enumerate(scene.keyframes)
+        }
+
+    def labels(self, frame, masks: bool = False) -> tuple[np.ndarray, ...]:
+        """The source's labels on the data set's grid; where it knows stands for both masks."""
+        semantics, known = self.labels_source.load(self.labels_root, *self._place[frame.token])
+        voxels = self.transform(semantics)
+        if not masks:
+            return (voxels,)
+        known = self.transform.mask(known)
+        return voxels, known, known
+
+
+def with_source(dataset: ClipDataset, source: Source, root: str | os.PathLike) -> ClipDataset:
+    """Let a data set read its labels from a source; its fingerprint says so.
+
+    Raises
+    ------
+    UserError
+        If the source's classes are too coarse to be scored.
+    """
+    if source.coarse:
+        source.load(Path(root), dataset.scenes[0], 0)  # refuses, in its own words
+    dataset.reader = SourceReader(dataset.reader, source, root, dataset.scenes)
+    dataset.fingerprint = f"{source.name}-{dataset.fingerprint}"
+    return dataset
