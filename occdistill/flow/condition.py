@@ -166,5 +166,5 @@ class Codec:
         aligned = None
         if self.align:
             aligned = self.encode(self.aligned_voxels(past, poses).flatten(0, 2))
-            aligned = aligned.view(batch, self.future, -1, *aligned.shape[-2:])
+            aligned = aligned.reshape(batch, self.future, -1, *aligned.shape[-2:])
         return Condition(latents, aligned, self.visible_trajectory(trajectory, frames))
