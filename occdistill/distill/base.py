@@ -116,8 +116,11 @@ class Method(nn.Module):
 
     def generate(self, batch: Batch) -> Tensor:
         """One-step student output `G(z) = z + N(z, 0, 1, c)`, `(B, F, C, H, W)`, from fresh noise."""
-        z = batch.draws.normal(*self.latent_shape)
-        return z + step_velocity(self.nets["student"], z, 0.0, 1.0, batch.condition)
+        return self.one_step(batch.draws.normal(*self.latent_shape), batch.condition)
+
+    def one_step(self, z: Tensor, condition: Condition) -> Tensor:
+        """The student's output from given noise z, with gradients; the shape of z."""
+        return z + step_velocity(self.nets["student"], z, 0.0, 1.0, condition)
 
     @torch.no_grad()
     def sample(self, condition: Condition, noise: Tensor, steps: int = 1) -> Tensor:
@@ -172,6 +175,10 @@ class DistributionMatching(Method, ABC):
         """`E || v_A(x_t, t) - (sg x̂ - e) ||²`, `x_t = t sg x̂ + (1 - t) e`, e fresh, unguided."""
         with torch.no_grad():
             sample_ = self.generate(batch)
+        return self.flow_matching(sample_, batch)
+
+    def flow_matching(self, sample_: Tensor, batch: Batch) -> Loss:
+        """The auxiliary's loss on given student samples `(B, F, C, H, W)`."""
         noise = batch.draws.normal(*self.latent_shape)
         t = self.auxiliary_times.times(batch.draws)
         v = self.nets["auxiliary"](interpolate(sample_, noise, t), t, batch.condition)

@@ -1,0 +1,88 @@
+"""What the flow-map methods share: a student that is told where its step ends."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from occdistill.distill.base import Batch, Method
+from occdistill.flow.condition import Condition
+from occdistill.flow.derivatives import Derivative
+from occdistill.flow.path import interpolate
+
+
+def two_time(network: nn.Module) -> nn.Module:
+    """A copy of a velocity network that also takes the end time r of a step.
+
+    The end enters through a second clock on `r - t`, added to the first one. Its last layer starts
+    at zero, so the copy's average velocity to any r is the original's velocity. The network must
+    have `clock`, `end_clock` and `two_time`, as those in `occdistill.flow.networks` do.
+    """
+    network = copy.deepcopy(network)
+    if not network.two_time:
+        network.end_clock = copy.deepcopy(network.clock)
+        last = [m for m in network.end_clock.modules() if isinstance(m, nn.Linear)][-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        network.two_time = True
+    return network
+
+
+def with_end_clock(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network as it must be to hold these weights: with an end clock if they have one."""
+    has_one = any(key.startswith("end_clock.") for key in weights)
+    return two_time(network) if has_one else network
+
+
+def noised_data(batch: Batch, t: Tensor) -> Tensor:
+    """`x_t = t x_1 + (1 - t) x_0`, `(B, F, C, H, W)`, of the batch's true futures and fresh noise.
+
+    Raises:
+        ValueError: if the batch has no data.
+    """
+    if batch.x_1 is None:
+        raise ValueError("this method needs the true future latents of its clips, batch.x_1")
+    return interpolate(batch.x_1, batch.draws.normal(*batch.x_1.shape[1:]), t)
+
+
+class FlowMap(Method):
+    """Methods whose student is an average velocity `u(x_t, t, r)` for any t <= r.
+
+    Args:
+        derivative: how time derivatives of the student are taken, a `Derivative` or its arguments.
+        student: default: the teacher with an end clock, see `two_time`.
+        **kwargs: see `Method`.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        *args,
+        derivative: Derivative | dict | None = None,
+        student: nn.Module | None = None,
+        **kwargs,
+    ) -> None:
+        student = two_time(teacher) if student is None else student
+        super().__init__(teacher, *args, student=student, **kwargs)
+        self.derivative = (
+            derivative if isinstance(derivative, Derivative) else Derivative(**(derivative or {}))
+        )
+
+    def total_derivative(
+        self, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition, v: Tensor
+    ) -> Tensor:
+        """`Dt u` of the student, without gradients, moving with v."""
+        self._count_tangent(x_t)
+        return self.derivative.total(self.nets["student"], x_t, t, r, condition, v)
+
+    def end_derivative(self, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition) -> Tensor:
+        """`Dr u` of the student, without gradients."""
+        self._count_tangent(x_t)
+        return self.derivative.end(self.nets["student"], x_t, t, r, condition)
+
+    def _count_tangent(self, x_t: Tensor) -> None:
+        """A tangent costs at least one more evaluation than the call that the hooks see."""
+        if self.derivative.kind == "jvp":
+            self.evaluations += len(x_t)

@@ -1,0 +1,40 @@
+"""Direct regression on the teacher's samples: the lowest bar, also called knowledge distillation.
+
+    L = ½ || G(z) - ODE_T(z) ||²,   G(z) = z + N(z, 0),   both from the same noise z
+
+ODE_T is the guided teacher's own sampler. Where the future is uncertain, neighbouring z lead to
+different ends, and the student averages them. Needs conditions only; the pairs are made on the fly.
+
+Cost of an update: 3 (student) + 2 per sampler step (guided teacher).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from occdistill.distill.base import Batch, Loss, Method
+from occdistill.flow.solver import sample
+
+
+class Regression(Method):
+    """Regression of the one-step student on pairs of noise and teacher sample.
+
+    Args:
+        steps: Euler steps of the teacher's sampler.
+        shift: of its time grid, see `shifted_grid`.
+        **kwargs: see `Method`.
+    """
+
+    def __init__(self, *args, steps: int = 10, shift: float = 3.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.steps, self.shift = steps, shift
+
+    def losses(self, name: str, batch: Batch, step: int) -> Loss:
+        """Of the student; `gap` is the mean squared error."""
+        if name != "student":
+            return super().losses(name, batch, step)
+        z = batch.draws.normal(*self.latent_shape)
+        with torch.no_grad():
+            target = sample(self.guided_teacher, z, batch.condition, self.steps, self.shift)
+        square = (self.one_step(z, batch.condition) - target).square().mean()
+        return Loss(square / 2, {"gap": square.detach()})

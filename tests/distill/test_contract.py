@@ -1,0 +1,120 @@
+"""What every method must keep, on a real network: the contract that the trainer relies on."""
+
+import pytest
+import torch
+
+from occdistill.distill.ayf import AYF
+from occdistill.distill.base import Batch, only_grad
+from occdistill.distill.consistency import Consistency
+from occdistill.distill.diff_instruct import DiffInstruct
+from occdistill.distill.dmd2 import DMD2
+from occdistill.distill.meanflow import MeanFlow
+from occdistill.distill.mfd import MFD
+from occdistill.distill.no_auxiliary import NoAuxiliary
+from occdistill.distill.regression import Regression
+from occdistill.distill.senseflow import SenseFlow
+from occdistill.distill.sid import SiD
+from occdistill.distill.velocity_matching import VelocityMatching
+from occdistill.flow.condition import Condition
+from occdistill.flow.networks.small import SpaceTimeUNet
+from occdistill.flow.path import Draws
+from occdistill.flow.solver import sample
+
+SHAPE = (2, 8, 8, 8)
+METHODS = {
+    "mfd": (MFD, dict(ode_step=0.25)),
+    "velocity_matching": (VelocityMatching, {}),
+    "diff_instruct": (DiffInstruct, {}),
+    "no_auxiliary": (NoAuxiliary, dict(ode_step=0.25)),
+    "consistency": (Consistency, dict(target_ema=0.9)),
+    "ayf_emd": (AYF, dict(tangent_warmup=0)),
+    "ayf_lmd": (AYF, dict(objective="lmd", derivative=dict(kind="difference", chunk=1))),
+    "dmd2": (DMD2, dict(ratio=2)),
+    "dmd2_teacher": (DMD2, dict(ratio=2, disc_on="teacher")),
+    "senseflow": (SenseFlow, dict(ratio=2)),
+    "regression": (Regression, dict(steps=2)),
+    "sid": (SiD, {}),
+    "meanflow": (MeanFlow, {}),
+}
+
+
+def teacher():
+    torch.manual_seed(0)
+    net = SpaceTimeUNet((8, 8, 8), past=2, future=2, align=1, trajectory=3, width=16)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.08)
+    return net
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    cls, options = METHODS[request.param]
+    return cls(teacher(), SHAPE, **options)
+
+
+def make_batch(order=(0, 1, 2)):
+    generator = torch.Generator().manual_seed(1)
+    condition = Condition(
+        torch.randn(3, 2, 8, 8, 8, generator=generator),
+        torch.randn(3, 2, 8, 8, 8, generator=generator),
+        torch.randn(3, 3, 2, generator=generator),
+    )
+    data = torch.randn(3, *SHAPE, generator=generator)
+    order = list(order)
+    return Batch(condition.index(order), Draws([10 + i for i in order]), data[order])
+
+
+def test_the_plan_covers_every_net_and_repeats(method):
+    assert set(method.plan(0)) == set(method.nets)
+    assert method.plan(0) == method.plan(1) == method.plan(1000)
+
+
+def test_each_net_gets_gradients_of_its_own_and_nothing_else_does(method):
+    for name in method.nets:
+        method.zero_grad()
+        with only_grad(method.nets, name):
+            loss = method.losses(name, make_batch(), 5)
+            loss.total.backward()
+        assert torch.isfinite(loss.total) and not any(v.requires_grad for v in loss.logs.values())
+        with_gradient = {
+            n for n, p in method.named_parameters() if p.grad is not None and p.grad.any()
+        }
+        assert with_gradient and all(n.startswith(f"nets.{name}.") for n in with_gradient)
+        gradients = [p.grad for p in method.nets[name].parameters() if p.grad is not None]
+        assert all(torch.isfinite(g).all() for g in gradients)
+        method.after(name, 5)
+    with pytest.raises(KeyError, match="generator"):
+        method.losses("generator", make_batch(), 0)
+
+
+def test_sampling_is_one_student_call_and_starts_as_the_teachers_euler_step(method):
+    c = make_batch().condition
+    noise = torch.randn(3, *SHAPE)
+    before = method.evaluations
+    found = method.sample(c, noise)
+    assert method.evaluations - before == 3
+    torch.testing.assert_close(found, sample(teacher(), noise, c, steps=1))
+
+
+def test_losses_do_not_depend_on_the_order_of_the_batch(method):
+    for name in method.nets:
+        one, other = (
+            method.losses(name, make_batch(order), 5).total for order in ((0, 1, 2), (2, 0, 1))
+        )
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_two_steps_of_the_plan_leave_finite_new_weights(method):
+    """As the trainer takes them: every optimiser in the plan, and what follows each."""
+    optimisers = {n: torch.optim.Adam(net.parameters(), lr=1e-3) for n, net in method.nets.items()}
+    before = {k: v.clone() for k, v in method.nets["student"].state_dict().items()}
+    for step in range(2):
+        for name in method.plan(step):
+            optimisers[name].zero_grad()
+            with only_grad(method.nets, name):
+                method.losses(name, make_batch(), step).total.backward()
+            optimisers[name].step()
+            method.after(name, step)
+    after = method.nets["student"].state_dict()
+    assert all(torch.isfinite(v).all() for v in after.values())
+    assert any(not torch.equal(before[k], after[k]) for k in before)

@@ -1,0 +1,72 @@
+import pytest
+import torch
+
+from occdistill.distill.flow_map import two_time
+from occdistill.flow.derivatives import Derivative
+from occdistill.flow.networks.small import SpaceTimeUNet
+from tests.flow.test_small_network import inputs
+from tests.flow_map import GaussianFlowMap
+from tests.gaussian import GaussianField, make_batch
+
+KINDS = [Derivative("jvp"), Derivative("difference", step=1e-5), Derivative("jvp", chunk=3)]
+
+
+def gaussian_points():
+    x = torch.linspace(-2, 3, 7, dtype=torch.float64).view(7, 1, 1, 1, 1)
+    t = torch.tensor([0.0, 0.0, 0.2, 0.4, 0.6, 0.1, 0.3], dtype=torch.float64)
+    r = torch.tensor([1.0, 0.5, 0.9, 0.4 + 1e-7, 1.0, 0.3, 0.8], dtype=torch.float64)
+    return x, t, r, make_batch(7).condition
+
+
+@pytest.mark.parametrize("derivative", KINDS, ids=str)
+def test_the_exact_flow_map_obeys_the_backward_and_forward_identities(derivative):
+    """`u = v(x_t, t) + (r - t) Dt u = v(x_r, r) - (r - t) Dr u`."""
+    x, t, r, c = gaussian_points()
+    u_net, v_net = GaussianFlowMap(1.0, 0.7).double(), GaussianField(1.0, 0.7).double()
+    u, v = u_net(x, t, c, r=r), v_net(x, t, c)
+    gap = (r - t).view(-1, 1, 1, 1, 1)
+    backward = v + gap * derivative.total(u_net, x, t, r, c, v)
+    forward = v_net(x + gap * u, r, c) - gap * derivative.end(u_net, x, t, r, c)
+    torch.testing.assert_close(backward, u, atol=2e-5, rtol=0)
+    torch.testing.assert_close(forward, u, atol=2e-5, rtol=0)
+    if derivative.kind == "jvp":
+        torch.testing.assert_close(backward, u, atol=1e-12, rtol=0)
+
+
+def trained_looking_network():
+    torch.manual_seed(0)
+    net = two_time(SpaceTimeUNet((8, 4, 4), past=2, future=3, align=2, trajectory=5, width=16))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    return net
+
+
+def test_differences_agree_with_forward_mode_through_attention():
+    net = trained_looking_network()
+    x, _, c = inputs(4)
+    t, r = torch.tensor([0.0, 0.2, 0.5, 0.7]), torch.tensor([1.0, 0.9, 0.5, 0.8])
+    v = torch.randn_like(x)
+    jvp, difference = Derivative("jvp"), Derivative("difference", chunk=2)
+    for exact, close in (
+        (jvp.total(net, x, t, r, c, v), difference.total(net, x, t, r, c, v)),
+        (jvp.end(net, x, t, r, c), difference.end(net, x, t, r, c)),
+    ):
+        assert not exact.requires_grad
+        assert (close - exact).norm() < 0.01 * exact.norm()
+
+
+def test_the_error_of_differences_falls_with_the_square_of_the_step():
+    net = trained_looking_network().double()
+    x, _, c = inputs(1)
+    x, c = x.double(), c.to(torch.float64)
+    t, r = torch.tensor([0.4], dtype=torch.float64), torch.tensor([0.9], dtype=torch.float64)
+    exact = Derivative("jvp").end(net, x, t, r, c)
+    errors = [
+        (Derivative("difference", step=h).end(net, x, t, r, c) - exact).norm() for h in (2e-3, 1e-3)
+    ]
+    assert (errors[0] / errors[1]).item() == pytest.approx(4, rel=0.1)
+
+
+def test_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="exact"):
+        Derivative("exact")
