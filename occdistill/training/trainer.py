@@ -344,6 +344,7 @@ class Trainer(Runner):
             resume=resume,
         )
         self.task = self.model
+        self.config_text = self.cfg.pretty_text if cfg else ""
         self.main = getattr(task, "main", next(iter(task.nets)))
         self.updaters = {name: self._updater(name) for name in task.nets}
         self.average = MovingAverage(task.nets[self.main], settings.ema) if settings.ema else None
@@ -438,7 +439,7 @@ class Trainer(Runner):
         made = {
             "kind": self.kind,
             "model": net.state_dict(),
-            "config_text": self.cfg.pretty_text if self.cfg else "",
+            "config_text": self.config_text,
             "fingerprints": self.fingerprints,
             "meta": {
                 "step": self.iter,

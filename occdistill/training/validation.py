@@ -16,7 +16,7 @@ from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import score, tally
 from occdistill.flow.condition import Codec, Condition
 from occdistill.runtime.forecaster import Forecaster
-from occdistill.training.tasks import fit_latent_scale
+from occdistill.training.tasks import latent_std
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -30,26 +30,36 @@ def _score(confusion: Confusion) -> dict[str, float]:
 
 
 class ReconstructionScore:
-    """IoU and mIoU in percent of a VAE's reconstructions; fits its latent scale first.
+    """IoU and mIoU in percent of a VAE's reconstructions; fits its latent scale on the way.
 
     Args:
         clips: the newest past frame of `count` of these is reconstructed.
+        trained: the VAE that is being trained. It and the one that is validated (which may be its
+            moving average) get the scale one over the latents' standard deviation, where they
+            have a `latent_scale` buffer.
         scale_sample: training voxels `(N, X, Y, Z)` on which the scale is fitted.
         count: how many frames.
         batch_size: frames at a time.
     """
 
     def __init__(
-        self, clips: ClipDataset, scale_sample: Tensor, count: int = 64, batch_size: int = 16
+        self,
+        clips: ClipDataset,
+        trained: nn.Module,
+        scale_sample: Tensor,
+        count: int = 64,
+        batch_size: int = 16,
     ) -> None:
         frames = [clips.frames(i)[clips.past - 1] for i in spread(len(clips), count)]
         self.voxels = torch.from_numpy(np.stack([clips.reader.labels(f)[0] for f in frames]))
-        self.scale_sample, self.batch_size = scale_sample, batch_size
+        self.trained, self.scale_sample, self.batch_size = trained, scale_sample, batch_size
 
     def __call__(self, vae: nn.Module) -> dict[str, float]:
         """Of one VAE."""
         if hasattr(vae, "latent_scale"):
-            fit_latent_scale(vae, self.scale_sample)
+            scale = 1 / latent_std(vae, self.scale_sample, self.batch_size)
+            for net in (vae, self.trained):
+                net.latent_scale.fill_(scale)
         device = next(vae.parameters()).device
         confusion = Confusion(1)
         for part in self.voxels.split(self.batch_size):

@@ -42,20 +42,20 @@ def curve(work_dir, key):
     return [points[step] for step in sorted(points)]
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-    killed = run_toy(tmp_path / "killed", "--die-at", "17")
+@pytest.mark.parametrize("task", ["toy", "mfd"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
+    killed = run_toy(tmp_path / "killed", "--task", task, "--die-at", "17")
     assert killed.returncode == -signal.SIGKILL
     assert [p.name for p in ckpt.step_files(tmp_path / "killed")] == ["iter_7.pth", "iter_14.pth"]
     assert not (tmp_path / "killed" / "student.pth").exists()
-    resumed = run_toy(tmp_path / "killed", "--resume")
+    resumed = run_toy(tmp_path / "killed", "--task", task, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    whole = toy.trainer(tmp_path / "whole")
-    whole.train()
+    toy.trainer(tmp_path / "whole", task=toy.mfd() if task == "mfd" else toy.Toy()).train()
     states = [ckpt.load(tmp_path / name / "iter_30.pth") for name in ("killed", "whole")]
     for state in states:
         del state["meta"]["time"]
     assert_same(*states)
-    for key in ("student/loss", "auxiliary/noise", "nfe"):
+    for key in ("student/loss", "auxiliary/grad_norm", "nfe"):
         a, b = (curve(tmp_path / name, key) for name in ("killed", "whole"))
         assert a == b and len(a) == 30
 
@@ -76,19 +76,17 @@ def assert_same(a, b, path=""):
 
 
 def test_two_processes_draw_the_curve_of_one(tmp_path):
-    task = toy.Toy()
-    for net in task.nets.values():  # as toy.py does under a launcher
-        net[1].p = 0.0
-    toy.trainer(tmp_path / "one", task=task).train()
+    toy.trainer(tmp_path / "one", task=toy.mfd()).train()
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    done = run_toy(tmp_path / "two", "--launcher", "pytorch", launcher=launcher)
+    options = ("--task", "mfd", "--launcher", "pytorch")
+    done = run_toy(tmp_path / "two", *options, launcher=launcher)
     assert done.returncode == 0, done.stderr
-    for key in ("student/loss", "auxiliary/loss", "student/grad_norm", "auxiliary/noise", "nfe"):
+    for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
         one, two = (curve(tmp_path / name, key) for name in ("one", "two"))
-        assert one == pytest.approx(two, rel=1e-4, abs=1e-6) and len(one) == 30
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-6) and len(one) == 30
     weights = [ckpt.load(tmp_path / name / "student.pth")["model"] for name in ("one", "two")]
     for key in weights[0]:
-        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-3, atol=1e-5)
 
 
 def test_every_sample_once_per_epoch_in_another_order(tmp_path):

@@ -1,4 +1,4 @@
-"""A two-net task on random numbers, and a command that trains it: what the resume tests kill."""
+"""Two small tasks on random numbers, and a command that trains them: what the tests kill."""
 
 import argparse
 import os
@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from occdistill.distill.base import Loss
+from occdistill.distill.mfd import MFD
+from occdistill.training.tasks import latent_batch
 from occdistill.training.trainer import Settings, Trainer
 
 
@@ -54,14 +56,50 @@ class Toy(nn.Module):
         self.changes += name == "student"
 
 
+class Field(nn.Module):
+    """A velocity field on latents of 2 frames of 1 × 2 × 2 that looks at all of its inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8 + 1 + 4 + 2, 16), nn.Tanh(), nn.Linear(16, 8))
+
+    def forward(self, x_t, t, condition):
+        seen = [x_t.flatten(1), t[:, None], condition.past.flatten(1), condition.trajectory[:, 0]]
+        return self.layers(torch.cat(seen, 1)).view(x_t.shape)
+
+
+class Clips(Dataset):
+    def __init__(self, length=23):
+        draw = torch.Generator().manual_seed(7)
+        self.past = torch.randn(length, 1, 1, 2, 2, generator=draw)
+        self.future = torch.randn(length, 2, 1, 2, 2, generator=draw)
+
+    def __len__(self):
+        return len(self.past)
+
+    def __getitem__(self, i):
+        return {
+            "past": self.past[i],
+            "future": self.future[i],
+            "trajectory": self.past[i, 0, 0, :1],
+        }
+
+
+def mfd():
+    torch.manual_seed(0)
+    return MFD(Field(), latent_shape=(2, 1, 2, 2), guidance=2.0, ratio=2, ode_step=0.1)
+
+
 def trainer(work_dir, iterations=30, task=None, **options):
     settings = {"batch_size": 4, "lr": 1e-2, "warmup": 5, "ema": 0.9, "log_interval": 1}
     settings |= {"checkpoint_interval": 7, "val_interval": 10}
     settings |= {k: options.pop(k) for k in list(options) if k in Settings.__annotations__}
+    task = task or Toy()
+    on_latents = isinstance(task, MFD)
     return Trainer(
-        task or Toy(),
-        Numbers(),
-        lambda items, draws: (items, draws),
+        task,
+        Clips() if on_latents else Numbers(),
+        latent_batch if on_latents else lambda items, draws: (items, draws),
         Settings(iterations=iterations, **settings),
         kind="distill",
         work_dir=work_dir,
@@ -75,16 +113,15 @@ if __name__ == "__main__":
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--die-at", type=int, default=-1)
     parser.add_argument("--launcher", default="none")
+    parser.add_argument("--task", choices=("toy", "mfd"), default="toy")
     args = parser.parse_args()
-    toy = Toy()
-    if args.launcher != "none":
-        for net in toy.nets.values():  # dropout draws per rank, not per sample
-            net[1].p = 0.0
+    task = Toy() if args.task == "toy" else mfd()
+    after_update = task.after
 
     def after(name, step):
-        Toy.after(toy, name, step)
+        after_update(name, step)
         if step == args.die_at and name == "auxiliary":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    toy.after = after
-    trainer(args.work_dir, task=toy, resume=args.resume, launcher=args.launcher).train()
+    task.after = after
+    trainer(args.work_dir, task=task, resume=args.resume, launcher=args.launcher).train()
