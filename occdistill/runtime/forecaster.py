@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -51,6 +53,11 @@ class Forecaster:
     ) -> None:
         if backend not in BACKENDS:
             raise UserError(f"no back end named {backend!r}; choose one of {', '.join(BACKENDS)}")
+        if backend == "compile" and not _has_compiler(torch.device(device)):
+            raise UserError(
+                "the compile back end needs a C++ compiler on a CPU: apt-get install g++, or"
+                " --backend eager"
+            )
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"no GPU for device {device!r}; run with --device cpu")
@@ -164,6 +171,12 @@ class Forecaster:
         """
         return Stream(self, past, interval)
 
+    def with_nfe(self, nfe: int) -> Forecaster:
+        """The same networks and compiled kernels with another number of evaluations."""
+        other = copy.copy(self)
+        other.nfe = nfe
+        return other
+
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""
         if self.device.type == "cuda":
@@ -174,6 +187,11 @@ class Forecaster:
         lower = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if lower else None, enabled=lower):
             yield
+
+
+def _has_compiler(device: torch.device) -> bool:
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return device.type == "cuda" or any(map(shutil.which, filter(None, names)))
 
 
 def _as_is(function: Callable) -> Callable:

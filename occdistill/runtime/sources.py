@@ -115,7 +115,7 @@ def between_keyframes(world: SceneWorld, factor: int) -> SceneWorld:
     keyframes = np.arange(len(world.translation))
     at = np.linspace(0, keyframes[-1], factor * keyframes[-1] + 1)
     low = np.minimum(at.astype(int), keyframes[-1] - 1)
-    share = at - low
+    share, nearest = at - low, np.round(at).astype(int)
 
     def mix(x: np.ndarray) -> np.ndarray:
         w = share.reshape(-1, *[1] * (x.ndim - 1))
@@ -133,7 +133,8 @@ def between_keyframes(world: SceneWorld, factor: int) -> SceneWorld:
         pose=mix(pose),
         foot=mix(world.foot),
         speed=mix(world.speed),
-        alive=world.alive[np.round(at).astype(int)],
+        in_sight=world.in_sight[nearest],
+        alive=world.alive[nearest],
     )
     fine.seen = world.seen  # what one drive shows doesn't depend on how often one looks
     return fine

@@ -104,6 +104,21 @@ def test_unknown_backend_and_missing_gpu_are_refused():
             Forecaster(codec(), ToNewest(), device="cuda")
 
 
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"apt-get install g\+\+"):
+        Forecaster(codec(), ToNewest(), backend="compile")
+
+
+def test_another_number_of_evaluations_shares_the_networks():
+    field = ToNewest()
+    one = Forecaster(codec(), field, nfe=1)
+    five = one.with_nfe(5)
+    assert torch.equal(one(*clip()), five(*clip()))
+    assert len(field.evaluations) == 1 + 5
+    assert (one.nfe, five.nfe) == (1, 5)
+
+
 @pytest.mark.slow
 def test_compiled_networks_forecast_the_same(small_forecasters):
     eager, compiled, clip = small_forecasters
