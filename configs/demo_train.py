@@ -17,8 +17,8 @@ train_vae = dict(
     val_clips=60, checkpoint_interval=500,
 )  # fmt: skip
 train_teacher = dict(
-    iterations=5000, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.999, seed=0,
-    condition_dropout=0.2, mirror=True, val_interval=1000, val_clips=32, checkpoint_interval=250,
+    iterations=4000, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.999, seed=0,
+    condition_dropout=0.2, mirror=True, val_interval=1000, val_clips=32, checkpoint_interval=250, compact=True,
 )  # fmt: skip
 advice = dict(
     data="make it with `python tools/make_world.py --out data/world-train --scenes 200 "

@@ -29,7 +29,7 @@ TRAINING = (
     "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
     "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep", "workers",
     "condition_dropout", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
-    "class_balance",
+    "class_balance", "compact",
 )  # fmt: skip
 SCHEMA: dict[str, tuple[str, ...] | None] = {
     "data": (

@@ -56,6 +56,7 @@ class Settings:
         checkpoint_interval: steps between two files to resume from.
         val_interval: steps between two validations.
         keep: how many files to resume from are kept.
+        compact: store the final weights in float16, half the size, for shipping.
         workers: processes that read data.
     """
 
@@ -73,6 +74,7 @@ class Settings:
     checkpoint_interval: int = 500
     val_interval: int = 500
     keep: int = 2
+    compact: bool = False
     workers: int = 0
 
     @classmethod
@@ -436,9 +438,12 @@ class Trainer(Runner):
         One that isn't resumable holds the averaged weights alone, as its model.
         """
         net = self.task.nets[self.main] if resumable else self.best_net
+        model = net.state_dict()
+        if self.settings.compact and not resumable:
+            model = {k: v.half() if v.dtype == torch.float32 else v for k, v in model.items()}
         made = {
             "kind": self.kind,
-            "model": net.state_dict(),
+            "model": model,
             "config_text": self.config_text,
             "fingerprints": self.fingerprints,
             "meta": {
