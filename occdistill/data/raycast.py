@@ -10,64 +10,68 @@ _NEVER = np.inf
 
 
 @njit(cache=True, inline="always")
-def _axis(position, direction, size):
-    """Clip one axis: entry and exit distance of the slab [0, size] (in voxels)."""
+def _clip(position, direction, size):
+    """Entry and exit distance of the slab [0, size] (in voxels)."""
     if direction == 0.0:
-        if position < 0.0 or position >= size:
-            return _NEVER, -_NEVER
-        return -_NEVER, _NEVER
-    near = -position / direction
-    far = (size - position) / direction
+        return (-_NEVER, _NEVER) if 0.0 <= position < size else (_NEVER, -_NEVER)
+    near, far = -position / direction, (size - position) / direction
     return (near, far) if near < far else (far, near)
+
+
+@njit(cache=True, inline="always")
+def _enter(position, direction, near, size):
+    """First cell on one axis, its step, the distance to its border and between borders."""
+    cell = min(max(math.floor(position + near * direction), 0), size - 1)
+    if direction > 0.0:
+        delta = 1.0 / direction
+        return cell, 1, (cell + 1 - position) * delta, delta
+    if direction < 0.0:
+        delta = -1.0 / direction
+        return cell, -1, (position - cell) * delta, delta
+    return cell, 0, _NEVER, _NEVER
 
 
 @njit(cache=True)
 def _march(grid, start, direction, limit, seen, mark, stop):
     """Walk one ray (all lengths in voxels) up to `limit`; return (x, y, z, distance) of its hit.
 
-    `mark`: set every voxel that is entered in `seen`; `stop`: end at an occupied voxel.
+    `mark`: set every voxel that is entered in `seen`; `stop`: end at an occupied voxel. All state
+    is in scalars: small arrays would cost five times the walk itself.
     """
-    near, far = 0.0, limit
-    for a in range(3):
-        lo, hi = _axis(start[a], direction[a], grid.shape[a])
-        near, far = max(near, lo), min(far, hi)
+    nx, ny, nz = grid.shape
+    x_near, x_far = _clip(start[0], direction[0], nx)
+    y_near, y_far = _clip(start[1], direction[1], ny)
+    z_near, z_far = _clip(start[2], direction[2], nz)
+    near, far = max(0.0, x_near, y_near, z_near), min(limit, x_far, y_far, z_far)
     if near > far:
         return -1, -1, -1, np.inf
-    cell = np.empty(3, np.int64)
-    step = np.empty(3, np.int64)
-    border = np.empty(3)
-    delta = np.empty(3)
-    for a in range(3):
-        p = start[a] + near * direction[a]
-        cell[a] = min(max(int(math.floor(p)), 0), grid.shape[a] - 1)
-        if direction[a] > 0.0:
-            step[a] = 1
-            delta[a] = 1.0 / direction[a]
-            border[a] = (cell[a] + 1 - start[a]) * delta[a]
-        elif direction[a] < 0.0:
-            step[a] = -1
-            delta[a] = -1.0 / direction[a]
-            border[a] = (start[a] - cell[a]) * delta[a]
-        else:
-            step[a] = 0
-            delta[a] = _NEVER
-            border[a] = _NEVER
+    x, x_step, x_border, x_delta = _enter(start[0], direction[0], near, nx)
+    y, y_step, y_border, y_delta = _enter(start[1], direction[1], near, ny)
+    z, z_step, z_border, z_delta = _enter(start[2], direction[2], near, nz)
     entry = near
     while entry <= far:
         if mark:
-            seen[cell[0], cell[1], cell[2]] = 1
-        if stop and grid[cell[0], cell[1], cell[2]]:
-            return cell[0], cell[1], cell[2], entry
-        a = 0
-        if border[1] < border[a]:
-            a = 1
-        if border[2] < border[a]:
-            a = 2
-        entry = border[a]
-        border[a] += delta[a]
-        cell[a] += step[a]
-        if cell[a] < 0 or cell[a] >= grid.shape[a]:
-            break
+            seen[x, y, z] = 1
+        if stop and grid[x, y, z]:
+            return x, y, z, entry
+        if x_border <= y_border and x_border <= z_border:
+            entry = x_border
+            x_border += x_delta
+            x += x_step
+            if x < 0 or x >= nx:
+                break
+        elif y_border <= z_border:
+            entry = y_border
+            y_border += y_delta
+            y += y_step
+            if y < 0 or y >= ny:
+                break
+        else:
+            entry = z_border
+            z_border += z_delta
+            z += z_step
+            if z < 0 or z >= nz:
+                break
     return -1, -1, -1, np.inf
 
 
