@@ -123,7 +123,10 @@ def markdown(report: dict) -> str:
     head = f"{_about(data)} Percent. {machine['device']}, torch {machine['torch']}."
     parts = ["# Forecast scores", head]
     parts += [f"Truth: {labels}." for labels in {r["labels"] for r in rows if "labels" in r}]
-    for name in dict.fromkeys(row["protocol"] for row in rows):
+    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
+    if len(protocols) > 1:
+        parts += _rules_block(protocols, rows)
+    for name in protocols:
         parts += _protocol_block(name, [row for row in rows if row["protocol"] == name])
     parts += _measures_block(rows)
     parts += ["## What made these numbers", _facts_table(rows)]
@@ -147,6 +150,20 @@ _PUBLISHED_HEAD = """## Published elsewhere (not reproduced here)
 
 On Occ3D-nuScenes validation scenes, ground-truth occupancy as input. Comparable with a row above \
 only if that row was scored on the same data, under the same protocol and conditioning class."""
+
+
+def _rules_block(protocols: list[str], rows: list[dict]) -> list[str]:
+    """The same predictions under every rule: how far the rules alone move a number."""
+    body = []
+    for row in _unique(rows):
+        same = {r["protocol"]: r for r in rows if _key(r) == _key(row)}
+        cells = [f"{cell(same[p]['headline']['mIoU'])} ({_clips(same[p])})" for p in protocols]
+        body.append([row["model"], row["nfe"], *cells])
+    about = (
+        "mIoU of the same predictions, as each protocol's own table would show it (clips in "
+        "brackets). Nothing but windows, absent and zero classes, masks and averages differs."
+    )
+    return ["## One forecast, every rule", about, table(["model", "NFE", *protocols], body)]
 
 
 def _protocol_block(name: str, rows: list[dict]) -> list[str]:
@@ -219,7 +236,11 @@ def _measures_block(rows: list[dict]) -> list[str]:
 
 def _unique(rows: list[dict]) -> list[dict]:
     """Each row once, whatever the number of protocols it was scored under."""
-    return list({(row["model"], row["nfe"]): row for row in rows}.values())
+    return list({_key(row): row for row in rows}.values())
+
+
+def _key(row: dict) -> tuple:
+    return row["model"], row["nfe"]
 
 
 def _clips(row: dict) -> str:

@@ -88,3 +88,10 @@ def test_a_gpu_counts_the_same():
     on_gpu = torch.from_numpy(pred).cuda()
     np.testing.assert_array_equal(confusion(on_gpu, target), reference(pred, target))
     np.testing.assert_array_equal(confusion(on_gpu, target, mask), reference(pred, target, mask))
+
+
+def test_counting_keeps_up_with_inference():
+    from occdistill.evaluation.speed import counting_speed
+
+    speed = counting_speed(seconds=0.05)
+    assert speed["street"] > 100 and speed["random"] > 100, speed

@@ -157,4 +157,6 @@ def test_the_report_is_json_without_nan_and_a_page(clips, tmp_path):
     assert page == markdown(loaded)
     assert "## Protocol `occworld`" in page and "100.00" in page
     ours, published = page.split("## Published elsewhere")
+    rules = ours.split("## One forecast, every rule")[1].split("##")[0]
+    assert [line.count("|") for line in rules.splitlines() if "|" in line] == [5] * 4
     assert "OccFM teacher" in published and "OccFM teacher" not in ours

@@ -1,0 +1,149 @@
+"""The command lines on the embedded world, end to end, with untrained networks."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from occdistill.config import build_network, build_vae, load_config
+from occdistill.data.clips import ClipDataset
+from occdistill.errors import UserError
+from occdistill.evaluation.protocols import PROTOCOLS
+from occdistill.training import checkpoint
+
+TOOLS = Path(__file__).parents[2] / "tools"
+CONFIG = """
+from occdistill.autoencoder.vae import VAE
+from occdistill.flow.networks.small import SpaceTimeUNet
+
+data = dict(
+    dataroot={world!r}, version="v1.0-synthetic", train_split="train", val_split="val",
+    past=4, future=6, crop=12.8, coarsen=2,
+)
+vae = dict(type=VAE, grid_shape=(32, 32, 8), channels=8, width=(8, 8), blocks=(0, 0), decoder_width=8)
+network = dict(
+    type=SpaceTimeUNet, latent_shape=(8, 8, 8), past=4, future=6, align=1, trajectory=10, width=16,
+    blocks=(1, 1),
+)
+conditioning = dict(kind="gt", align=(0,))
+guidance = 2.0
+sampler = dict(steps=10, shift=3.0)
+vae_checkpoint = {folder!r} + "/vae.pth"
+teacher_checkpoint = {folder!r} + "/teacher.pth"
+work_dir = {folder!r}
+"""
+
+
+def call(monkeypatch, name, *arguments):
+    """Run a tool's main in this process."""
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    return tool.main()
+
+
+@pytest.fixture(scope="module")
+def setup(tiny_world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("work")
+    path = folder / "config.py"
+    path.write_text(CONFIG.format(world=str(tiny_world), folder=str(folder)))
+    config = load_config(path)
+    torch.manual_seed(0)
+    nets = {"vae": build_vae(config, weights=False), "teacher": build_network(config)}
+    for kind, net in nets.items():
+        checkpoint.save(folder / f"{kind}.pth", {"kind": kind, "model": net.state_dict()})
+    student = {"kind": "distill", "model": build_network(config).state_dict()}
+    checkpoint.save(folder / "student.pth", student)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tested(setup):
+    """One run of tools/test.py with everything on."""
+    with pytest.MonkeyPatch.context() as patch:
+        call(
+            patch, "test", setup / "config.py", setup / "student.pth", "--out", setup / "out",
+            "--teacher-nfe", 2, 1, "--protocol", "occdistill", "dome", "come-visible",
+            "--measure", "ray-iou", "consistency", "latent", "samples", "--samples", 2,
+            "--repeats", 1, "--save-predictions", setup / "predictions", "--device", "cpu",
+        )  # fmt: skip
+    return json.loads((setup / "out" / "report.json").read_text())
+
+
+def test_the_report_has_every_row_with_its_facts(tested):
+    rows = [r for r in tested["rows"] if r["protocol"] == "occdistill"]
+    assert [(r["model"], r["nfe"], r["guidance"], r["conditioning"]) for r in rows] == [
+        ("teacher", 2, 2.0, "gt"),
+        ("teacher", 1, 2.0, "gt"),
+        ("student", 1, None, "gt"),
+        ("copy-last", None, None, "none"),
+        ("ego-warp", None, None, "gt"),
+        ("ego-warp, extrapolated", None, None, "none"),
+        ("VAE ceiling", None, None, "truth"),
+    ]
+    teacher, student = rows[0], rows[2]
+    assert len(teacher["checkpoint"]) == 12 and teacher["checkpoint"] != student["checkpoint"]
+    assert teacher["vae"] == student["vae"] and teacher["dtype"] == "float32"
+    assert set(student["fps"]) == {"end_to_end", "generate_decode", "generate"}
+    assert set(student["measures"]) >= {
+        "movable", "static", "ray_iou", "static_consistency", "latent", "samples",
+    }  # fmt: skip
+    assert {r["protocol"] for r in tested["rows"]} == {"occdistill", "dome", "come-visible"}
+    assert tested["dataset"]["grid"]["shape"] == [32, 32, 8]
+
+
+def test_saved_predictions_score_the_same_without_the_model(setup, tested, tiny_world, monkeypatch):
+    call(
+        monkeypatch, "score", setup / "predictions" / "student-1", "--dataset", tiny_world,
+        "--version", "v1.0-synthetic", "--out", setup / "scored", "--copy-last",
+        "--protocol", "occdistill", "dome",
+    )  # fmt: skip
+    scored = json.loads((setup / "scored" / "report.json").read_text())["rows"]
+    for theirs in scored:
+        (ours,) = [
+            r
+            for r in tested["rows"]
+            if (r["model"], r["nfe"], r["protocol"])
+            == (theirs["model"], theirs["nfe"], theirs["protocol"])
+        ]
+        for key in ("mIoU", "IoU", "per_class", "clips", "conditioning"):
+            assert theirs[key] == ours[key]
+
+
+def test_counts_are_scored_anew_and_compared(setup, tested, monkeypatch, capsys):
+    call(
+        monkeypatch, "score", setup / "out" / "counts", "--protocol", "uniscene-average",
+        "--out", setup / "again",
+    )  # fmt: skip
+    again = json.loads((setup / "again" / "report.json").read_text())["rows"]
+    student = next(r for r in again if r["model"] == "student")
+    before = next(r for r in tested["rows"] if r["model"] == "student")
+    assert student["mIoU"]["avg@all"] == pytest.approx(before["mIoU"]["avg@all"])
+    report = setup / "out" / "report.json"
+    call(monkeypatch, "compare", report, f"{report}:teacher@2", "--out", setup / "compare.json")
+    assert "paired bootstrap over 1 scenes" in capsys.readouterr().out
+    assert json.loads((setup / "compare.json").read_text())[1]["name"].endswith("teacher@2")
+
+
+def test_windows_on_the_embedded_world_are_the_protocols_own(tiny_world):
+    data = ClipDataset(tiny_world, "v1.0-synthetic", "val", past=1)
+    lengths = [len(scene.keyframes) for scene in data.scenes]
+    counted = {name: p.count(lengths) for name, p in PROTOCOLS.items()}
+    assert lengths == [12]
+    assert counted == {
+        "occdistill": 3, "occworld": 0, "occfm": 1, "dome": 1, "come-visible": 1, "i2world": 2,
+        "geniedrive": 3, "uniscene-average": 5,
+    }  # fmt: skip
+
+
+def test_wrong_command_lines_are_sentences(setup, tiny_world, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="unknown protocol 'kitti'; known: occdistill"):
+        call(monkeypatch, "test", setup / "config.py", "--protocol", "kitti")
+    with pytest.raises(UserError, match="needs --dataset"):
+        call(monkeypatch, "score", tmp_path)
+    with pytest.raises(UserError, match="no folder"):
+        call(monkeypatch, "score", tmp_path / "nowhere", "--dataset", tiny_world)
