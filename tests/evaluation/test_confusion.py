@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,14 @@ def test_a_gpu_counts_the_same():
 
 
 def test_counting_keeps_up_with_inference():
-    from occdistill.evaluation.speed import counting_speed
+    """At least 100 clips of 6 × 200 × 200 × 16 a second and core, random grids being the worst."""
+    noise = np.random.default_rng(5).integers(0, 18, (2, 6, 200, 200, 16), np.uint8)
+    confusion(*noise[:, :, :1])  # compiles
+    best = min(_seconds(lambda: confusion(*noise)) for _ in range(5))
+    assert 1 / best > 100
 
-    speed = counting_speed(seconds=0.05)
-    assert speed["street"] > 100 and speed["random"] > 100, speed
+
+def _seconds(function):
+    start = time.process_time()  # of this core alone, whatever else the machine does
+    function()
+    return time.process_time() - start
