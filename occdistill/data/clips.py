@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset
 
 from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
 from occdistill.data.scenes import MAKE_WORLD, Keyframe, Scene, invert_pose, load_index
-from occdistill.data.voxelize import Sweep, load_point_labels, load_points, observed, voxelize
+from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
 from occdistill.errors import UserError
 
 Source = Literal["occ3d", "lidar"]
@@ -125,16 +124,19 @@ class ClipDataset(Dataset):
         if not self.future_poses:
             poses, trajectory = poses[: self.past], trajectory[: self.past - 1]
         item = {
-            "past": torch.from_numpy(self.reader.past(scene, start, present)),
             "poses": torch.from_numpy(poses.astype(np.float32)),
             "trajectory": torch.from_numpy(trajectory),
             "index": index,
         }
+        if self.masks and self.reader.source == "lidar":
+            past, seen = self.reader.merged(scene, start, present)
+            item["observed"] = torch.from_numpy(seen)
+        else:
+            past = self.reader.past(scene, start, present)
+        item["past"] = torch.from_numpy(past)
         future = [self.reader.labels(frame, self.masks) for frame in frames[self.past :]]
         for name, arrays in zip(("future", "mask_lidar", "mask_camera"), zip(*future)):
             item[name] = torch.from_numpy(np.stack(arrays))
-        if self.masks and self.reader.source == "lidar":
-            item["observed"] = torch.from_numpy(self.reader.observed(scene, start, present))
         return item
 
     def clip_id(self, index: int) -> str:
@@ -211,13 +213,22 @@ class FrameReader:
         """What is known at keyframes `start` … `stop - 1`: class ids uint8 (stop-start, X, Y, Z)."""
         if self.source == "occ3d":
             return np.stack([self.labels(frame)[0] for frame in scene.keyframes[start:stop]])
-        grids = [voxelize(*known) for known in self._merged(scene, start, stop)]
-        return self.transform(np.stack(grids))
+        return self.merged(scene, start, stop).voxels
 
-    def observed(self, scene: Scene, start: int, stop: int) -> np.ndarray:
-        """Where the merged LiDAR rays of these keyframes went: uint8 (stop-start, X, Y, Z)."""
-        grids = [observed(*known) for known in self._merged(scene, start, stop)]
-        return self.transform.mask(np.stack(grids))
+    def merged(self, scene: Scene, start: int, stop: int) -> Merged:
+        """From LiDAR, `past` and where the rays went: each uint8 (stop-start, X, Y, Z).
+
+        A keyframe sees its own sweep and up to `merge - 1` before it, none after.
+        """
+        first = max(0, start - self.merge + 1)
+        sweeps = self.sweeps(scene, first, stop)
+        grids = []
+        for i in range(start, stop):
+            oldest = max(first, i - self.merge + 1)
+            known = sweeps[oldest - first : i - first + 1]
+            grids.append(merge(known, scene.keyframes[i].ego_to_global))
+        voxels, seen = zip(*grids)
+        return Merged(self.transform(np.stack(voxels)), self.transform.mask(np.stack(seen)))
 
     def labels(self, frame: Keyframe, masks: bool = False) -> tuple[np.ndarray, ...]:
         """Occ3D labels uint8 (X, Y, Z), and with `masks` also mask_lidar and mask_camera."""
@@ -273,16 +284,6 @@ class FrameReader:
             return None if path is None else (self.root / path).stat().st_size
         except OSError:
             return None
-
-    def _merged(
-        self, scene: Scene, start: int, stop: int
-    ) -> Iterator[tuple[list[Sweep], np.ndarray]]:
-        """Per keyframe its own sweep and up to `merge - 1` before it, none after; its ego pose."""
-        first = max(0, start - self.merge + 1)
-        sweeps = self.sweeps(scene, first, stop)
-        for i in range(start, stop):
-            oldest = max(first, i - self.merge + 1)
-            yield sweeps[oldest - first : i - first + 1], scene.keyframes[i].ego_to_global
 
 
 _FOLDERS = {"labels": "gts", "lidar": "samples/LIDAR_TOP", "lidarseg": "lidarseg"}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, OCC3D, Grid
+from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, MOVABLE, OCC3D, Grid
 from occdistill.data.raycast import observed_mask
 from occdistill.data.scenes import invert_pose
 from occdistill.errors import UserError
@@ -149,10 +149,7 @@ def voxelize(
     for sweep in sweeps:
         cells.append(_cells(_points(sweep), _to_grid(sweep, ego_to_global, grid), grid.shape))
         classes.append(_classes(sweep, unlabelled))
-    out = np.full(grid.shape, FREE, np.uint8)
-    if cells:
-        _vote(np.concatenate(cells), np.concatenate(classes), _RANK, out.reshape(-1))
-    return out
+    return _counted(cells, classes, grid)
 
 
 def observed(sweeps: Sequence[Sweep], ego_to_global: np.ndarray, grid: Grid = OCC3D) -> np.ndarray:
@@ -163,12 +160,44 @@ def observed(sweeps: Sequence[Sweep], ego_to_global: np.ndarray, grid: Grid = OC
     """
     seen = np.zeros(grid.shape, np.uint8)
     for sweep in sweeps:
-        # In units of voxels: the grid starts at zero and a voxel has size one.
-        to_grid = _to_grid(sweep, ego_to_global, grid)
-        ends = _points(sweep) @ to_grid[:3, :3].T + to_grid[:3, 3]
-        ends = _distinct(np.floor(ends)) + 0.5
-        seen |= observed_mask(seen, (0.0, 0.0, 0.0), 1.0, to_grid[:3, 3], ends)
+        seen |= _passed(_points(sweep), _to_grid(sweep, ego_to_global, grid), grid)
     return seen
+
+
+class Merged(NamedTuple):
+    """Class ids and observed mask, uint8 grids."""
+
+    voxels: np.ndarray
+    observed: np.ndarray
+
+
+def merge(
+    sweeps: Sequence[Sweep],
+    ego_to_global: np.ndarray,
+    grid: Grid = OCC3D,
+    unlabelled: int = 0,
+) -> Merged:
+    """`voxelize` and `observed` in one, without the trails of what moves.
+
+    A point of a movable thing does not vote where a ray of a later sweep has gone through its
+    voxel without ending there: the thing has left, and would be smeared along its way. (Ground
+    and walls are not treated so: rays graze their voxels without meeting them.)
+
+    Parameters are as for `voxelize`; `sweeps` come in order of time.
+    """
+    seen, left = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
+    cells, classes = [], []
+    for sweep in reversed(sweeps):
+        points, to_grid = _points(sweep), _to_grid(sweep, ego_to_global, grid)
+        cell, label = _cells(points, to_grid, grid.shape), _classes(sweep, unlabelled)
+        gone = _IS_MOVABLE[label] & (cell >= 0) & (left.reshape(-1)[cell] == 1)
+        cells.append(cell)
+        classes.append(np.where(gone, np.uint8(NO_VOTE), label))
+        passed = _passed(points, to_grid, grid)
+        seen |= passed
+        passed.reshape(-1)[cell[cell >= 0]] = 0
+        left |= passed
+    return Merged(_counted(cells, classes, grid), seen)
 
 
 def _to_grid(sweep: Sweep, ego_to_global: np.ndarray, grid: Grid) -> np.ndarray:
@@ -208,6 +237,21 @@ def _classes(sweep: Sweep, unlabelled: int) -> np.ndarray:
     return labels
 
 
+def _passed(points: np.ndarray, to_grid: np.ndarray, grid: Grid) -> np.ndarray:
+    """Voxels on the way from a sensor to its points, those of the points included."""
+    ends = _distinct(np.floor(points @ to_grid[:3, :3].T + to_grid[:3, 3])) + 0.5
+    # In units of voxels: the grid starts at zero and a voxel has size one.
+    return observed_mask(np.empty(grid.shape, bool), (0.0, 0.0, 0.0), 1.0, to_grid[:3, 3], ends)
+
+
+def _counted(cells: list[np.ndarray], classes: list[np.ndarray], grid: Grid) -> np.ndarray:
+    """The grid that the votes `classes` in the voxels `cells` elect."""
+    out = np.full(grid.shape, FREE, np.uint8)
+    if cells:
+        _vote(np.concatenate(cells), np.concatenate(classes), _RANK, out.reshape(-1))
+    return out
+
+
 def _distinct(cells: np.ndarray) -> np.ndarray:
     """Distinct rows of whole numbers (N, 3), sorted as one packed integer each."""
     half = 1 << 20
@@ -219,6 +263,7 @@ def _distinct(cells: np.ndarray) -> np.ndarray:
 
 # Index: class; value: rank, the smaller the more important. Breaks ties between votes.
 _RANK = np.argsort(COARSEN_PRIORITY).astype(np.uint8)
+_IS_MOVABLE = np.isin(np.arange(NO_VOTE + 1), MOVABLE)
 
 
 @numba.njit(cache=True, nogil=True)

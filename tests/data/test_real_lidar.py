@@ -14,7 +14,7 @@ import torch
 
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.scenes import invert_pose, pose_matrix
-from occdistill.data.voxelize import NO_VOTE, Sweep, observed, voxelize
+from occdistill.data.voxelize import NO_VOTE, Sweep, merge, observed
 from occdistill.data.warp import extrapolate, warp
 
 FOLDER = Path(os.environ.get("OCCDISTILL_REAL_LIDAR", "absent"))
@@ -41,7 +41,9 @@ def egos(sweeps):
 
 @pytest.fixture(scope="module")
 def grids(sweeps, egos):
-    return [voxelize(sweeps[max(0, i + 1 - MERGE) : i + 1], egos[i]) for i in range(len(sweeps))]
+    return [
+        merge(sweeps[max(0, i + 1 - MERGE) : i + 1], egos[i]).voxels for i in range(len(sweeps))
+    ]
 
 
 def overlap(a, b):
@@ -96,8 +98,7 @@ def test_merged_keyframes_come_at_sensor_rate(sweeps, egos):
     """20 a second are wanted, mask included; half of that passes on a busy machine."""
     start = time.process_time()
     for i in range(MERGE, 15):
-        voxelize(sweeps[i + 1 - MERGE : i + 1], egos[i])
-        observed(sweeps[i + 1 - MERGE : i + 1], egos[i])
+        merge(sweeps[i + 1 - MERGE : i + 1], egos[i])
     rate = 10 / (time.process_time() - start)
     print(f"{rate:.1f} merged keyframes a second")
     assert rate > 10

@@ -13,6 +13,7 @@ from occdistill.data.voxelize import (
     Sweep,
     load_point_labels,
     load_points,
+    merge,
     observed,
     voxelize,
 )
@@ -124,11 +125,32 @@ def test_observed_unites_the_rays_of_all_sweeps():
     assert seen[voxelize(sweeps, EYE, GRID) != FREE].all()
 
 
+def test_merging_forgets_what_has_driven_away_but_not_what_is_hidden():
+    """A car drives off to the left; a wall appears behind where it stood."""
+    pose = pose_matrix([0.5, 5.5, 1.5], [1, 0, 0, 0])
+    car, wall, hidden = (4.0, 0.0, 0.0), (8.0, 0.0, 0.0), (4.0, -4.0, 0.0)
+    before = sweep([car, hidden, (4.0, 0.0, -1.0)], [4, 7, 11], pose)
+    after = sweep([wall, (4.0, 3.0, 0.0)], [15, 4], pose)
+    voxels, seen = merge([before, after], EYE, GRID)
+    assert occupied(voxels) == {(8, 5, 1): 15, (4, 8, 1): 4, (4, 1, 1): 7, (4, 5, 0): 11}
+    assert np.array_equal(seen, observed([before, after], EYE, GRID))
+    assert occupied(voxelize([before, after], EYE, GRID))[4, 5, 1] == 4  # the plain vote keeps it
+    # In the other order of time the car has arrived, and stays.
+    assert occupied(merge([after, before], EYE, GRID).voxels)[4, 5, 1] == 4
+
+
+def test_merging_keeps_what_stands_still():
+    pose = pose_matrix([0.5, 5.5, 1.5], [1, 0, 0, 0])
+    parked = sweep([(4.0, 0.2, 0.0), (4.0, -0.2, 0.0)], [4, 4], pose)
+    assert occupied(merge([parked, parked, parked], EYE, GRID).voxels) == {(4, 5, 1): 4}
+    assert not occupied(merge([], EYE, GRID).voxels)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_points_that_are_no_places_are_refused(tmp_path, bad):
     points = np.ones((4, 5), np.float32)
     points[2, 1] = bad
-    for use in (voxelize, observed):
+    for use in (voxelize, observed, merge):
         with pytest.raises(UserError, match="NaN or infinite"):
             use([sweep(points, [1] * 4)], EYE)
     points.tofile(tmp_path / "cloud.pcd.bin")
