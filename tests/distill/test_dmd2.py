@@ -5,8 +5,12 @@ import torch
 from torch import nn
 
 from occdistill.distill.base import only_grad
+from occdistill.distill.discriminator import Head, bottleneck, tapped
 from occdistill.distill.dmd2 import DMD2
 from occdistill.distill.senseflow import SenseFlow
+from occdistill.flow.condition import Condition
+from occdistill.flow.networks.occfm import OccFMTransition
+from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import expand
 from tests.flow_map import data_batch
 from tests.gaussian import SHAPE, TEACHER, AffineStudent, BulkDraws, GaussianField, make_batch
@@ -207,6 +211,27 @@ def test_senseflows_defaults_are_its_own():
     assert method.nets["auxiliary"]._source[0] is method.teacher
     losses = method.losses("student", data_batch(64), 0)
     assert {"gap", "generator", "isg"} <= losses.logs.keys()
+
+
+def test_both_networks_have_a_place_to_read_features():
+    """The coarse level: half the resolution, all frames that the network mixes."""
+    small = SpaceTimeUNet((8, 8, 8), past=2, future=3, align=1, trajectory=5, width=16)
+    full = OccFMTransition((4, 8, 8), past=2, future=3, trajectory_length=5, width=16)
+    past, trajectory = torch.randn(2, 2, 8, 8, 8), torch.zeros(2, 5, 2)
+    cases = (
+        (small, Condition(past, torch.randn(2, 3, 8, 8, 8), trajectory), (2, 32, 3, 4, 4)),
+        (full, Condition(past[:, :, :4], trajectory=trajectory), (2, 64, 5, 4, 4)),
+    )
+    for net, condition, shape in cases:
+        tap = bottleneck(net)
+        x = torch.randn(2, 3, 8 if net is small else 4, 8, 8)
+        with torch.no_grad(), tapped(net, [tap]) as outputs:
+            net(x, torch.rand(2), condition)
+        volume = tap.volume(outputs[0], 2)
+        assert volume.shape == shape and tap.channels == shape[1]
+        assert Head(tap.channels)(volume).shape == (2, shape[2])
+    with pytest.raises(ValueError, match="taps="):
+        bottleneck(GaussianField(0, 1))
 
 
 def test_unknown_choices_are_refused():

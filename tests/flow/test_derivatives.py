@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from occdistill.distill.flow_map import two_time
+from occdistill.flow.condition import Condition
 from occdistill.flow.derivatives import Derivative
+from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.networks.small import SpaceTimeUNet
 from tests.flow.test_small_network import inputs
 from tests.flow_map import GaussianFlowMap
@@ -53,6 +55,25 @@ def test_differences_agree_with_forward_mode_through_attention():
     ):
         assert not exact.requires_grad
         assert (close - exact).norm() < 0.01 * exact.norm()
+
+
+def test_occfms_network_and_its_fast_clock():
+    """Through its own attention layout, with a clock of 1000 t: why the step must be so small."""
+    torch.manual_seed(0)
+    net = two_time(OccFMTransition((4, 8, 8), past=2, future=2, trajectory_length=2, width=16))
+    torch.nn.init.normal_(net.end_clock[2].weight, std=0.1)
+    net = net.double()
+    x = torch.randn(2, 2, 4, 8, 8, dtype=torch.float64)
+    c = Condition(torch.randn_like(x), trajectory=torch.zeros(2, 2, 2, dtype=torch.float64))
+    t, r = torch.tensor([0.2, 0.5]).double(), torch.tensor([0.9, 0.8]).double()
+    v = torch.randn_like(x)
+    exact = Derivative("jvp").total(net, x, t, r, c, v)
+    error = {
+        step: float((Derivative("difference", step=step).total(net, x, t, r, c, v) - exact).norm())
+        for step in (5e-3, 1e-4)
+    }
+    assert error[1e-4] < 0.02 * exact.norm()
+    assert error[5e-3] > 10 * error[1e-4]
 
 
 def test_the_error_of_differences_falls_with_the_square_of_the_step():

@@ -1,0 +1,18 @@
+"""Table 1 on the embedded world, long enough to tell the methods apart; for a GPU.
+
+python tools/table1.py configs/table1/gpu.py --jobs 4
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .demo import *
+
+work_dir = "work_dirs/table1-gpu"
+updates = 1000
+seeds = (0, 1, 2, 3, 4)
+clips = 0  # all
+train.update(batch_size=16, warmup=100, val_clips=48, val_interval=100)
+rows["ayf_emd"]["method"].update(tangent_warmup=500)
+rows["meanflow"]["method"].update(tangent_warmup=500)
+search.update(updates=200)

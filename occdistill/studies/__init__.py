@@ -1,0 +1,22 @@
+"""The paper's figures and ablations as commands, on problems small enough to see through."""
+
+from __future__ import annotations
+
+import importlib
+
+from occdistill.studies.finding import Finding
+
+STUDIES = {
+    "fields": "gradient field and its variance against N (Fig. 4)",
+    "loss_distributions": "scatter of the loss, MFD and Diff-Instruct's weights (Fig. 2)",
+    "jacobian": "full Jacobian against identity gradient (Fig. 3)",
+    "ode_step": "step size of the integrations (Table 2)",
+    "mean_flow_distance": "the distance while a student is trained (Fig. 7)",
+    "collapse": "no auxiliary (App. C.4)",
+    "guidance": "where students rest under a guided teacher",
+}
+
+
+def run_study(name: str, quick: bool = False, seed: int = 0) -> Finding:
+    """Run one of `STUDIES`; `quick` shrinks it to seconds, for tests: its numbers mean nothing."""
+    return importlib.import_module(f"occdistill.studies.{name}").study(quick, seed)

@@ -1,0 +1,50 @@
+"""What a study leaves behind: a picture, its numbers, and a caption that says what they show."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+@dataclass
+class Finding:
+    """Result of a study.
+
+    Attributes:
+        title: what was asked.
+        caption: what was found, with its numbers, also where it differs from the paper.
+        figure: the picture.
+        values: everything that was measured, plain numbers and lists.
+        settings: what it was measured with.
+    """
+
+    title: str
+    caption: str
+    figure: Figure
+    values: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path, name: str) -> tuple[Path, Path]:
+        """Write `name.png` and `name.json`; returns both paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        picture, record = folder / f"{name}.png", folder / f"{name}.json"
+        self.figure.savefig(picture, dpi=130)
+        content = {
+            "title": self.title,
+            "caption": self.caption,
+            "values": self.values,
+            "settings": self.settings,
+        }
+        record.write_text(json.dumps(content, indent=1))
+        return picture, record
+
+
+def canvas(columns: int = 1, rows: int = 1, size: float = 3.6):
+    """An empty figure and its axes, as `Figure.subplots` gives them; no display is needed."""
+    figure = Figure(figsize=(1.25 * size * columns, size * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns)

@@ -1,0 +1,70 @@
+"""Qualitative forecasts (MFD, Fig. 5): one clip, the truth, the teacher and every finished row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from occdistill.config import build_codec, build_dataset, build_teacher, build_vae, load_config
+from occdistill.errors import UserError
+from occdistill.runtime.forecaster import Forecaster
+from occdistill.studies.table1.plan import Plan
+from occdistill.studies.table1.report import finished_runs
+from occdistill.studies.table1.runs import student
+from occdistill.training import checkpoint as checkpoints
+from occdistill.visualization import panels
+
+
+def draw(
+    plan: Plan,
+    clip: int,
+    path: str | Path,
+    budget: str = "updates",
+    style: str = "3d",
+    size: tuple[int, int] = (320, 240),
+    device: str = "cpu",
+) -> list[str]:
+    """Draw a validation clip as forecast by the first finished seed of each row.
+
+    Args:
+        plan: the table.
+        clip: number in the validation split.
+        path: a .png or .gif file.
+        budget: which table's students.
+        style: `3d` or `bev`.
+        size: of a panel, pixels.
+        device: where the networks run.
+
+    Returns:
+        What was drawn, in order. All forecasts start from the same noise.
+
+    Raises:
+        UserError: no such clip, or no finished run.
+    """
+    config = load_config(plan.base, plan.run_options(plan.reference, plan.updates))
+    dataset = build_dataset(config, "val")
+    if not 0 <= clip < len(dataset):
+        raise UserError(f"no clip {clip}; the split has clips 0 to {len(dataset) - 1}")
+    runs = {key: list(finished_runs(plan, budget, key).values()) for key in plan.rows}
+    if not any(runs.values()):
+        raise UserError(f"no run of {plan.work_dir}/{budget} is finished: train the table first")
+    codec, teacher = build_codec(config, build_vae(config)), build_teacher(config)
+    forecasters = {
+        f"teacher, {n} step{'s' * (n > 1)}": Forecaster(
+            codec, teacher, nfe=n, guidance=config.guidance, device=device
+        )
+        for n in (10, 1)
+    }
+    for key, found in runs.items():
+        if found:
+            state = checkpoints.load(found[0][0] / "student.pth", kind="distill")
+            forecasters[plan.rows[key].title] = student(config, state, device)
+    item = dataset[clip]
+    known = [item[name][None] for name in ("past", "poses", "trajectory")]
+    rows = {"truth": item["future"].numpy()}
+    for name, forecaster in forecasters.items():
+        generator = torch.Generator().manual_seed(0)
+        rows[name] = forecaster(*known, generator=generator)[0].cpu().numpy()
+    panels.save(path, item["past"].numpy(), rows, dataset.grid, size, style)
+    return list(rows)

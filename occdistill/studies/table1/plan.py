@@ -1,0 +1,163 @@
+"""The config file of a table: which rows, which budget, which seeds."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
+
+from occdistill.errors import UserError
+
+BUDGETS = ("updates", "evaluations")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in the table.
+
+    Attributes:
+        title: as the table shows it.
+        method: `dict(type=Class, ...)`.
+        train: changes to the common training settings, such as its learning rate.
+    """
+
+    title: str
+    method: Mapping[str, Any]
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table's config file.
+
+    Attributes:
+        base: config with data, VAE, teacher and guidance.
+        work_dir: where everything goes.
+        rows: the methods, by a short name that is also their folder's.
+        reference: the row that the others are compared with, and whose evaluations at `updates`
+            are the second table's budget.
+        updates: student updates of the first table.
+        seeds: of training; fewer than three say little.
+        train: common training settings, over the base config's `train_distill`.
+        clips: how many validation clips to score, evenly spread; 0 for all.
+        search: `lr` (candidates), `updates`, `seed`, and `options` (changes to the base config, so
+            that the search sees no clip that the table is scored on).
+        options: changes to the base config for every run, `{"dotted.key": value}`.
+    """
+
+    base: str
+    work_dir: str
+    rows: Mapping[str, Row]
+    reference: str
+    updates: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    clips: int = 0
+    search: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def run_options(self, key: str, updates: int) -> dict[str, Any]:
+        """Changes to the base config that make a run of a row, `{"dotted.key": value}`."""
+        row = self.rows[key]
+        train = {
+            "val_interval": updates,
+            "checkpoint_interval": max(1, updates // 4),
+            "keep": 1,
+            **self.train,
+            **row.train,
+            "iterations": updates,
+        }
+        return {
+            "cache_dir": str(Path(self.work_dir) / "cache"),
+            **self.options,
+            **{f"train_distill.{name}": value for name, value in train.items()},
+            "method": {"_delete_": True, **row.method},
+        }
+
+    def folder(self, budget: str, key: str, seed: int) -> Path:
+        """Where a run lives."""
+        return Path(self.work_dir) / budget / key / f"seed{seed}"
+
+    def runs(self, budget: str) -> list[tuple[str, int]]:
+        """Rows and seeds to train, seeds outermost: an early look shows every row.
+
+        The reference's runs under equal updates are its runs under equal evaluations.
+        """
+        keys = [k for k in self.rows if budget == "updates" or k != self.reference]
+        return [(key, seed) for seed in self.seeds for key in keys]
+
+
+def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
+    """Read a table's config file.
+
+    Args:
+        path: a Python file that sets `Plan`'s attributes; see `configs/table1/`.
+        work_dir: instead of the file's.
+
+    Raises:
+        UserError: no such file, an unknown or missing key, or a reference that is no row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no table config at {path}; see configs/table1/")
+    values = {
+        key: value
+        for key, value in Config.fromfile(path)._to_lazy_dict().items()
+        if not isinstance(value, LazyObject | LazyAttr)  # what the file imports
+    }
+    if work_dir is not None:
+        values["work_dir"] = str(work_dir)
+    _check(values, Plan, path, "")
+    for key, row in values["rows"].items():
+        _check(row, Row, path, f"rows.{key}.")
+    rows = {key: Row(**row) for key, row in values["rows"].items()}
+    if values["reference"] not in rows:
+        raise UserError(f"{path}: reference {values['reference']!r} is none of its rows")
+    return Plan(**{**values, "rows": rows, "seeds": tuple(values.get("seeds", (0, 1, 2)))})
+
+
+def _check(values: Mapping, kind: type, path: Path, prefix: str) -> None:
+    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(key, list(known), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            raise UserError(f"{path} has an unknown key {prefix}{key}; {hint}")
+    missing = [key for key, required in known.items() if required and key not in values]
+    if missing:
+        raise UserError(f"{path} lacks {prefix}{missing[0]}")
+
+
+def search_plan(plan: Plan) -> Plan:
+    """The plan of the learning-rate search: each row once per candidate, all with equal updates.
+
+    Every row gets the same candidates, updates and seed, and nothing else of a method is searched.
+
+    Raises:
+        UserError: if the config has no search, or one that would see the table's own clips.
+    """
+    wanted = {"lr", "updates", "options"}
+    if not wanted <= plan.search.keys():
+        raise UserError(f"the table's config needs search=dict({', '.join(sorted(wanted))})")
+    if not any(key.startswith("data.") for key in plan.search["options"]):
+        raise UserError("search.options changes no data: it would tune on the table's own clips")
+    rows = {
+        f"{key}-lr{lr:g}": replace(row, train={**row.train, "lr": lr})
+        for key, row in plan.rows.items()
+        for lr in plan.search["lr"]
+    }
+    folder = Path(plan.work_dir) / "search"
+    return replace(
+        plan,
+        rows=rows,
+        reference=next(iter(rows)),
+        work_dir=str(folder),
+        updates=plan.search["updates"],
+        seeds=(plan.search.get("seed", 100),),
+        options={**plan.options, **plan.search["options"], "cache_dir": str(folder / "cache")},
+    )

@@ -1,0 +1,322 @@
+"""The table from its finished runs: means, spreads, paired differences, costs, pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from occdistill.evaluation.compare import METRICS, Run, average, bootstrap, scene_tallies
+from occdistill.evaluation.counts import Counts, slug
+from occdistill.evaluation.metrics import horizon_names
+from occdistill.evaluation.protocols import DEFAULT
+from occdistill.evaluation.published import PUBLISHED
+from occdistill.evaluation.report import cell, environment, git_commit, plain, table
+from occdistill.studies.finding import canvas
+from occdistill.studies.table1.plan import BUDGETS, Plan
+from occdistill.studies.table1.runs import finished, write_json
+
+AVERAGE = DEFAULT.average
+STUDENT = slug("student@1")
+
+
+def finished_runs(plan: Plan, budget: str, key: str) -> dict[int, tuple[Path, dict]]:
+    """Finished runs of a row by seed: folder and record; the reference's serve both budgets."""
+    source = "updates" if key == plan.reference else budget
+    folders = {seed: plan.folder(source, key, seed) for seed in plan.seeds}
+    return {s: (folder, run) for s, folder in folders.items() if (run := finished(folder))}
+
+
+def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
+    """Everything that the finished runs say, in JSON's types."""
+    budgets = {}
+    for budget in BUDGETS:
+        runs = {key: finished_runs(plan, budget, key) for key in plan.rows}
+        if not any(runs[key] for key in runs if budget == "updates" or key != plan.reference):
+            continue
+        budgets[budget] = {
+            key: _row(plan, key, found, runs[plan.reference], draws)
+            for key, found in runs.items()
+            if found
+        }
+    references = finished(Path(plan.work_dir) / "references")
+    return plain(
+        {
+            "base": plan.base,
+            "updates": plan.updates,
+            "seeds": plan.seeds,
+            "reference": plan.reference,
+            "protocol": DEFAULT.name,
+            "average": AVERAGE,
+            "date": time.strftime("%Y-%m-%d"),
+            "git_commit": git_commit(),
+            "environment": environment(),
+            "references": references["rows"] if references else {},
+            "budgets": budgets,
+            "published": [vars(p) for p in PUBLISHED if p.source.startswith("MFD,")],
+        }
+    )
+
+
+def _row(plan: Plan, key: str, runs: dict, reference: dict, draws: int) -> dict[str, Any]:
+    records = [run for _, run in runs.values()]
+    result: dict[str, Any] = {
+        "title": plan.rows[key].title,
+        "seeds": list(runs),
+        "updates": records[0]["updates"],
+        "evaluations_per_update": _mean(records, "evaluations") / records[0]["updates"],
+        "evaluations": _mean(records, "evaluations"),
+        "seconds_per_update": _mean(records, "seconds_per_update"),
+        "peak_mb": _mean(records, "peak_mb"),
+        "settings": records[0]["settings"],
+    }
+    for metric in METRICS:
+        per_run = [run["scores"][metric] for run in records]
+        result[metric] = {
+            name: _mean_and_spread([scores[name] for scores in per_run]) for name in per_run[0]
+        }
+    if key != plan.reference and reference:
+        result["reference_minus_this"] = difference(
+            [folder for folder, _ in reference.values()],
+            [folder for folder, _ in runs.values()],
+            draws,
+        )
+    return result
+
+
+def _mean(records: Sequence[Mapping], name: str) -> float:
+    return float(np.mean([record[name] for record in records]))
+
+
+def _mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean over seeds and their standard deviation (of a sample); NaN for a single seed."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return {"mean": float(np.mean(values)), "spread": spread, "values": list(values)}
+
+
+def difference(ours: Sequence[Path], theirs: Sequence[Path], draws: int = 2000) -> dict[str, Any]:
+    """Paired bootstrap over scenes of the difference between two rows, each averaged over seeds.
+
+    Args:
+        ours: run folders of one row.
+        theirs: run folders of the other.
+        draws: resampled sets of scenes.
+
+    Returns:
+        Per metric `value` (ours minus theirs, in points), its 95 % `interval`, and `better`, the
+        share of draws in which ours is higher.
+    """
+    runs = [Run(str(f), {}, Counts.load(f / "counts" / STUDENT)[0]) for f in [*ours, *theirs]]
+    tallies = scene_tallies(runs, DEFAULT)
+    result = {}
+    for metric in METRICS:
+        drawn = bootstrap(tallies, metric, DEFAULT, draws)
+        whole = average(tallies.sum(1), metric, DEFAULT)
+        gap = drawn[: len(ours)].mean(0) - drawn[len(ours) :].mean(0)
+        result[metric] = {
+            "value": float(whole[: len(ours)].mean() - whole[len(ours) :].mean()),
+            "interval": np.percentile(gap, [2.5, 97.5]).tolist(),
+            "better": float((gap > 0).mean() + (gap == 0).mean() / 2),
+        }
+    return result
+
+
+# ------------------------------------------------------------------ pages and pictures
+
+_TITLES = {
+    "updates": "Equal student updates",
+    "evaluations": "Equal network evaluations spent on training",
+}
+_HEADER = [
+    "method", "seeds", f"mIoU {AVERAGE}", "mIoU 1 s", "2 s", "3 s", f"IoU {AVERAGE}",
+    "{reference} − this, mIoU [95 %]", "updates",
+]  # fmt: skip
+_COST_HEADER = ["method", "updates", "evaluations per update", "evaluations", "s per update", "MiB"]
+
+
+def markdown(content: Mapping[str, Any], command: str) -> str:
+    """The report as a page."""
+    machine = content["environment"]
+    about = (
+        f"`{command}`, {content['date']}, commit {content['git_commit']}. One teacher "
+        f"(`{content['base']}`), seeds {', '.join(map(str, content['seeds']))}; students use one "
+        f"evaluation, unguided, with the last weights of training. Percent, protocol "
+        f"`{content['protocol']}`. Mean ± standard deviation over seeds. "
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}."
+    )
+    parts = ["# Table 1, measured", about]
+    if content["references"]:
+        parts += ["## What the students are measured against", _reference_table(content)]
+    for budget, rows in content["budgets"].items():
+        parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
+        parts += ["What training cost (backward passes are not counted as evaluations):"]
+        parts += [_cost_table(rows)]
+    about = (
+        f"{content['published'][0]['source']}: other data, network and budget; average of 1, 2 and "
+        "3 s. Not comparable with the numbers above, only with each other."
+    )
+    published = [[p["model"], p["nfe"], p["miou"][3], p["iou"][3]] for p in content["published"]]
+    parts += ["## Published (Occ3D-nuScenes, not reproduced here)", about]
+    parts += [table(["method", "NFE", "mIoU", "IoU"], published)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _reference_table(content: Mapping) -> str:
+    names = ("1.0s", "2.0s", "3.0s")
+    body = [
+        [name, s["mIoU"][AVERAGE], *(s["mIoU"].get(n) for n in names), s["IoU"][AVERAGE]]
+        for name, s in content["references"].items()
+    ]
+    header = ["forecast", f"mIoU {AVERAGE}", "mIoU 1 s", "2 s", "3 s", f"IoU {AVERAGE}"]
+    return table(header, body)
+
+
+def _score_table(content: Mapping, rows: Mapping) -> str:
+    title = rows[content["reference"]]["title"] if content["reference"] in rows else "reference"
+    body = []
+    for row in sorted(rows.values(), key=lambda row: -row["mIoU"][AVERAGE]["mean"]):
+        line = [row["title"], len(row["seeds"]), _with_spread(row["mIoU"][AVERAGE])]
+        line += [row["mIoU"].get(name, {}).get("mean") for name in ("1.0s", "2.0s", "3.0s")]
+        line += [_with_spread(row["IoU"][AVERAGE])]
+        gap = row.get("reference_minus_this", {}).get("mIoU")
+        line.append(
+            f"{gap['value']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}]"
+            if gap
+            else None
+        )
+        body.append([*line, row["updates"]])
+    return table([h.format(reference=title) for h in _HEADER], body)
+
+
+def _with_spread(value: Mapping) -> str:
+    return f"{cell(value['mean'])} ± {cell(value['spread'])}"
+
+
+def _verdict(content: Mapping, rows: Mapping) -> str:
+    """Which differences other scenes would show too."""
+    if content["reference"] not in rows:
+        return "No run of the reference row is finished."
+    title = rows[content["reference"]]["title"]
+    above, below, open_ = [], [], []
+    for row in rows.values():
+        if gap := row.get("reference_minus_this", {}).get("mIoU"):
+            low, high = gap["interval"]
+            (above if low > 0 else below if high < 0 else open_).append(row["title"])
+    said = [
+        f"{what} {', '.join(names)}"
+        for what, names in (
+            (f"{title} is above", above),
+            (f"{title} is below", below),
+            ("undecided against", open_),
+        )
+        if names
+    ]
+    return f"By the intervals, which are over scenes and not over seeds: {'; '.join(said)}."
+
+
+def _cost_table(rows: Mapping) -> str:
+    body = [
+        [
+            row["title"],
+            row["updates"],
+            f"{row['evaluations_per_update']:,.0f}",
+            f"{row['evaluations']:,.0f}",
+            row["seconds_per_update"],
+            f"{row['peak_mb']:,.0f}",
+        ]
+        for row in rows.values()
+    ]
+    return table(_COST_HEADER, body)
+
+
+def horizon_figure(content: Mapping) -> Figure:
+    """mIoU over the horizon, per budget, with the teacher and copying the last frame."""
+    budgets = content["budgets"]
+    figure, axes = canvas(max(1, len(budgets)), size=4.2)
+    for axis, (budget, rows) in zip(np.atleast_1d(axes), budgets.items()):
+        for name, scores in content["references"].items():
+            if name in ("teacher@10", "teacher@1", "copy-last"):
+                line = _horizons(scores["mIoU"])
+                axis.plot(*line, "k--" if name == "teacher@10" else ":", label=name, alpha=0.7)
+        for key, row in rows.items():
+            means = {name: value["mean"] for name, value in row["mIoU"].items()}
+            width = 2.5 if key == content["reference"] else 1.2
+            axis.plot(*_horizons(means), "-o", markersize=3, linewidth=width, label=row["title"])
+        axis.set_title(_TITLES[budget], fontsize=10)
+        axis.set_xlabel("seconds ahead")
+        axis.set_ylabel("mIoU, %")
+        axis.legend(fontsize=6, ncols=2)
+    return figure
+
+
+def _horizons(scores: Mapping[str, float]) -> tuple[list[float], list[float]]:
+    names = [name for name in horizon_names(len(scores)) if name in scores]
+    return [float(name[:-1]) for name in names], [scores[name] for name in names]
+
+
+def training_figure(plan: Plan) -> Figure:
+    """Curves of training (MFD, Fig. 6): validation mIoU, and each method's own gap."""
+    figure, axes = canvas(2, size=4.2)
+    for key, row in plan.rows.items():
+        for _, (folder, _record) in list(finished_runs(plan, "updates", key).items())[:1]:
+            for axis, name in zip(axes, ("val/mIoU", "student/gap")):
+                steps, values = curve(folder, name)
+                if steps:
+                    axis.plot(steps, values, label=row.title)
+    axes[0].set_ylabel("validation mIoU, % (a few clips)")
+    axes[1].set_ylabel("the method's own gap")
+    axes[1].set_yscale("log")
+    for axis in axes:
+        axis.set_xlabel("student updates")
+        axis.legend(fontsize=6)
+    return figure
+
+
+def curve(folder: Path, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one curve of a run, over all its restarts."""
+    points: dict[int, float] = {}
+    for path in sorted(folder.rglob("scalars.json")):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            if name in entry:
+                points[entry["step"]] = entry[name]
+    steps = sorted(points)
+    return steps, [points[step] for step in steps]
+
+
+def write(plan: Plan, command: str) -> dict[str, Any] | None:
+    """Write table.json, table.md, horizons.png and training.png; None if no run is finished."""
+    content = gather(plan)
+    if not content["budgets"]:
+        return None
+    folder = Path(plan.work_dir)
+    write_json(folder / "table.json", content)
+    (folder / "table.md").write_text(markdown(content, command))
+    horizon_figure(content).savefig(folder / "horizons.png", dpi=130)
+    training_figure(plan).savefig(folder / "training.png", dpi=130)
+    return content
+
+
+def search_table(plan: Plan, searched: Plan) -> tuple[dict[str, Any], str]:
+    """The best learning rate of each row of `plan` in the finished search, as data and as a page."""
+    found: dict[str, dict[str, float]] = {}
+    for key in plan.rows:
+        for lr in plan.search["lr"]:
+            runs = finished_runs(searched, "updates", f"{key}-lr{lr:g}")
+            for _, record in runs.values():
+                found.setdefault(key, {})[f"{lr:g}"] = record["scores"]["mIoU"][AVERAGE]
+    best = {key: max(scores, key=scores.get) for key, scores in found.items()}
+    rates = [f"{lr:g}" for lr in plan.search["lr"]]
+    page = table(
+        ["method", *(f"lr {lr}" for lr in rates), "best"],
+        [
+            [plan.rows[k].title, *(scores.get(lr) for lr in rates), best[k]]
+            for k, scores in found.items()
+        ],
+    )
+    return {"mIoU": found, "best": best}, page + "\n"

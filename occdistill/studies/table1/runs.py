@@ -1,0 +1,206 @@
+"""Train and score the runs of a table; finished ones are left alone, others are continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from occdistill.config import (
+    build_codec,
+    build_dataset,
+    build_grid,
+    build_network,
+    build_teacher,
+    build_vae,
+    load_config,
+)
+from occdistill.distill.base import frozen
+from occdistill.distill.flow_map import with_end_clock
+from occdistill.errors import UserError
+from occdistill.evaluation.evaluate import count, score_counts
+from occdistill.evaluation.rows import Row as Forecast
+from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row, forecast_row
+from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.latency import peak_mb, reset_peak
+from occdistill.studies.table1.plan import Plan
+from occdistill.training import checkpoint as checkpoints
+from occdistill.training.jobs import Job, train_distill
+
+TEACHER_STEPS = (10, 5, 2, 1)
+
+
+def finished(folder: Path, signature: str | None = None) -> dict | None:
+    """The record of a finished run, or None; with a signature, of one that has it."""
+    try:
+        record = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if signature in (None, record["signature"]) else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+
+
+def updates_of(plan: Plan, budget: str, key: str) -> int:
+    """Student updates that a row may take under a budget.
+
+    For equal evaluations, as many as the reference row spends in `plan.updates` updates allow;
+    what an update of either costs was counted in the finished runs of the first table.
+
+    Raises:
+        UserError: if one of the two has no such run yet.
+    """
+    if budget == "updates" or key == plan.reference:
+        return plan.updates
+    cost = {}
+    for name in (key, plan.reference):
+        runs = [finished(plan.folder("updates", name, seed)) for seed in plan.seeds]
+        if not any(runs):
+            raise UserError(
+                f"how many evaluations an update of {name} costs isn't known: finish one of its "
+                "runs under the budget 'updates' first"
+            )
+        cost[name] = np.mean([run["evaluations"] / run["updates"] for run in runs if run])
+    return max(1, round(plan.updates * cost[plan.reference] / cost[key]))
+
+
+def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
+    """Train and score one run, or go on with it; returns its record.
+
+    Raises:
+        UserError: if its folder holds a run with other settings.
+    """
+    folder, updates = plan.folder(budget, key, seed), updates_of(plan, budget, key)
+    options = plan.run_options(key, updates)
+    content = repr([plan.base, options, plan.clips, seed])
+    signature = hashlib.sha256(content.encode()).hexdigest()[:12]
+    if record := finished(folder, signature):
+        return record
+    _claim(folder, signature)
+
+    saved = checkpoints.step_files(folder)
+    done = int(checkpoints.STEP_FILE.fullmatch(saved[-1].name)[1]) if saved else 0
+    reset_peak(torch.device(device))
+    start = time.perf_counter()
+    train_distill(_arguments(plan, options, seed, folder, device))
+    seconds, peak = time.perf_counter() - start, peak_mb(torch.device(device))
+
+    config = load_config(plan.base, options)
+    state = checkpoints.load(folder / "student.pth", kind="distill")
+    row = forecast_row("student", student(config, state, device))
+    [scores] = _score(plan, config, [row], folder, device)
+    record = {
+        "row": key,
+        "budget": budget,
+        "seed": seed,
+        "updates": updates,
+        "evaluations": state["meta"]["nfe"],
+        "settings": dict(config.train_distill),
+        "seconds_per_update": seconds / max(1, updates - done),
+        "peak_mb": peak,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "fingerprints": state["fingerprints"],
+        "scores": scores,
+        "signature": signature,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+    write_json(folder / "run.json", record)
+    return record
+
+
+def _claim(folder: Path, signature: str) -> None:
+    note = folder / "signature.txt"
+    if note.is_file() and note.read_text().strip() != signature:
+        raise UserError(
+            f"{folder} holds a run with other settings: move it away, or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(signature + "\n")
+
+
+def _arguments(plan: Plan, options: dict, seed: int, folder: Path, device: str) -> Namespace:
+    """What `tools/train_distill.py` would have parsed for this run."""
+    return Namespace(
+        config=plan.base,
+        cfg_options=options,
+        work_dir=folder,
+        resume=True,
+        device=device,
+        launcher="none",
+        seed=seed,
+    )
+
+
+def student(config: Config, state: dict, device: str) -> Forecaster:
+    """The forecaster of a distilled student's checkpoint: one evaluation, unguided."""
+    weights = checkpoints.weights(state)
+    network = with_end_clock(build_network(config), weights)
+    checkpoints.load_weights(network, weights, "the student")
+    return Forecaster(build_codec(config, build_vae(config)), frozen(network), nfe=1, device=device)
+
+
+def _score(
+    plan: Plan, config: Config, rows: list[Forecast], folder: Path, device: str
+) -> list[dict]:
+    """Score rows on validation clips and keep their counts in `folder/counts/`."""
+    dataset = build_dataset(config, "val")
+    chosen = None
+    if plan.clips and plan.clips < len(dataset):
+        places = np.linspace(0, len(dataset) - 1, plan.clips)
+        chosen = np.unique(places.round().astype(int)).tolist()
+    out = folder / "counts"
+    counted = count(rows, dataset, indices=chosen, device=device, out=out, progress=False)
+    results = []
+    for row, counts in zip(rows, counted):
+        scores = score_counts(counts)
+        results.append({name: scores[name] for name in ("mIoU", "IoU", "absent", "clips")})
+        counts.save({"model": row.model, "nfe": row.nfe, **results[-1]})
+    return results
+
+
+def prepare(plan: Plan, device: str) -> dict:
+    """Build the latent cache, and score the teacher and the baselines, once."""
+    folder = Path(plan.work_dir) / "references"
+    options = plan.run_options(plan.reference, plan.updates)
+    config = load_config(plan.base, options)
+    teacher = build_teacher(config)
+    changes = {k: v for k, v in options.items() if k.startswith("data.")}
+    signature = f"{checkpoints.fingerprint(teacher.state_dict())} {changes} {plan.clips}"
+    if record := finished(folder, signature):
+        return record
+    job = Job(_arguments(plan, options, 0, folder, device), "distill")
+    vae, vae_fingerprint = job.frozen_vae()
+    codec = build_codec(config, vae)
+    job.latents(codec, vae_fingerprint)
+
+    shift = config.sampler.get("shift", 3.0)
+    rows = [
+        forecast_row(
+            "teacher",
+            Forecaster(codec, teacher, nfe=n, guidance=config.guidance, shift=shift, device=device),
+            share="past",
+        )
+        for n in TEACHER_STEPS
+    ]
+    rows.append(copy_last_row(config.data.future))
+    if config.conditioning.kind == "gt":
+        rows.append(ego_warp_row(build_grid(config), config.data.future))
+    rows.append(ceiling_row(codec))
+    scores = _score(plan, config, rows, folder, device)
+    record = {"signature": signature, "rows": {r.name: s for r, s in zip(rows, scores)}}
+    write_json(folder / "run.json", record)
+    return record

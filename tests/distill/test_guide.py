@@ -1,0 +1,16 @@
+"""The example in docs/methods.md works as printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+
+def test_the_guides_method_and_its_test():
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Composition" in b]
+    assert len(blocks) == 2
+    names = {"pytest": pytest}
+    for block in blocks:
+        exec(block, names)  # noqa: S102
+    names["test_composition"]()

@@ -1,0 +1,210 @@
+"""The table on the tiny world with an untrained teacher: bookkeeping, not quality."""
+
+import json
+import textwrap
+
+import pytest
+import torch
+
+from occdistill.config import build_network, build_vae, load_config
+from occdistill.errors import UserError
+from occdistill.studies.table1 import report
+from occdistill.studies.table1.plan import load_plan, search_plan
+from occdistill.studies.table1.runs import finished, prepare, run_one, updates_of
+from occdistill.training import checkpoint as checkpoints
+
+BASE = """
+    from occdistill.autoencoder.vae import VAE
+    from occdistill.distill.mfd import MFD
+    from occdistill.flow.networks.small import SpaceTimeUNet
+
+    data = dict(dataroot="{world}", version="v1.0-synthetic", past=4, future=6, crop=25.6,
+                coarsen=4, train_split="train", val_split="val")
+    vae = dict(type=VAE, grid_shape=(32, 32, 4), channels=8, width=(16, 16), blocks=(1, 1),
+               decoder_width=16)
+    vae_checkpoint = "{folder}/vae.pth"
+    teacher_checkpoint = "{folder}/teacher.pth"
+    conditioning = dict(kind="gt", align=(0,))
+    network = dict(type=SpaceTimeUNet, latent_shape=(8, 8, 8), past=4, future=6, align=1,
+                   trajectory=10, width=16, blocks=(1, 1))
+    guidance = 2.0
+    sampler = dict(steps=2)
+    method = dict(type=MFD)
+    train_distill = dict(iterations=1, batch_size=2)
+    work_dir = "{folder}/base"
+"""
+TABLE = """
+    from occdistill.distill.consistency import Consistency
+    from occdistill.distill.dmd2 import DMD2
+    from occdistill.distill.meanflow import MeanFlow
+    from occdistill.distill.mfd import MFD
+
+    base = "{folder}/base.py"
+    work_dir = "{folder}/table"
+    reference = "mfd"
+    updates = 2
+    seeds = (0, 1)
+    clips = 3
+    train = dict(batch_size=2, lr=1e-3, warmup=1, val_clips=1)
+    rows = dict(
+        mfd=dict(title="MFD", method=dict(type=MFD, ratio=2, ode_step=0.25)),
+        meanflow=dict(title="MeanFlow", method=dict(type=MeanFlow), train=dict(lr=1e-4)),
+        consistency=dict(title="consistency", method=dict(type=Consistency)),
+        dmd2=dict(title="DMD2", method=dict(type=DMD2, ratio=1)),
+    )
+    search = dict(lr=(1e-4, 1e-3), updates=1, seed=100, options={{"data.val_split": "train"}})
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, tiny_world):
+    folder = tmp_path_factory.mktemp("table")
+    for name, text in (("base", BASE), ("table", TABLE)):
+        filled = textwrap.dedent(text).format(folder=folder, world=tiny_world)
+        (folder / f"{name}.py").write_text(filled)
+    base = load_config(folder / "base.py")
+    torch.manual_seed(0)
+    vae, teacher = build_vae(base, weights=False), build_network(base)
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    for kind, net in (("vae", vae), ("teacher", teacher)):
+        state = {"kind": kind, "model": net.state_dict(), "fingerprints": {}}
+        checkpoints.save(folder / f"{kind}.pth", state)
+    return folder / "table.py"
+
+
+@pytest.fixture(scope="module")
+def trained(config):
+    """All runs of both budgets for one seed, two rows for the other."""
+    plan = load_plan(config)
+    prepare(plan, "cpu")
+    for key in plan.rows:
+        run_one(plan, "updates", key, 0, "cpu")
+    for key in ("mfd", "meanflow"):
+        run_one(plan, "updates", key, 1, "cpu")
+    run_one(plan, "evaluations", "meanflow", 0, "cpu")
+    return plan
+
+
+def test_runs_leave_their_record_and_are_not_repeated(trained):
+    folder = trained.folder("updates", "meanflow", 0)
+    record = finished(folder)
+    assert record["updates"] == 2 and record["settings"]["lr"] == 1e-4
+    assert record["scores"]["clips"] == 3
+    # x_t per clip: guided teacher 2, derivative 2, student 1
+    assert record["evaluations"] == 2 * 2 * (2 + 2 + 1)
+    before = (folder / "run.json").stat().st_mtime_ns
+    assert run_one(trained, "updates", "meanflow", 0, "cpu") == record
+    assert (folder / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_with_other_settings_is_not_overwritten(trained, config, tmp_path):
+    text = config.read_text().replace("lr=1e-3, warmup", "lr=2e-3, warmup")
+    other = tmp_path / "other.py"
+    other.write_text(text)
+    with pytest.raises(UserError, match="other settings"):
+        run_one(load_plan(other), "updates", "mfd", 0, "cpu")
+
+
+def test_equal_evaluations_give_cheaper_methods_more_updates(trained):
+    costs = {
+        key: finished(trained.folder("updates", key, 0))["evaluations"]
+        for key in ("mfd", "meanflow", "consistency")
+    }
+    for key in ("meanflow", "consistency"):
+        allowed = updates_of(trained, "evaluations", key)
+        spent = allowed * costs[key] / 2
+        # the reference's cost per update varies with its random intervals: seeds are averaged
+        assert spent == pytest.approx(costs["mfd"], rel=0.35)
+    assert updates_of(trained, "evaluations", "mfd") == 2
+    record = finished(trained.folder("evaluations", "meanflow", 0))
+    assert record["updates"] == updates_of(trained, "evaluations", "meanflow") > 2
+    assert ("mfd", 0) not in trained.runs("evaluations")
+    unknown = load_plan_elsewhere(trained)
+    with pytest.raises(UserError, match="under the budget 'updates' first"):
+        updates_of(unknown, "evaluations", "dmd2")
+
+
+def load_plan_elsewhere(plan):
+    from dataclasses import replace
+
+    return replace(plan, work_dir=plan.work_dir + "-nowhere")
+
+
+def test_the_report_has_means_spreads_differences_and_pictures(trained):
+    content = report.write(trained, "python tools/table1.py table.py")
+    rows = content["budgets"]["updates"]
+    assert set(rows) == {"mfd", "meanflow", "consistency", "dmd2"}
+    values = rows["mfd"]["mIoU"]["avg@1,2,3s"]
+    assert values["mean"] == pytest.approx(sum(values["values"]) / 2)
+    assert rows["consistency"]["mIoU"]["avg@1,2,3s"]["spread"] is None  # one seed
+    assert "reference_minus_this" not in rows["mfd"]
+    gap = rows["meanflow"]["reference_minus_this"]["mIoU"]
+    assert gap["value"] == pytest.approx(
+        values["mean"] - rows["meanflow"]["mIoU"]["avg@1,2,3s"]["mean"], abs=1e-6
+    )
+    assert gap["interval"][0] <= gap["interval"][1]
+    assert set(content["budgets"]["evaluations"]) == {"mfd", "meanflow"}
+    assert {"teacher@10", "teacher@1", "copy-last", "ego-warp"} <= content["references"].keys()
+
+    from pathlib import Path
+
+    folder = Path(trained.work_dir)
+    page = (folder / "table.md").read_text()
+    assert "26.42" in page and "not reproduced" in page  # the published block
+    assert "Equal network evaluations" in page and "± " in page
+    json.loads((folder / "table.json").read_text())
+    for name in ("horizons.png", "training.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    steps, scores = report.curve(trained.folder("updates", "mfd", 0), "val/mIoU")
+    assert steps[-1] == 2 and len(scores) == len(steps)
+
+
+def test_a_row_differs_from_itself_by_nothing(trained):
+    folders = [trained.folder("updates", "mfd", seed) for seed in (0, 1)]
+    gap = report.difference(folders, folders, draws=50)["mIoU"]
+    assert gap["value"] == 0 and gap["interval"] == [0, 0] and gap["better"] == 0.5
+
+
+def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
+    searched = search_plan(trained)
+    assert len(searched.rows) == 2 * len(trained.rows)
+    for lr in ("0.0001", "0.001"):
+        run_one(searched, "updates", f"mfd-lr{lr}", 100, "cpu")
+    result, page = report.search_table(trained, searched)
+    scores = result["mIoU"]["mfd"]
+    assert result["best"]["mfd"] == max(scores, key=scores.get)
+    assert "| MFD |" in page
+
+
+def test_bad_table_configs_are_refused_in_one_sentence(config, tmp_path):
+    cases = {
+        'reference = "mfd"': ('reference = "mdf"', "'mdf' is none of its rows"),
+        "updates = 2": ("update = 2", "did you mean updates"),
+        'title="MFD"': ('name="MFD"', "rows.mfd.name"),
+        "clips = 3": ("", None),
+    }
+    for number, (old, (new, message)) in enumerate(cases.items()):
+        path = tmp_path / f"bad{number}.py"
+        path.write_text(config.read_text().replace(old, new, 1))
+        if message is None:
+            assert load_plan(path).clips == 0
+        else:
+            with pytest.raises(UserError, match=message):
+                load_plan(path)
+    with pytest.raises(UserError, match="no table config"):
+        load_plan(tmp_path / "missing.py")
+    path = tmp_path / "own_clips.py"
+    path.write_text(config.read_text().replace("data.val_split", "sampler.steps"))
+    with pytest.raises(UserError, match="own clips"):
+        search_plan(load_plan(path))
+
+
+@pytest.mark.parametrize("path", ["configs/table1/demo.py", "configs/table1/gpu.py"])
+def test_shipped_tables_load_and_every_row_is_a_valid_config(path):
+    plan = load_plan(path)
+    assert len(plan.seeds) >= 3
+    for key in plan.rows:
+        config = load_config(plan.base, plan.run_options(key, 3))
+        assert config.train_distill.iterations == 3
+    assert all(k in search_plan(plan).options for k in plan.search["options"])

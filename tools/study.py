@@ -1,0 +1,41 @@
+"""One of the paper's studies: a picture, its numbers and what they show.
+
+    python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick]
+
+Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them all: a quarter of an
+hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from occdistill.errors import run
+from occdistill.studies import STUDIES, run_study
+
+
+def main() -> None:
+    """Run the studies that were asked for."""
+    names = "\n".join(f"  {name:20} {what}" for name, what in STUDIES.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__.splitlines()[0]}\n\nstudies:\n{names}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", choices=[*STUDIES, "all"], metavar="NAME")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/studies"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="seconds, for tests; not a result")
+    args = parser.parse_args()
+    for name in STUDIES if "all" in args.names else args.names:
+        start = time.perf_counter()
+        finding = run_study(name, args.quick, args.seed)
+        finding.settings["seconds"] = round(time.perf_counter() - start, 1)
+        finding.settings["quick"] = args.quick
+        picture, record = finding.save(args.out, name)
+        print(f"{finding.title}\n  {finding.caption}\n  {picture}, {record}", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
