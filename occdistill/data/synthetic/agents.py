@@ -105,10 +105,10 @@ class Objects:
         n = len(self)
         pose = np.round([x, y, yaw], 5)
         size = draw_size(KIND[name], self.rng)
-        if n < len(self._boxes):
-            if not _hits_any(pose, size, self._boxes[:n, :3], self._boxes[:n, 3:]):
-                self._boxes[n] = *pose, *size
-                self._kind.append(KIND[name])
+        taken = _hits_any(pose, size, self._boxes[:n, :3], self._boxes[:n, 3:])
+        if n < len(self._boxes) and not taken:
+            self._boxes[n] = *pose, *size
+            self._kind.append(KIND[name])
 
     @property
     def kind(self) -> np.ndarray:

@@ -66,15 +66,15 @@ def _put(columns, i, j, low, high, label):
             columns.high[i, j, k] = high
             columns.label[i, j, k] = label
             return
-        if columns.label[i, j, k] == label:
-            if low <= columns.high[i, j, k] and high >= columns.low[i, j, k]:
-                columns.low[i, j, k] = min(low, columns.low[i, j, k])
-                columns.high[i, j, k] = max(high, columns.high[i, j, k])
-                return
+        touches = low <= columns.high[i, j, k] and high >= columns.low[i, j, k]
+        if columns.label[i, j, k] == label and touches:
+            columns.low[i, j, k] = min(low, columns.low[i, j, k])
+            columns.high[i, j, k] = max(high, columns.high[i, j, k])
+            return
 
 
 @njit(cache=True)
-def _noise(i, j, salt):
+def cell_noise(i, j, salt):
     """A uniform number in [0, 1) for a cell."""
     n = (i * 73856093) ^ (j * 19349663) ^ (salt * 83492791)
     n = (n ^ (n >> 13)) * 1274126177
@@ -98,22 +98,22 @@ def stamp_box(columns, x, y, yaw, length, width, low, high, label, wall):
     """Add an upright box (heights in metres above ground); wall > 0 leaves only its walls."""
     i0, i1, j0, j1 = _span(columns, x, y, math.hypot(length, width) / 2 + CELL)
     c, s = math.cos(yaw), math.sin(yaw)
-    lo, hi = int(round(low * 10)), min(int(round(high * 10)), 255)
+    lo, hi = round(low * 10), min(round(high * 10), 255)
     for i in range(i0, i1):
         for j in range(j0, j1):
             dx = columns.origin[0] + (i + 0.5) * CELL - x
             dy = columns.origin[1] + (j + 0.5) * CELL - y
             u, v = abs(c * dx + s * dy), abs(-s * dx + c * dy)
-            if u <= length / 2 and v <= width / 2:
-                if wall <= 0.0 or u > length / 2 - wall or v > width / 2 - wall:
-                    _put(columns, i, j, lo, hi, label)
+            inside = u <= length / 2 and v <= width / 2
+            if inside and (wall <= 0.0 or u > length / 2 - wall or v > width / 2 - wall):
+                _put(columns, i, j, lo, hi, label)
 
 
 @njit(cache=True)
 def stamp_disc(columns, x, y, radius, low, high, label):
     """Add an upright cylinder (metres above ground)."""
     i0, i1, j0, j1 = _span(columns, x, y, radius + CELL)
-    lo, hi = int(round(low * 10)), min(int(round(high * 10)), 255)
+    lo, hi = round(low * 10), min(round(high * 10), 255)
     for i in range(i0, i1):
         for j in range(j0, j1):
             dx = columns.origin[0] + (i + 0.5) * CELL - x
@@ -131,12 +131,12 @@ def stamp_crown(columns, x, y, radius, middle, half, label, salt):
             dx = columns.origin[0] + (i + 0.5) * CELL - x
             dy = columns.origin[1] + (j + 0.5) * CELL - y
             # Leaves come in clumps of 0.6 m.
-            rough = 0.75 + 0.5 * _noise(i // 3, j // 3, salt)
+            rough = 0.75 + 0.5 * cell_noise(i // 3, j // 3, salt)
             d = (dx * dx + dy * dy) / (radius * radius) * rough
             if d < 1.0:
                 reach = half * math.sqrt(1.0 - d)
                 lo = max(middle - reach, 0.0)
-                hi = min(middle + reach * (0.8 + 0.4 * _noise(i // 2, j // 2, salt + 1)), 25.0)
+                hi = min(middle + reach * (0.8 + 0.4 * cell_noise(i // 2, j // 2, salt + 1)), 25.0)
                 _put(columns, i, j, int(lo * 10), int(hi * 10), label)
 
 
@@ -149,9 +149,9 @@ def paint_box(columns, x, y, yaw, length, width, label, over):
         for j in range(j0, j1):
             dx = columns.origin[0] + (i + 0.5) * CELL - x
             dy = columns.origin[1] + (j + 0.5) * CELL - y
-            if abs(c * dx + s * dy) <= length / 2 and abs(-s * dx + c * dy) <= width / 2:
-                if over == EMPTY or columns.ground[i, j] == over:
-                    columns.ground[i, j] = label
+            inside = abs(c * dx + s * dy) <= length / 2 and abs(-s * dx + c * dy) <= width / 2
+            if inside and (over == EMPTY or columns.ground[i, j] == over):
+                columns.ground[i, j] = label
 
 
 @njit(cache=True)
@@ -171,8 +171,7 @@ def near_segments(points, half_width, origin, field):
                 dx, dy = origin[0] + i - ax, origin[1] + j - ay
                 t = min(max((dx * ex + dy * ey) / square, 0.0), 1.0)
                 d = math.hypot(dx - t * ex, dy - t * ey) - half_width
-                if d < field[i, j]:
-                    field[i, j] = d
+                field[i, j] = min(field[i, j], d)
 
 
 @njit(cache=True)
@@ -196,8 +195,8 @@ def paint_ground(columns, kerb, road, district, origin, verge, sidewalk, ends, t
             x = columns.origin[0] + (i + 0.5) * CELL
             y = columns.origin[1] + (j + 0.5) * CELL
             d = bilinear(kerb, origin, x, y)
-            a = min(max(int(round(x - origin[0])), 0), kerb.shape[0] - 1)
-            b = min(max(int(round(y - origin[1])), 0), kerb.shape[1] - 1)
+            a = min(max(round(x - origin[0]), 0), kerb.shape[0] - 1)
+            b = min(max(round(y - origin[1]), 0), kerb.shape[1] - 1)
             r, kind = road[a, b], district[a, b]
             label = 14
             if d < 0.0:

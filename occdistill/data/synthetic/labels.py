@@ -40,11 +40,9 @@ def _survey(columns, eyes, above, below, ground):
                     break
                 floor = columns.height[i, j]
                 seen = eyes[e, 2] + horizon * d - floor
-                if seen < above[i, j]:
-                    above[i, j] = seen
+                above[i, j] = min(above[i, j], seen)
                 top = eyes[e, 2] + _TOP_SLOPE * d - floor
-                if top > below[i, j]:
-                    below[i, j] = top
+                below[i, j] = max(below[i, j], top)
                 slope = (floor - eyes[e, 2]) / d
                 if d < _GROUND_RANGE and slope >= horizon - 0.003:
                     ground[i, j] = 1
@@ -83,9 +81,9 @@ def _sight(columns, eye, x, y, z):
             return False
         h = (eye[2] + f * dz - columns.height[i, j]) * 10.0
         for m in range(SLOTS):
-            if columns.label[i, j, m] != EMPTY:
-                if columns.low[i, j, m] <= h <= columns.high[i, j, m]:
-                    return False
+            solid = columns.label[i, j, m] != EMPTY
+            if solid and columns.low[i, j, m] <= h <= columns.high[i, j, m]:
+                return False
     return True
 
 
@@ -115,10 +113,15 @@ def _spot(columns, eyes, pose, size, reach, alive):
                     break
 
 
-def spotted(columns: Columns, eyes: np.ndarray, pose: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Which boxes an annotator would have drawn (K, N): from first to last sight, within 60 m."""
+def in_sight(columns: Columns, eyes: np.ndarray, pose: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Which boxes (K, N) are within 60 m of the eye and not wholly hidden by the static world."""
     seen = np.zeros(pose.shape[:2], np.bool_)
     _spot(columns, eyes, pose, size, 60.0, seen)
+    return seen
+
+
+def annotated(seen: np.ndarray) -> np.ndarray:
+    """Which boxes (K, N) an annotator would have drawn: all from first to last sight."""
     started = np.logical_or.accumulate(seen, axis=0)
     unfinished = np.logical_or.accumulate(seen[::-1], axis=0)[::-1]
     return started & unfinished
@@ -143,7 +146,7 @@ def _sample(columns, above, below, ground, rotation, translation, out):
                     continue
                 floor = columns.height[i, j] - plane
                 if ground[i, j]:
-                    k = int(math.floor((floor + 1.0) / 0.4))
+                    k = math.floor((floor + 1.0) / 0.4)
                     if 0 <= k < out.shape[2]:
                         votes[k, columns.ground[i, j]] += 1
                 for m in range(SLOTS):
@@ -156,8 +159,8 @@ def _sample(columns, above, below, ground, rotation, translation, out):
                         continue
                     # A voxel counts as filled from 0.12 m of it on; flat things where they are.
                     thin = min(0.12, (high - low) / 2)
-                    first = max(int(math.floor((low + thin + 1.0) / 0.4)), 0)
-                    last = min(int(math.floor((high - thin + 1.0) / 0.4)), out.shape[2] - 1)
+                    first = max(math.floor((low + thin + 1.0) / 0.4), 0)
+                    last = min(math.floor((high - thin + 1.0) / 0.4), out.shape[2] - 1)
                     for k in range(first, last + 1):
                         votes[k, label] += 1
             for k in range(out.shape[2]):

@@ -413,7 +413,7 @@ class Scenery:
             return 3.0
         for k in range(int(span / 6.0)):
             if rng.random() < 0.2:
-                x, y, yaw = street.at(s + 3.0 + 6.0 * k, side * (edge - 0.3))
+                x, y, _ = street.at(s + 3.0 + 6.0 * k, side * (edge - 0.3))
                 stamp_disc(self.columns, x, y, 0.35, 0.0, rng.uniform(0.6, 1.1), OTHERS)
         return span + (0.3 if rng.random() < 0.75 else rng.uniform(2.5, 6.0))
 

@@ -6,16 +6,14 @@ from functools import cached_property
 
 import numpy as np
 
-from .agents import KIND
 from .agents import untouched
 from .columns import Columns
-from .labels import label_grid, spotted, survey
+from .labels import annotated, in_sight, label_grid, survey
+from .plan import SPLITS
 from .scenery import furnish
 from .sensors import LIDAR_POSITION
 from .town import Town, elevation, plan_town
 from .traffic import EGO_SIZE, REAR_AXLE, Tracks, simulate
-
-SPLITS = ("train", "val")
 
 
 def quaternion(rotation: np.ndarray) -> np.ndarray:
@@ -50,7 +48,8 @@ class SceneWorld:
 
     `translation` (K, 3) and `rotation` (K, 4: w, x, y, z) are the ego poses; `kinds` (N,),
     `sizes` (N, 3), `pose` (K, N, 3: x, y, yaw), `foot` (K, N) ground height and `speed` (K, N)
-    the boxes; `alive` (K, N) tells which of them exist in the annotations and labels.
+    the boxes, of which `standing` (N,) never move; `in_sight` (K, N) tells which of them nothing
+    static hides, `alive` (K, N) which of them exist in the annotations and labels.
     """
 
     columns: Columns
@@ -61,6 +60,8 @@ class SceneWorld:
     pose: np.ndarray
     foot: np.ndarray
     speed: np.ndarray
+    standing: np.ndarray
+    in_sight: np.ndarray
     alive: np.ndarray
 
     def ego_to_global(self, k: int) -> np.ndarray:
@@ -75,7 +76,7 @@ class SceneWorld:
         """What the static world shows over the whole scene."""
         return survey(self.columns, self.eyes)
 
-    @property
+    @cached_property
     def eyes(self) -> np.ndarray:
         """LiDAR positions (K, 3) in the world."""
         return np.stack(
@@ -158,7 +159,10 @@ def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> Scen
         pose,
         foot,
         speed,
-        np.zeros(pose.shape[:2], bool),
+        np.arange(len(kinds)) >= len(tracks.kind),
+        in_sight=np.zeros(pose.shape[:2], bool),
+        alive=np.zeros(pose.shape[:2], bool),
     )
-    scene.alive = spotted(columns, scene.eyes, pose, sizes)
+    scene.in_sight = in_sight(columns, scene.eyes, pose, sizes)
+    scene.alive = annotated(scene.in_sight)
     return scene

@@ -110,7 +110,7 @@ def locate(paths, p, s):
 def resample(points: np.ndarray, step: float) -> np.ndarray:
     """Points at equal arc length, at most `step` metres apart."""
     s = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-    t = np.linspace(0.0, s[-1], max(2, int(math.ceil(s[-1] / step)) + 1))
+    t = np.linspace(0.0, s[-1], max(2, math.ceil(s[-1] / step) + 1))
     return np.stack([np.interp(t, s, points[:, 0]), np.interp(t, s, points[:, 1])], -1)
 
 
@@ -162,11 +162,11 @@ def plan_town(rng: np.random.Generator, size: int = 5) -> Town:
     gone = set()
     for k in order:
         a, b, _ = pairs[k]
-        if len(gone) < 0.14 * len(pairs) and degree[a] > 2 and degree[b] > 2:
-            if degree[a] == 4 or degree[b] == 4 or rng.random() < 0.3:
-                gone.add(k)
-                degree[a] -= 1
-                degree[b] -= 1
+        spare = len(gone) < 0.14 * len(pairs) and degree[a] > 2 and degree[b] > 2
+        if spare and (degree[a] == 4 or degree[b] == 4 or rng.random() < 0.3):
+            gone.add(k)
+            degree[a] -= 1
+            degree[b] -= 1
     wide = {(axis, int(rng.integers(size))) for axis in (0, 1) for _ in range(2)}
     roads = []
     for k, (a, b, axis) in enumerate(pairs):

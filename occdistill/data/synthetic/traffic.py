@@ -1,4 +1,4 @@
-"""Traffic: car following, right of way, lane changes, cyclists, pedestrians; and the ego among them.
+"""Traffic: car following, right of way, lane changes, cyclists, pedestrians, and the ego.
 
 Longitudinal control is the intelligent driver model (Treiber, Hennecke, Helbing, 2000). Junctions
 are shared by claims: a vehicle enters when its light is green, no rival connector is claimed and
@@ -121,20 +121,20 @@ def _may_enter(paths, signals, cars, claims, i, time):
             if cars.s[j] - cars.length[j] / 2 < cars.length[i] + 2.0 and cars.v[j] < 2.5:
                 return False
         elif cars.claim[j] >= 0 and cars.v[j] < 1.5:
-            if cars.route[j, 1] == q or (
-                cars.route[j, 2] == q and cars.claim[j] == cars.route[j, 1]
-            ):
+            inside = cars.route[j, 1] == q
+            bound = cars.route[j, 2] == q and cars.claim[j] == cars.route[j, 1]
+            if inside or bound:
                 return False
         # Give way to those who come straight at a turning car and will be there soon.
-        o = cars.route[j, 0]
-        if cars.claim[j] < 0 and o != p and cars.v[j] > 3.0 and cars.route[j, 1] >= 0:
-            if paths.node[o] == paths.node[p] and paths.speed[cars.route[j, 1]] > 7.0:
-                left = paths.length[o] - cars.s[j] - cars.length[j] / 2
-                green = _green(signals, paths.node[o], paths.group[o], time) > 1.0
-                if green and paths.speed[c] < 7.0 and left < 3.0 * cars.v[j]:
-                    for k in range(paths.rival_start[c], paths.rival_start[c + 1]):
-                        if paths.rival_ids[k] == cars.route[j, 1]:
-                            return False
+        o, into = cars.route[j, 0], cars.route[j, 1]
+        comes = cars.claim[j] < 0 and o != p and cars.v[j] > 3.0 and into >= 0
+        if comes and paths.node[o] == paths.node[p] and paths.speed[into] > 7.0:
+            left = paths.length[o] - cars.s[j] - cars.length[j] / 2
+            green = _green(signals, paths.node[o], paths.group[o], time) > 1.0
+            if green and paths.speed[c] < 7.0 and left < 3.0 * cars.v[j]:
+                for k in range(paths.rival_start[c], paths.rival_start[c + 1]):
+                    if paths.rival_ids[k] == into:
+                        return False
     return True
 
 
@@ -173,11 +173,10 @@ def _leader(paths, cars, i):
                 gap = paths.length[p] + tail - cars.s[i] - half
                 if gap < best:
                     best, speed = gap, cars.v[j]
-            elif paths.source[p] == paths.source[tail_path] and tail_path != p:
-                if tail < 6.0 and tail + cars.length[j] / 2 > cars.s[i]:
-                    gap = tail - cars.s[i] - half
-                    if gap < best:
-                        best, speed = gap, cars.v[j]
+            elif paths.source[p] == paths.source[tail_path] and tail_path != p and tail < 6.0:
+                gap = tail - cars.s[i] - half
+                if tail + cars.length[j] / 2 > cars.s[i] and gap < best:
+                    best, speed = gap, cars.v[j]
     return best, speed
 
 
@@ -291,10 +290,11 @@ def _drive(paths, signals, cars, walkers, claims, time, chance):
             if rivals and signals[paths.node[p], 0] == 0.0:
                 wish = min(wish, math.sqrt(25.0 + 3.0 * max(left, 0.0)))
             ready = left < 14.0 or not (rivals and signals[paths.node[p], 0] == 0.0)
-            if ready and cars.claim[i] < 0 and left < v * v / 4.0 + 8.0 and cars.timer[i] < 0.5:
-                if _may_enter(paths, signals, cars, claims, i, time):
-                    cars.claim[i] = c
-                    claims[c] += 1
+            near = left < v * v / 4.0 + 8.0 and cars.timer[i] < 0.5
+            asks = ready and near and cars.claim[i] < 0
+            if asks and _may_enter(paths, signals, cars, claims, i, time):
+                cars.claim[i] = c
+                claims[c] += 1
             if cars.claim[i] != c and left + 1.6 < gap:
                 gap, lead = max(left + 1.6, 0.05), 0.0
         if cars.brake[i] > 0.0:
@@ -307,9 +307,9 @@ def _drive(paths, signals, cars, walkers, claims, time, chance):
             ahead = paths.length[p] - s - half
             blocked = s + half < paths.block[p, 0] and paths.block[p, 0] - s < 70.0
             bored = gap < 25.0 and lead < wish - 2.0 and chance[i, 1] < 0.08
-            if ahead > 34.0 and (blocked or bored or chance[i, 1] < STEP / 40.0):
-                if _try_change(paths, cars, i, blocked):
-                    s, p = cars.s[i], cars.route[i, 0]
+            wants = ahead > 34.0 and (blocked or bored or chance[i, 1] < STEP / 40.0)
+            if wants and _try_change(paths, cars, i, blocked):
+                s, p = cars.s[i], cars.route[i, 0]
         agile = 1.0 if paths.kind[p] >= CYCLE else 2.0
         if v <= wish:
             accel = agile * (1.0 - (v / max(wish, 0.1)) ** 4)
@@ -404,9 +404,9 @@ def _walk(paths, signals, cars, walkers, time, chance):
         for u in range(len(walkers.s)):
             if u != w and walkers.path[u] == path and walkers.mode[u] != 2:
                 ahead = walkers.s[u] - s
-                if 0.0 <= ahead < 1.0 and abs(walkers.lateral[u] - walkers.lateral[w]) < 0.75:
-                    if ahead > 0.0 or u < w:
-                        speed = 0.0
+                beside = abs(walkers.lateral[u] - walkers.lateral[w]) >= 0.75
+                if 0.0 <= ahead < 1.0 and not beside and (ahead > 0.0 or u < w):
+                    speed = 0.0
         if paths.block[path, 0] - 2.5 < s + 1.0 and s < paths.block[path, 0]:
             speed = 0.0
             if walkers.timer[w] <= 0.0:
@@ -462,7 +462,7 @@ def vehicle_pose(paths, cars, i, shift, length):
         x -= math.sin(yaw) * aside
         y += math.cos(yaw) * aside
         slope = -3.4 * cars.side[i] * 6.0 * u * (1.0 - u) / CHANGE_TIME
-        yaw += math.atan2(slope, 4.5 if cars.v[i] < 4.5 else cars.v[i])
+        yaw += math.atan2(slope, max(cars.v[i], 4.5))
     return x, y, yaw
 
 

@@ -1,110 +1,48 @@
-"""Write the embedded world to disk: a nuScenes dataset with Occ3D labels."""
+"""Write the embedded world to disk: simulate, label and scan each scene, then the tables."""
 
-import hashlib
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from occdistill.errors import UserError
 
 from ..occ3d import save_labels
 from .labels import visibility
-from .simulate import SPLITS, SceneWorld, build_scene
+from .plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
+from .scan import Scan, scan
+from .simulate import SceneWorld, build_scene
+from .tables import annotations, scene_tables, write_tables
 
 VERSION = "v1.0-synthetic"
-KEYFRAMES = 40
-KEYFRAME_GAP = 500_000
-"""Microseconds between keyframes."""
-_STAMP = ".occdistill-world.json"
-_FIRST_TIME = 1_533_000_000_000_000
-
-
-def token(*parts: object) -> str:
-    """A 32-digit hex token that depends on nothing but its parts."""
-    return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+_STAMP = "world.json"
+_PARTS = ".parts"
+_OWN = ("gts", "samples", "lidarseg", "maps", ".occdistill", _PARTS)
+_OWN_FILES = ("annotations.json", "splits.json", _STAMP)
+_LABEL_BYTES, _CLOUD_BYTES = 60_000, 800_000
+_FORMAT = 1
 
 
 @dataclass(frozen=True)
-class ScenePlan:
-    """Which scene to make, and under which name."""
+class _Settings:
+    """What decides a world's bytes; kept beside it."""
 
+    scenes: int
+    val_scenes: int
     seed: int
-    split: str
-    number: int
-    name: str
-    index: int
-    keyframes: int = KEYFRAMES
-
-    @property
-    def token(self) -> str:
-        """The scene's token."""
-        return token(self.seed, self.split, self.number)
-
-    def sample_token(self, k: int) -> str:
-        """Token of keyframe k."""
-        return token(self.token, "sample", k)
-
-    def timestamp(self, k: int) -> int:
-        """Time of keyframe k, microseconds."""
-        return _FIRST_TIME + self.index * 120_000_000 + k * KEYFRAME_GAP
-
-    def labels_path(self, k: int) -> str:
-        """Label file of keyframe k, relative to the data root."""
-        return f"gts/{self.name}/{self.sample_token(k)}/labels.npz"
-
-
-def plan_scenes(scenes: int, val_scenes: int, seed: int, keyframes: int) -> list[ScenePlan]:
-    """Train scenes, then val scenes; the n-th scene of a split does not depend on the counts."""
-    splits = [("train", n) for n in range(scenes)] + [("val", n) for n in range(val_scenes)]
-    return [
-        ScenePlan(seed, split, number, f"scene-{index + 1:04d}", index, keyframes)
-        for index, (split, number) in enumerate(splits)
-    ]
-
-
-def annotations(plan: ScenePlan, world: SceneWorld) -> dict:
-    """The scene's entry in Occ3D's `annotations.json`."""
-    last = plan.keyframes - 1
-    return {
-        plan.sample_token(k): {
-            "timestamp": plan.timestamp(k),
-            "ego_pose": {
-                "translation": world.translation[k].tolist(),
-                "rotation": world.rotation[k].tolist(),
-            },
-            "gt_path": plan.labels_path(k),
-            "prev": plan.sample_token(k - 1) if k > 0 else "",
-            "next": plan.sample_token(k + 1) if k < last else "",
-        }
-        for k in range(plan.keyframes)
-    }
-
-
-def _write_scene(plan: ScenePlan, out: Path) -> dict:
-    world = build_scene(plan.seed, plan.split, plan.number, plan.keyframes)
-    for k in range(plan.keyframes):
-        semantics = world.labels(k)
-        save_labels(out / plan.labels_path(k), semantics, *visibility(semantics))
-    return {"annotations": annotations(plan, world)}
-
-
-def _each(function, items: list, workers: int) -> Iterator:
-    """Map in order, in this process or in `workers` others."""
-    if workers == 1:
-        yield from map(function, items)
-        return
-    # Spawned, not forked: torch's and numba's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(function, items)
+    keyframes: int
+    lidar: bool
+    version: str
+    format: int = _FORMAT
 
 
 def make_world(
@@ -118,12 +56,15 @@ def make_world(
     keyframes: int = KEYFRAMES,
     overwrite: bool = False,
 ) -> Path:
-    """Write a world; see this package's docstring for what is in it.
+    """Write a world; what is in it is told in this package's docstring.
+
+    A run that was interrupted goes on where it stopped when it is started again with the same
+    arguments; a world that is complete is left as it is.
 
     Parameters
     ----------
     out
-        Folder to write; it must be empty, new, or an older world (with `overwrite`).
+        Folder to write: new, empty, or holding a world.
     scenes, val_scenes
         Number of training and validation scenes (default: a fifth as many, at least one).
     seed
@@ -137,7 +78,7 @@ def make_world(
     keyframes
         Per scene, 2 a second.
     overwrite
-        Replace an older world.
+        Replace a world made with other arguments.
 
     Returns
     -------
@@ -147,20 +88,148 @@ def make_world(
     Raises
     ------
     UserError
-        If the folder holds something else, the disk is too full, or a number is not positive.
+        If the folder holds something else, the disk is too full, or a number is out of range.
     """
     out = Path(out)
     val_scenes = max(1, scenes // 5) if val_scenes is None else val_scenes
-    workers = workers or os.cpu_count() or 1
-    plans = plan_scenes(scenes, val_scenes, seed, keyframes)
-    out.mkdir(parents=True, exist_ok=True)
-    infos: dict[str, dict] = {}
-    jobs = _each(partial(_write_scene, out=out), plans, min(workers, len(plans)))
-    for plan, result in zip(plans, tqdm(jobs, total=len(plans), desc="scenes", unit="scene")):
-        infos[plan.name] = result["annotations"]
-    names = {split: [p.name for p in plans if p.split == split] for split in SPLITS}
-    (out / "splits.json").write_text(json.dumps(names, indent=1))
-    (out / "annotations.json").write_text(
-        json.dumps({"train_split": names["train"], "val_split": names["val"], "scene_infos": infos})
-    )
+    if scenes < 0 or val_scenes < 0 or scenes + val_scenes < 1 or keyframes < 1 or seed < 0:
+        raise UserError(
+            f"a world of {scenes} + {val_scenes} scenes of {keyframes} keyframes from seed {seed}"
+            " cannot be made; give at least one scene and one keyframe, and no negative number"
+        )
+    settings = _Settings(scenes, val_scenes, seed, keyframes, lidar, version)
+    try:
+        if _is_complete(out, settings, overwrite):
+            return out
+        _check_disk(out, settings)
+        _claim(out, settings)
+        plans = plan_scenes(scenes, val_scenes, seed, keyframes)
+        parts = _write_scenes(out, plans, settings, workers or os.cpu_count() or 1)
+        write_tables(out, version, plans, parts)
+        _write_stamp(out, settings, complete=True)
+    except OSError as error:
+        raise UserError(
+            f"writing to {out} failed ({error.strerror or error}); free some space or choose"
+            " another --out, then start again: finished scenes are kept"
+        ) from error
+    shutil.rmtree(out / _PARTS)
     return out
+
+
+def _is_complete(out: Path, settings: _Settings, overwrite: bool) -> bool:
+    """Whether this very world is there; a `UserError` if something else is that must stay."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; choose a folder for --out")
+    if not out.is_dir() or not any(out.iterdir()):
+        return False
+    if not (out / _STAMP).is_file():
+        raise UserError(
+            f"{out} is not empty and holds no world made by this tool;"
+            " choose an empty or new folder for --out"
+        )
+    found = _read_stamp(out)
+    complete = found.pop("complete", False)
+    if found == asdict(settings):
+        return complete
+    if not overwrite:
+        raise UserError(
+            f"{out} holds a world made with other arguments ({_STAMP} names them);"
+            " add --overwrite to replace it, or choose another folder"
+        )
+    return False
+
+
+def _claim(out: Path, settings: _Settings) -> None:
+    """Clear away a world of other arguments, and put this one's stamp on the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = _read_stamp(out)
+    found.pop("complete", None)
+    if found and found != asdict(settings):
+        for name in (*_OWN, Path(found["version"]).name):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for name in _OWN_FILES:
+            (out / name).unlink(missing_ok=True)
+    _write_stamp(out, settings, complete=False)
+
+
+def _read_stamp(out: Path) -> dict:
+    try:
+        return json.loads((out / _STAMP).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{out / _STAMP} is broken; remove {out} and start again") from error
+
+
+def _write_stamp(out: Path, settings: _Settings, complete: bool) -> None:
+    (out / _STAMP).write_text(json.dumps(asdict(settings) | {"complete": complete}, indent=1))
+
+
+def _check_disk(out: Path, settings: _Settings) -> None:
+    scenes = settings.scenes + settings.val_scenes
+    frame = _LABEL_BYTES + (_CLOUD_BYTES if settings.lidar else 0)
+    needed = scenes * settings.keyframes * frame
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"{out} has {free / 1e9:.1f} GB of free disk, and {scenes} scenes may need"
+            f" {needed / 1e9:.1f} GB; free some space or make fewer scenes"
+        )
+
+
+def _write_scenes(
+    out: Path, plans: list[ScenePlan], settings: _Settings, workers: int
+) -> list[dict]:
+    """Make the scenes that are not there yet; returns all scenes' parts."""
+    folder = out / _PARTS
+    folder.mkdir(exist_ok=True)
+    todo = [plan for plan in plans if not (folder / f"{plan.name}.json").is_file()]
+    job = partial(_write_scene, out=out, lidar=settings.lidar, version=settings.version)
+    bar = tqdm(total=len(plans), initial=len(plans) - len(todo), unit="scene", file=sys.stderr)
+    with bar:
+        for _ in _each(job, todo, min(workers, len(todo))):
+            bar.update()
+    return [json.loads((folder / f"{plan.name}.json").read_bytes()) for plan in plans]
+
+
+def _each(job: Callable, items: list, workers: int) -> Iterator:
+    """Map in this process, or in `workers` others."""
+    if workers <= 1:
+        yield from map(job, items)
+        return
+    # Spawned, not forked: torch's and numba's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(job, items)
+
+
+def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:
+    """Write a scene's labels and clouds, and, last, its part of the tables."""
+    world = build_scene(plan.seed, plan.split, plan.number, plan.keyframes)
+    scans: list[Scan] = []
+    for k in range(plan.keyframes):
+        semantics = world.labels(k)
+        save_labels(out / plan.labels_path(k), semantics, *visibility(semantics))
+        if lidar:
+            scans.append(_sweep(plan, world, k))
+            _write_array(out / plan.cloud_path(k), scans[-1].points)
+            _write_array(out / plan.lidarseg_path(k, version), scans[-1].lidarseg)
+    tables = scene_tables(plan, world, scans or None, version)
+    part = out / _PARTS / f"{plan.name}.json"
+    unfinished = part.with_suffix(".new")
+    unfinished.write_text(json.dumps({"tables": tables, "annotations": annotations(plan, world)}))
+    unfinished.replace(part)
+
+
+def _sweep(plan: ScenePlan, world: SceneWorld, k: int) -> Scan:
+    which, kinds, feet, yaws = world.boxes_in_ego(k)
+    # Its own stream of numbers: labels do not depend on whether there is a LiDAR.
+    rng = np.random.default_rng([plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k])
+    boxes = (kinds, feet, yaws, world.sizes[which])
+    return scan(world.columns, world.ego_to_global(k), world.eyes[k], *boxes, rng)
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(array.tobytes())
