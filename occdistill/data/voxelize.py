@@ -155,8 +155,7 @@ def voxelize(
 def observed(sweeps: Sequence[Sweep], ego_to_global: np.ndarray, grid: Grid = OCC3D) -> np.ndarray:
     """Voxels that a ray of any sweep passed or ended in: uint8 grid of 0 and 1.
 
-    One ray is walked per sweep and end voxel, to its centre: near the car a hundred points end
-    in the same voxel and came nearly the same way. Parameters are as for `voxelize`.
+    Parameters are as for `voxelize`.
     """
     seen = np.zeros(grid.shape, np.uint8)
     for sweep in sweeps:
@@ -239,7 +238,7 @@ def _classes(sweep: Sweep, unlabelled: int) -> np.ndarray:
 
 def _passed(points: np.ndarray, to_grid: np.ndarray, grid: Grid) -> np.ndarray:
     """Voxels on the way from a sensor to its points, those of the points included."""
-    ends = _distinct(np.floor(points @ to_grid[:3, :3].T + to_grid[:3, 3])) + 0.5
+    ends = points @ to_grid[:3, :3].T + to_grid[:3, 3]
     # In units of voxels: the grid starts at zero and a voxel has size one.
     return observed_mask(np.empty(grid.shape, bool), (0.0, 0.0, 0.0), 1.0, to_grid[:3, 3], ends)
 
@@ -250,15 +249,6 @@ def _counted(cells: list[np.ndarray], classes: list[np.ndarray], grid: Grid) -> 
     if cells:
         _vote(np.concatenate(cells), np.concatenate(classes), _RANK, out.reshape(-1))
     return out
-
-
-def _distinct(cells: np.ndarray) -> np.ndarray:
-    """Distinct rows of whole numbers (N, 3), sorted as one packed integer each."""
-    half = 1 << 20
-    x, y, z = np.clip(cells, -half, half - 1).astype(np.int64).T + half
-    packed = np.unique(x << 42 | y << 21 | z)
-    mask = (1 << 21) - 1
-    return np.stack([packed >> 42, packed >> 21 & mask, packed & mask], axis=1) - half
 
 
 # Index: class; value: rank, the smaller the more important. Breaks ties between votes.
