@@ -88,8 +88,10 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         f"weight of Diff-Instruct overshoots, {_pair(rows['Diff-Instruct, x1 weight'])}, the exact "
         f"KL weight undershoots, {_pair(rows['Diff-Instruct, score weight'])}. Nearest to the "
         f"sampler is {min(distance, key=distance.get)}, but the law of the times moves the result "
-        "more than the interval does. The paper does not discuss this bias; it is none of the "
-        "variance that its argument is about."
+        "more than the interval does. At guidance "
+        f"{scales[-1]:g} the spread that is left is {curves['sampler'][-1][1]:.2f} for the sampler, "
+        + ", ".join(f"{curves[name][-1][1]:.2f} for {name}" for name in chosen)
+        + ". The paper does not discuss this bias, which has nothing to do with variance."
     )
     values = {
         "sampler": target,
