@@ -97,6 +97,23 @@ def count(
     return results
 
 
+def windows_under(protocol: Protocol, windows: Sequence[Window]) -> np.ndarray:
+    """Which clips a protocol scores, `(N,)` bool.
+
+    Raises:
+        UserError: if it scores none of them.
+    """
+    chosen = np.array([w.newest in protocol.windows(w.length) for w in windows], bool)
+    if not chosen.any():
+        raise UserError(
+            f"none of the {len(windows)} clips is a window of protocol {protocol.name!r} "
+            f"({protocol.history} past and {protocol.future} future keyframes"
+            f"{', the first of each scene' if protocol.first_only else ''}); take more clips or "
+            "another protocol"
+        )
+    return chosen
+
+
 def score_counts(counts: Counts, protocol: Protocol = DEFAULT) -> dict:
     """Scores of counted clips under a protocol: no inference needed.
 
@@ -108,14 +125,8 @@ def score_counts(counts: Counts, protocol: Protocol = DEFAULT) -> dict:
     Raises:
         UserError: if none of the protocol's windows was counted.
     """
-    wanted = [w.newest in protocol.windows(w.length) for w in counts.windows]
-    chosen = np.array(wanted, bool)
+    chosen = windows_under(protocol, counts.windows)
     lengths = {w.scene: w.length for w in counts.windows}
-    if not chosen.any():
-        raise UserError(
-            f"none of the {len(wanted)} clips is a window of protocol {protocol.name!r} "
-            f"({protocol.history} past and {protocol.future} future keyframes)"
-        )
     result = score(counts.total(protocol.view, chosen), protocol.rules)
     return {
         **result,
@@ -175,6 +186,9 @@ def evaluate(
     views = views_for(protocols, views)
     if any(needs_masks(v) for v in views) and not dataset.masks:
         raise UserError("a chosen protocol needs visibility masks; load the data set with masks")
+    windows, indices = windows_of(dataset), options.get("indices")
+    for protocol in protocols:  # before hours of inference, not after
+        windows_under(protocol, windows if indices is None else [windows[i] for i in indices])
     counted = count(rows, dataset, views=views, observers=measures, **options)
     common = {"seed": options.get("seed", 0), "data": dataset.fingerprint, **(common or {})}
     facts = [{**common, **speed} for speed in _timing(rows, dataset, repeats)]

@@ -26,7 +26,8 @@ FACTS = ("checkpoint", "vae", "cache", "data", "dtype", "seed", "git_commit")
 
 def git_commit(folder: Path = Path(__file__).parent) -> str | None:
     """Short hash of the code's commit, `+` if the working tree differs; None outside git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12"]
+    command = ["git", "-C", str(folder), "describe", "--always", "--exclude=*"]
+    command += ["--dirty=+", "--abbrev=12"]
     try:
         answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

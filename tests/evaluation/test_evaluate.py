@@ -114,6 +114,14 @@ def test_a_preset_that_needs_masks_says_so(make_clips):
         evaluate([perfect()], make_clips([12], masks=False), protocols=[PROTOCOLS["come-visible"]])
 
 
+def test_a_protocol_without_a_window_is_refused_before_inference(make_clips):
+    def never(batch):
+        pytest.fail("predicted for nothing")
+
+    with pytest.raises(UserError, match=r"none of the 1 clips .* 'occworld'"):
+        evaluate([Row("x", never)], make_clips([10]), protocols=[PROTOCOLS["occworld"]])
+
+
 def test_two_rows_of_one_name_are_refused(clips):
     with pytest.raises(UserError, match="same name"):
         count([perfect(), perfect()], clips, progress=False)

@@ -1,5 +1,7 @@
 """Every preset against a second implementation, written from the papers' described rules."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -229,3 +231,10 @@ def test_partial_coverage_is_told(make_clips):
 def test_unknown_protocol():
     with pytest.raises(UserError, match="known: occdistill"):
         get_protocol("kitti")
+
+
+def test_the_guide_lists_every_preset_with_its_clips():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    for name, protocol in PROTOCOLS.items():
+        (line,) = [text for text in page.splitlines() if text.startswith(f"| `{name}`")]
+        assert f"{protocol.clips:,}" in line
