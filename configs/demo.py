@@ -16,7 +16,7 @@ train_distill = dict(
     val_clips=16, checkpoint_interval=20,
 )  # fmt: skip
 advice = dict(
-    data="make it with `python tools/make_world.py --out data/world --scenes 24 --seed 0`",
+    data="make it with `python tools/make_world.py --out data/world --scenes 20 --val-scenes 6 --seed 0`",
     vae="make it with `python tools/train_vae.py configs/demo_train.py`",
     teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",
 )
