@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
-    """A small embedded world: two training scenes and one validation scene of 12 keyframes."""
+    """A small embedded world: three training scenes and one validation scene of 12 keyframes."""
     from occdistill.data.synthetic import make_world
 
     out = tmp_path_factory.mktemp("world")

@@ -247,7 +247,7 @@ def scan(
 
     distance = np.minimum(distance, static)
     box[~np.isfinite(distance)] = _NOTHING
-    ids = np.append(_KIND_IDS[kinds[:-1]], _EGO)
+    ids = np.append(_KIND_IDS[kinds[:-1]], _EGO).astype(np.uint8)
     lidarseg = np.where(box >= 0, ids[box], _STATIC_IDS[label])
     lost = 0.03 + 0.35 * np.clip(distance / MAX_RANGE - 0.35, 0.0, 1.0)
     echo = (box != _NOTHING) & (rng.random(shape) > lost) & (distance > 0.1)
