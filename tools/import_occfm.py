@@ -15,11 +15,9 @@ from pathlib import Path
 
 import torch
 
-from occdistill.autoencoder.occfm import OccFMVAE
 from occdistill.data.infos import build_infos
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError, run
-from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.occfm.caches import (
     compare_infos,
     infos_columns,
@@ -101,19 +99,10 @@ def import_weights(args: argparse.Namespace) -> None:
 
 def entry(kind: str, network: torch.nn.Module, fingerprints: dict, meta: dict) -> dict:
     """One of our checkpoints, see `occdistill.training.checkpoint`."""
-    if isinstance(network, OccFMTransition):
-        text = (
-            f"network = dict(type=OccFMTransition, latent_shape={tuple(network.latent_shape)}, "
-            f"trajectory_length={network.trajectory_length})"
-        )
-    else:
-        assert isinstance(network, OccFMVAE)
-        text = f"vae = dict(type=OccFMVAE, channels={network.latent_shape[0]})"
-    model = {key: value.contiguous() for key, value in network.state_dict().items()}
     return {
         "kind": kind,
-        "model": model,
-        "config_text": text,
+        "model": network.state_dict(),
+        "config_text": f"# imported from {meta['source']}, variant {meta['variant']}",
         "fingerprints": fingerprints,
         "meta": meta,
     }
