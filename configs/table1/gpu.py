@@ -12,7 +12,7 @@ work_dir = "work_dirs/table1-gpu"
 updates = 1000
 seeds = (0, 1, 2, 3, 4)
 clips = 0  # all
-train.update(batch_size=16, warmup=100, val_clips=48, val_interval=100)
+train.update(batch_size=16, warmup=100, val_clips=48)
 rows["ayf_emd"]["method"].update(tangent_warmup=500)
 rows["meanflow"]["method"].update(tangent_warmup=500)
 search.update(updates=200)

@@ -1,7 +1,11 @@
 """The table on the tiny world with an untrained teacher: bookkeeping, not quality."""
 
 import json
+import subprocess
+import sys
 import textwrap
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,7 @@ from occdistill.studies.table1.plan import load_plan, search_plan
 from occdistill.studies.table1.runs import finished, prepare, run_one, updates_of
 from occdistill.training import checkpoint as checkpoints
 
+ROOT = Path(__file__).parents[2]
 BASE = """
     from occdistill.autoencoder.vae import VAE
     from occdistill.distill.mfd import MFD
@@ -93,6 +98,7 @@ def test_runs_leave_their_record_and_are_not_repeated(trained):
     assert record["scores"]["clips"] == 3
     # x_t per clip: guided teacher 2, derivative 2, student 1
     assert record["evaluations"] == 2 * 2 * (2 + 2 + 1)
+    assert record["cost"]["seconds"] > 0 and record["cost"]["peak_mb"] > 10
     before = (folder / "run.json").stat().st_mtime_ns
     assert run_one(trained, "updates", "meanflow", 0, "cpu") == record
     assert (folder / "run.json").stat().st_mtime_ns == before
@@ -120,15 +126,9 @@ def test_equal_evaluations_give_cheaper_methods_more_updates(trained):
     record = finished(trained.folder("evaluations", "meanflow", 0))
     assert record["updates"] == updates_of(trained, "evaluations", "meanflow") > 2
     assert ("mfd", 0) not in trained.runs("evaluations")
-    unknown = load_plan_elsewhere(trained)
+    unknown = replace(trained, work_dir=f"{trained.work_dir}-elsewhere")
     with pytest.raises(UserError, match="under the budget 'updates' first"):
         updates_of(unknown, "evaluations", "dmd2")
-
-
-def load_plan_elsewhere(plan):
-    from dataclasses import replace
-
-    return replace(plan, work_dir=plan.work_dir + "-nowhere")
 
 
 def test_the_report_has_means_spreads_differences_and_pictures(trained):
@@ -146,8 +146,6 @@ def test_the_report_has_means_spreads_differences_and_pictures(trained):
     assert gap["interval"][0] <= gap["interval"][1]
     assert set(content["budgets"]["evaluations"]) == {"mfd", "meanflow"}
     assert {"teacher@10", "teacher@1", "copy-last", "ego-warp"} <= content["references"].keys()
-
-    from pathlib import Path
 
     folder = Path(trained.work_dir)
     page = (folder / "table.md").read_text()
@@ -175,6 +173,29 @@ def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
     scores = result["mIoU"]["mfd"]
     assert result["best"]["mfd"] == max(scores, key=scores.get)
     assert "| MFD |" in page
+
+
+@pytest.mark.slow
+def test_the_command_resumes_reports_and_refuses(config, tmp_path):
+    def call(*more):
+        command = [sys.executable, "tools/table1.py", str(config), "--out", str(tmp_path), *more]
+        return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+
+    assert call("--report").returncode == 2  # nothing to report yet
+    wrong = call("--rows", "nothing")
+    assert wrong.returncode == 2 and "no row 'nothing'" in wrong.stderr
+    rows = ("--rows", "mfd", "consistency", "--seeds", "0", "--jobs", "2")
+    first = call(*rows)
+    assert first.returncode == 0, first.stderr
+    assert "# Table 1, measured" in first.stdout
+    marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("run.json")}
+    assert len(marks) == 4  # references, two rows, and consistency with equal evaluations
+    assert call(*rows).returncode == 0
+    assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("run.json")}
+    (tmp_path / "updates" / "mfd" / "seed0" / "run.json").unlink()
+    (tmp_path / "updates" / "mfd" / "seed0" / "signature.txt").write_text("other")
+    broken = call(*rows)
+    assert broken.returncode == 2 and "log.txt" in broken.stderr
 
 
 def test_bad_table_configs_are_refused_in_one_sentence(config, tmp_path):

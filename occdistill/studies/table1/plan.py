@@ -65,8 +65,9 @@ class Plan:
         """Changes to the base config that make a run of a row, `{"dotted.key": value}`."""
         row = self.rows[key]
         train = {
-            "val_interval": updates,
+            "val_interval": max(1, updates // 4),
             "checkpoint_interval": max(1, updates // 4),
+            "log_interval": max(1, updates // 30),
             "keep": 1,
             **self.train,
             **row.train,

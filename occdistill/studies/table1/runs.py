@@ -12,27 +12,32 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from torch.utils.data import default_collate
 
 from occdistill.config import (
     build_codec,
     build_dataset,
     build_grid,
+    build_method,
     build_network,
     build_teacher,
     build_vae,
     load_config,
 )
-from occdistill.distill.base import frozen
+from occdistill.distill.base import frozen, only_grad
 from occdistill.distill.flow_map import with_end_clock
 from occdistill.errors import UserError
 from occdistill.evaluation.evaluate import count, score_counts
 from occdistill.evaluation.rows import Row as Forecast
 from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row, forecast_row
+from occdistill.flow.path import Draws
 from occdistill.runtime.forecaster import Forecaster
-from occdistill.runtime.latency import peak_mb, reset_peak
+from occdistill.runtime.latency import device_name, peak_mb, reset_peak
 from occdistill.studies.table1.plan import Plan
 from occdistill.training import checkpoint as checkpoints
 from occdistill.training.jobs import Job, train_distill
+from occdistill.training.tasks import latent_batch
+from occdistill.training.updates import Updater
 
 TEACHER_STEPS = (10, 5, 2, 1)
 
@@ -91,13 +96,7 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
         return record
     _claim(folder, signature)
 
-    saved = checkpoints.step_files(folder)
-    done = int(checkpoints.STEP_FILE.fullmatch(saved[-1].name)[1]) if saved else 0
-    reset_peak(torch.device(device))
-    start = time.perf_counter()
     train_distill(_arguments(plan, options, seed, folder, device))
-    seconds, peak = time.perf_counter() - start, peak_mb(torch.device(device))
-
     config = load_config(plan.base, options)
     state = checkpoints.load(folder / "student.pth", kind="distill")
     row = forecast_row("student", student(config, state, device))
@@ -109,10 +108,7 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
         "updates": updates,
         "evaluations": state["meta"]["nfe"],
         "settings": dict(config.train_distill),
-        "seconds_per_update": seconds / max(1, updates - done),
-        "peak_mb": peak,
-        "device": device,
-        "threads": torch.get_num_threads(),
+        "cost": cost(plan, key, device),
         "fingerprints": state["fingerprints"],
         "scores": scores,
         "signature": signature,
@@ -120,6 +116,45 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
     }
     write_json(folder / "run.json", record)
     return record
+
+
+def cost(plan: Plan, key: str, device: str, repeats: int = 2) -> dict:
+    """What a student update with its auxiliary updates costs, timed alone, once per row.
+
+    Returns:
+        `seconds`, `peak_mb` (a GPU's tensors; on a CPU the whole process), `device`, `threads`.
+    """
+    path = plan.folder("updates", key, 0).parent / "cost.json"
+    if path.is_file():
+        return json.loads(path.read_text())
+    options = plan.run_options(key, plan.updates)
+    job = Job(_arguments(plan, options, 0, path.parent / "cost", device), "distill")
+    vae, vae_fingerprint = job.frozen_vae()
+    clips = job.latents(build_codec(job.config, vae), vae_fingerprint)
+    task = build_method(job.config, (job.config.data.future, *vae.latent_shape)).to(device)
+    updaters = {name: Updater(net, job.settings.lr) for name, net in task.nets.items()}
+    seeds = range(job.settings.batch_size)
+    items = default_collate([clips[i % len(clips)] for i in seeds])
+    items = {name: value.to(device) for name, value in items.items()}
+    for step in range(1 + repeats):
+        if step == 1:  # the first one warms up
+            reset_peak(job.device)
+            start = time.perf_counter()
+        for name in task.plan(step):
+            with only_grad(task.nets, name):
+                loss = task.losses(name, latent_batch(items, Draws(seeds, device)), step)
+                updaters[name].step(loss.total)
+            task.after(name, step)
+        if job.device.type == "cuda":
+            torch.cuda.synchronize(job.device)
+    result = {
+        "seconds": (time.perf_counter() - start) / repeats,
+        "peak_mb": peak_mb(job.device),
+        "device": device_name(job.device),
+        "threads": torch.get_num_threads(),
+    }
+    write_json(path, result)
+    return result
 
 
 def _claim(folder: Path, signature: str) -> None:
