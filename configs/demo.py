@@ -12,7 +12,7 @@ vae_checkpoint = "data/demo-weights/vae.pth"
 teacher_checkpoint = "data/demo-weights/teacher.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)
 train_distill = dict(
-    iterations=60, batch_size=8, lr=1e-4, warmup=10, clip=1.0, seed=0, val_interval=20,
+    iterations=40, batch_size=8, lr=1e-4, warmup=10, clip=1.0, seed=0, val_interval=10,
     val_clips=16, checkpoint_interval=20,
 )  # fmt: skip
 advice = dict(
