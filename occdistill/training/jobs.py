@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.config.lazy import LazyObject
 from torch import nn
 from torch.utils.data import ConcatDataset
 
@@ -65,7 +66,10 @@ class Job:
         self.args, self.part = args, part
         self.config: Config = load_config(args.config, args.cfg_options)
         if method is not None and method.__name__ != self._method_name():
-            self.config.method = dict(type=method)
+            # as an import in a config file would be, so that the config can be written out
+            self.config.method = dict(type=LazyObject(method.__module__, method.__name__))
+        if part == "distill" and not self.config.get("method"):
+            raise UserError(f"{args.config} names no method: add method=dict(type=…), such as MFD")
         options = dict(self.config.get(f"train_{part}") or {})
         if not {"iterations", "batch_size"} <= options.keys():
             raise UserError(

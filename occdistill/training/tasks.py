@@ -78,7 +78,9 @@ class VAETraining(_OneNet):
         vae = self.nets["vae"]
         posterior: Gaussian = vae.encode(batch.voxels)
         z = posterior.mean + posterior.std * batch.draws.normal(*posterior.mean.shape[1:])
-        parts = reconstruction_losses(vae.logits(z), batch.voxels, self.lovasz_voxels, self.class_weights)
+        parts = reconstruction_losses(
+            vae.logits(z), batch.voxels, self.lovasz_voxels, self.class_weights
+        )
         parts["kl"] = kl_divergence(posterior)
         total = (
             parts["cross_entropy"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -22,17 +21,16 @@ from uuid import uuid4
 import torch
 import torch.distributed
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from occdistill.distill.base import only_grad
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.training import checkpoint as ckpt
 from occdistill.training.batches import EndlessBatches
+from occdistill.training.hooks import Checkpoints, Curves, Validation
 from occdistill.training.updates import MovingAverage, Updater
 
 
@@ -168,117 +166,6 @@ class UpdateLoop(BaseLoop):
         return {key: torch.stack(values).float().mean() for key, values in logs.items()}
 
 
-class Curves(Hook):
-    """Progress bar with the time left, and scalars averaged over steps and ranks."""
-
-    priority = "ABOVE_NORMAL"
-
-    def __init__(self) -> None:
-        self.sums: dict[str, list[Tensor]] = defaultdict(list)
-
-    def before_train(self, runner: Trainer) -> None:
-        """Open the bar."""
-        tty = os.isatty(2)
-        self.bar = tqdm(
-            desc=runner.kind,
-            total=runner.max_iters,
-            initial=runner.iter,
-            disable=runner.rank > 0,
-            mininterval=0.5 if tty else 20.0,
-            dynamic_ncols=tty,
-        )
-
-    def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
-        """Collect, and write at the interval."""
-        self.bar.update()
-        for key, value in outputs.items():
-            self.sums[key].append(value)
-        if runner.iter % runner.settings.log_interval and runner.iter < runner.max_iters:
-            return
-        names = sorted(self.sums)
-        means = torch.stack([torch.stack(self.sums[name]).mean() for name in names])
-        if runner.world_size > 1:
-            torch.distributed.all_reduce(means)
-            means /= runner.world_size
-        scalars = dict(zip(names, means.tolist()))
-        self.sums.clear()
-        for name, value in scalars.items():
-            if name.endswith("/loss") and not math.isfinite(value):
-                raise UserError(
-                    f"{name} became {value} at step {runner.iter}: lower the learning rate and "
-                    "start again, or --resume from the last checkpoint"
-                )
-        for name, updater in runner.updaters.items():
-            scalars[f"{name}/lr"] = updater.rate(max(0, updater.count - 1))
-        scalars["nfe"] = runner.nfe
-        runner.write(scalars)
-        self.bar.set_postfix_str(
-            f"{runner.main} loss {scalars[f'{runner.main}/loss']:.4f}", refresh=False
-        )
-
-    def after_train(self, runner: Trainer) -> None:
-        """Close the bar."""
-        self.bar.close()
-
-
-class Validation(Hook):
-    """Calls `validate(net)` on rank 0 at the start, every `val_interval` steps and at the end.
-
-    The moving average is validated where there is one. A new best mean IoU is saved at once, as
-    `best.pth`, without what only a resume needs.
-    """
-
-    priority = "NORMAL"
-
-    def before_train(self, runner: Trainer) -> None:
-        """Where the curves begin; a resumed run has its values already."""
-        if runner.iter == 0:
-            self._validate(runner)
-
-    def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
-        """Validate at the interval and at the end."""
-        if runner.iter % runner.settings.val_interval == 0 or runner.iter == runner.max_iters:
-            self._validate(runner)
-
-    def _validate(self, runner: Trainer) -> None:
-        if runner.rank > 0 or runner.validate is None:
-            return
-        net = runner.best_net
-        training = net.training
-        net.eval()
-        with torch.no_grad():
-            metrics = runner.metrics = dict(runner.validate(net))
-        net.train(training)
-        runner.write({f"val/{key}": value for key, value in metrics.items()})
-        runner.write({f"val_by_nfe/{key}": v for key, v in metrics.items()}, step=runner.nfe)
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
-        tqdm.write(f"{runner.kind} after {runner.iter} steps: {shown}", file=sys.stderr)
-        score = metrics.get("mIoU", -math.inf)
-        if runner.iter and score > runner.best:
-            runner.best = score
-            ckpt.save(runner.folder / "best.pth", runner.checkpoint())
-
-
-class Checkpoints(Hook):
-    """Files to resume from at the interval, the last `keep` of them; the weights at the end."""
-
-    priority = "VERY_LOW"
-
-    def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
-        """Save at the interval and at the end."""
-        last = runner.iter == runner.max_iters
-        if runner.rank > 0 or (runner.iter % runner.settings.checkpoint_interval and not last):
-            return
-        ckpt.save(runner.folder / f"iter_{runner.iter}.pth", runner.checkpoint(resumable=True))
-        for old in ckpt.step_files(runner.folder)[: -runner.settings.keep]:
-            old.unlink()
-
-    def after_train(self, runner: Trainer) -> None:
-        """Save what later steps of the chain need."""
-        if runner.rank == 0:
-            ckpt.save(runner.weights_file, runner.checkpoint())
-
-
 class Trainer(Runner):
     """Trains a task: nets by name, a plan of updates, a loss for each.
 
@@ -321,7 +208,8 @@ class Trainer(Runner):
         self.kind, self.validate = kind, validate
         self.fingerprints = dict(fingerprints or {})
         self.folder, self.metrics, self.best = Path(work_dir), {}, -math.inf
-        self.evaluations = 0  # of this rank; see `nfe`
+        self.nfe = 0  # network evaluations spent on training, in clips, over all ranks
+        self.evaluations = 0  # those of this rank that are not yet in `nfe`
         super().__init__(
             model=task,
             work_dir=str(work_dir),
@@ -393,11 +281,6 @@ class Trainer(Runner):
         return self.model
 
     # State.
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations spent on training so far, in clips, over all ranks."""
-        return self.evaluations * self.world_size
 
     @property
     def best_net(self) -> nn.Module:
@@ -488,5 +371,5 @@ class Trainer(Runner):
             self.average.load_state_dict(training["average"])
         self.train_loop._iter = saved["meta"]["step"]
         self.train_loop.batches = training["batches"]
-        self.evaluations = saved["meta"]["nfe"] // self.world_size
-        self.metrics, self.best = saved["meta"]["metrics"], training["best"]
+        self.nfe, self.metrics = saved["meta"]["nfe"], saved["meta"]["metrics"]
+        self.best = training["best"]

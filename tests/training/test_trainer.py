@@ -46,6 +46,7 @@ def curve(work_dir, key):
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
     killed = run_toy(tmp_path / "killed", "--task", task, "--die-at", "17")
     assert killed.returncode == -signal.SIGKILL
+    (tmp_path / "killed" / ".iter_21.pth.4242.tmp").write_bytes(b"half of a checkpoint")
     assert [p.name for p in ckpt.step_files(tmp_path / "killed")] == ["iter_7.pth", "iter_14.pth"]
     assert not (tmp_path / "killed" / "student.pth").exists()
     resumed = run_toy(tmp_path / "killed", "--task", task, "--resume")
@@ -55,6 +56,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
     for state in states:
         del state["meta"]["time"]
     assert_same(*states)
+    assert not list((tmp_path / "killed").glob(".*"))
     for key in ("student/loss", "auxiliary/grad_norm", "nfe"):
         a, b = (curve(tmp_path / name, key) for name in ("killed", "whole"))
         assert a == b and len(a) == 30

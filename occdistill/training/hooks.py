@@ -1,0 +1,143 @@
+"""What happens around a step: curves and the progress bar, validation, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from torch import Tensor
+from tqdm import tqdm
+
+from occdistill.errors import UserError
+from occdistill.training import checkpoint as ckpt
+
+if TYPE_CHECKING:
+    from occdistill.training.trainer import Trainer
+
+
+class Curves(Hook):
+    """Progress bar with the time left, and scalars averaged over steps and ranks."""
+
+    priority = "ABOVE_NORMAL"
+
+    def __init__(self) -> None:
+        self.sums: dict[str, list[Tensor]] = defaultdict(list)
+
+    def before_train(self, runner: Trainer) -> None:
+        """Open the bar."""
+        tty = os.isatty(2)
+        self.bar = tqdm(
+            desc=runner.kind,
+            total=runner.max_iters,
+            initial=runner.iter,
+            disable=runner.rank > 0,
+            mininterval=0.5 if tty else 20.0,
+            dynamic_ncols=tty,
+        )
+
+    def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
+        """Collect, and write at the interval."""
+        self.bar.update()
+        for key, value in outputs.items():
+            self.sums[key].append(value)
+        s = runner.settings  # nothing may be pending where a run is resumed
+        intervals = (s.log_interval, s.val_interval, s.checkpoint_interval)
+        if any(runner.iter % n == 0 for n in intervals) or runner.iter == runner.max_iters:
+            self._write(runner)
+
+    def _write(self, runner: Trainer) -> None:
+        names = sorted(self.sums)
+        means = torch.stack([torch.stack(self.sums[name]).mean() for name in names])
+        spent = torch.tensor(runner.evaluations, device=runner.device)
+        all_reduce(means, "mean")
+        all_reduce(spent, "sum")
+        runner.nfe, runner.evaluations = runner.nfe + int(spent), 0
+        scalars = dict(zip(names, means.tolist()))
+        self.sums.clear()
+        for name, value in scalars.items():
+            if name.endswith("/loss") and not math.isfinite(value):
+                raise UserError(
+                    f"{name} became {value} at step {runner.iter}: lower the learning rate and "
+                    "start again, or --resume from the last checkpoint"
+                )
+        for name, updater in runner.updaters.items():
+            scalars[f"{name}/lr"] = updater.rate(max(0, updater.count - 1))
+        scalars["nfe"] = runner.nfe
+        runner.write(scalars)
+        self.bar.set_postfix_str(
+            f"{runner.main} loss {scalars[f'{runner.main}/loss']:.4f}", refresh=False
+        )
+
+    def after_train(self, runner: Trainer) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+
+class Validation(Hook):
+    """Calls `validate(net)` on rank 0 at the start, every `val_interval` steps and at the end.
+
+    The moving average is validated where there is one. A new best mean IoU is saved at once, as
+    `best.pth`, without what only a resume needs.
+    """
+
+    priority = "NORMAL"
+
+    def before_train(self, runner: Trainer) -> None:
+        """Where the curves begin; a resumed run has its values already."""
+        if runner.iter == 0:
+            self._validate(runner)
+
+    def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
+        """Validate at the interval and at the end."""
+        if runner.iter % runner.settings.val_interval == 0 or runner.iter == runner.max_iters:
+            self._validate(runner)
+
+    def _validate(self, runner: Trainer) -> None:
+        if runner.rank > 0 or runner.validate is None:
+            return
+        net = runner.best_net
+        training = net.training
+        net.eval()
+        with torch.no_grad():
+            metrics = runner.metrics = dict(runner.validate(net))
+        net.train(training)
+        runner.write({f"val/{key}": value for key, value in metrics.items()})
+        runner.write({f"val_by_nfe/{key}": v for key, v in metrics.items()}, step=runner.nfe)
+        shown = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+        tqdm.write(f"{runner.kind} after {runner.iter} steps: {shown}", file=sys.stderr)
+        score = metrics.get("mIoU", -math.inf)
+        if runner.iter and score > runner.best:
+            runner.best = score
+            ckpt.save(runner.folder / "best.pth", runner.checkpoint())
+
+
+class Checkpoints(Hook):
+    """Files to resume from at the interval, the last `keep` of them; the weights at the end."""
+
+    priority = "VERY_LOW"
+
+    def before_train(self, runner: Trainer) -> None:
+        """Remove what a kill in the middle of writing left behind."""
+        if runner.rank == 0:
+            for half_written in runner.folder.glob(".*.pth.*.tmp"):
+                half_written.unlink()
+
+    def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
+        """Save at the interval and at the end."""
+        last = runner.iter == runner.max_iters
+        if runner.rank > 0 or (runner.iter % runner.settings.checkpoint_interval and not last):
+            return
+        ckpt.save(runner.folder / f"iter_{runner.iter}.pth", runner.checkpoint(resumable=True))
+        for old in ckpt.step_files(runner.folder)[: -runner.settings.keep]:
+            old.unlink()
+
+    def after_train(self, runner: Trainer) -> None:
+        """Save what later steps of the chain need."""
+        if runner.rank == 0:
+            ckpt.save(runner.weights_file, runner.checkpoint())

@@ -1,0 +1,145 @@
+"""The training tools from config to weights, on the small world and with tiny networks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from occdistill.distill.mfd import MFD
+from occdistill.errors import UserError
+from occdistill.training import checkpoint as ckpt
+from occdistill.training import jobs
+
+REPO = Path(__file__).parents[2]
+CONFIG = """
+from occdistill.autoencoder.vae import VAE
+from occdistill.distill.no_auxiliary import NoAuxiliary
+from occdistill.flow.networks.small import SpaceTimeUNet
+
+data = dict(
+    dataroot={world!r}, version="v1.0-synthetic", train_split="train", val_split="val",
+    past=2, future=2, crop=12.8, coarsen=4,
+)
+vae = dict(
+    type=VAE, grid_shape=(16, 16, 4), channels=4, embedding=2, width=(8, 8), blocks=(1, 1),
+    decoder_width=8,
+)
+network = dict(
+    type=SpaceTimeUNet, latent_shape=(4, 4, 4), past=2, future=2, align=1, trajectory=4, width=16,
+    blocks=(1, 1), heads=2,
+)
+conditioning = dict(kind="gt", align=(0,))
+guidance = 2.0
+sampler = dict(steps=2, shift=3.0)
+method = dict(type=NoAuxiliary, ode_step=0.5)
+vae_checkpoint = {out!r} + "/weights/vae.pth"
+teacher_checkpoint = {out!r} + "/weights/teacher.pth"
+train_vae = dict(iterations=3, batch_size=4, lr=1e-3, ema=0.9, val_clips=2, val_interval=2)
+train_teacher = dict(iterations=3, batch_size=4, ema=0.9, mirror=True, val_clips=2)
+train_distill = dict(iterations=2, batch_size=2, val_clips=2)
+advice = dict(data="make a world", vae="train the VAE", teacher="train the teacher")
+work_dir = {out!r} + "/work"
+"""
+
+
+def run(monkeypatch, job, *arguments, **options):
+    monkeypatch.setattr(sys, "argv", ["tool", *map(str, arguments), "--device", "cpu"])
+    job(jobs.parse("."), **options)
+
+
+@pytest.fixture(scope="module")
+def config(tiny_world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    path = out / "tiny.py"
+    path.write_text(CONFIG.format(world=str(tiny_world), out=str(out)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config):
+    """The config after its VAE and its teacher were trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, jobs.train_vae, config)
+        run(patch, jobs.train_teacher, config)
+    return config
+
+
+def test_each_job_leaves_what_the_next_one_needs(trained, monkeypatch):
+    weights, work = trained.parent / "weights", trained.parent / "work"
+    vae, teacher = (ckpt.load(weights / f"{kind}.pth", kind) for kind in ("vae", "teacher"))
+    assert teacher["fingerprints"]["vae"] == ckpt.fingerprint(vae["model"])
+    assert vae["model"]["latent_scale"] != 1.0 and "iterations=3" in vae["config_text"]
+    run(monkeypatch, jobs.train_distill, trained, "--seed", 5)
+    student = ckpt.load(work / "noauxiliary" / "student.pth", "distill")
+    assert student["fingerprints"]["teacher"] == ckpt.fingerprint(teacher["model"])
+    assert student["meta"]["seed"] == 5 and student["model"].keys() == teacher["model"].keys()
+    assert {"mIoU", "IoU"} <= student["meta"]["metrics"].keys()
+    assert list(work.glob("noauxiliary/*/vis_data/events.out.tfevents.*"))
+
+
+def test_train_mfd_trains_mfd_whatever_the_config_says(trained, monkeypatch):
+    folder = trained.parent / "mfd"
+    options = ("--work-dir", folder, "--cfg-options", "train_distill.iterations=1")
+    run(monkeypatch, jobs.train_distill, trained, *options, method=MFD)
+    state = ckpt.step_files(folder)[-1]
+    assert set(ckpt.load(state)["training"]["updaters"]) == {"student", "auxiliary"}
+
+
+def test_a_run_is_neither_overwritten_nor_repeated(trained, monkeypatch, capsys):
+    file = trained.parent / "work" / "vae" / "vae.pth"
+    before = ckpt.load(file)
+    with pytest.raises(UserError, match="already holds a run .iter_3.pth.*--resume"):
+        run(monkeypatch, jobs.train_vae, trained)
+    run(monkeypatch, jobs.train_vae, trained, "--resume")  # finished: nothing is left to do
+    after = ckpt.load(file)
+    assert ckpt.fingerprint(before["model"]) == ckpt.fingerprint(after["model"])
+    run(monkeypatch, jobs.train_vae, trained, "--work-dir", trained.parent / "other", "--seed", 9)
+    assert "was there before and is kept" in capsys.readouterr().out
+    kept = ckpt.load(trained.parent / "weights" / "vae.pth")
+    assert ckpt.fingerprint(before["model"]) == ckpt.fingerprint(kept["model"])
+
+
+def test_what_does_not_belong_together_is_refused(trained, monkeypatch, tmp_path):
+    other = ckpt.load(trained.parent / "weights" / "vae.pth")
+    other["model"]["latent_scale"] += 1
+    ckpt.save(tmp_path / "vae.pth", other)
+    swap = ("--work-dir", tmp_path / "w", "--cfg-options", f"vae_checkpoint={tmp_path}/vae.pth")
+    with pytest.raises(UserError, match="was trained on the latents of VAE .*train the teacher"):
+        run(monkeypatch, jobs.train_distill, trained, *swap)
+    with pytest.raises(UserError, match="made from something else.*scale is .*vae is "):
+        run(monkeypatch, jobs.train_teacher, trained, *swap)
+    smaller = ("--work-dir", tmp_path / "w", "--cfg-options", "vae.channels=6")
+    with pytest.raises(UserError, match="another architecture"):
+        run(monkeypatch, jobs.train_teacher, trained, *smaller)
+
+
+def test_what_is_missing_is_named_with_the_command_that_brings_it(config, monkeypatch, tmp_path):
+    missing = ("--work-dir", tmp_path, "--cfg-options", f"vae_checkpoint={tmp_path}/no.pth")
+    with pytest.raises(UserError, match=r"no vae weights at .*no.pth; train the VAE"):
+        run(monkeypatch, jobs.train_teacher, config, *missing)
+    nowhere = ("--work-dir", tmp_path, "--cfg-options", f"data.dataroot={tmp_path}/nowhere")
+    with pytest.raises(UserError, match=r"no data at .*nowhere; make a world"):
+        run(monkeypatch, jobs.train_vae, config, *nowhere)
+    with pytest.raises(UserError, match="needs torchrun"):
+        run(monkeypatch, jobs.train_vae, config, "--work-dir", tmp_path, "--launcher", "pytorch")
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(sys, "argv", ["tool", str(config), "--device", "cuda"])
+        with pytest.raises(UserError, match="no GPU for --device cuda"):
+            jobs.train_vae(jobs.parse("."))
+
+
+def test_tools_exit_with_one_sentence(config, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "tools/train_mfd.py", str(config), "--work-dir", str(tmp_path)]
+        + ["--cfg-options", f"vae_checkpoint={tmp_path}/no.pth"],
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no vae weights at") and done.stderr.count("\n") == 1
