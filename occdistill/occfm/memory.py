@@ -1,0 +1,202 @@
+"""What one full-size MFD step needs on a GPU: counted without one, measured where there is one.
+
+    python -m occdistill.occfm.memory [--batch 1] [--dtype bfloat16] [--recompute] [--device cuda]
+
+The count runs one auxiliary and one student update on tensors that have sizes and no contents
+(torch's fake tensors) and follows every block of memory from birth to death. It is exact for what
+PyTorch allocates on a CPU; a GPU adds its libraries' workspaces, the allocator's rounding and the
+CUDA context, about 1 to 2 GB together, and runs norms in float32 under autocast, so that a half-
+precision run lies between the counts for its dtype and for float32.
+
+Counted at batch 1 for the network with the future trajectory (teacher, auxiliary and student of
+11.9 M parameters each, AdamW in float32):
+
+    GB at the peak        float32    bfloat16
+    everything stored       3.1        2.1
+    recomputed              0.75       0.66
+
+of which 0.33 stay between updates (three sets of weights 0.14, Adam's moments 0.18). Activations
+grow with the batch: 24 GB hold a batch of 7 in float32. Latents come from the cache, so the
+autoencoder isn't there. Not yet measured on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import weakref
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from occdistill.distill.base import only_grad
+from occdistill.distill.mfd import MFD
+from occdistill.errors import UserError, run
+from occdistill.flow.condition import Condition
+from occdistill.flow.networks.occfm import OccFMTransition
+from occdistill.flow.path import interpolate
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside it that are still alive.
+
+    Attributes:
+        live: bytes alive now.
+        peak: the largest that `live` has been.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run the operation and look at what it returns."""
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._watch(leaf.untyped_storage())
+        return out
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            weakref.finalize(storage, self._gone, key, size)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+class Step:
+    """The heaviest moments of one MFD step at full size: an auxiliary and a student update.
+
+    The two ODE integrations are one Euler step long here: their states are small, and steps reuse
+    each other's memory.
+
+    Args:
+        batch: clips per update.
+        dtype: of matrix products under autocast; None for float32 throughout.
+        recompute: activation checkpointing in the student and the auxiliary.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        batch: int = 1,
+        dtype: torch.dtype | None = None,
+        recompute: bool = False,
+        device: str = "cpu",
+        **network,
+    ) -> None:
+        network = {"trajectory_length": 12, "history": 4, **network}
+        with torch.device(device):
+            teacher = OccFMTransition(**network, recompute=recompute)
+        self.shape = (batch, teacher.future, *teacher.latent_shape)
+        self.method = MFD(teacher, self.shape[1:]).train()
+        self.optimizers = {
+            name: torch.optim.AdamW(net.parameters(), lr=1e-6)
+            for name, net in self.method.nets.items()
+        }
+        past = torch.randn(batch, teacher.past, *teacher.latent_shape, device=device)
+        trajectory = torch.randn(batch, teacher.trajectory_length, 2, device=device)
+        self.condition = Condition(past, trajectory=trajectory)
+        self.t = torch.full((batch,), 0.5, device=device)
+        self.autocast = lambda: (
+            nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)
+        )
+
+    def run(self) -> None:
+        """One update of each net."""
+        for name in ("auxiliary", "student"):
+            with only_grad(self.method.nets, name):
+                with self.autocast():
+                    loss = getattr(self, f"{name}_loss")()
+                loss.backward()
+                self.optimizers[name].step()
+                self.optimizers[name].zero_grad(set_to_none=True)
+
+    def noise(self) -> Tensor:
+        """Standard normal, shaped like the future latents."""
+        return torch.randn(self.shape, device=self.t.device)
+
+    def auxiliary_loss(self) -> Tensor:
+        """Flow matching on a fresh student sample."""
+        with torch.no_grad():
+            x_1 = self.method.one_step(self.noise(), self.condition)
+        x_0 = self.noise()
+        v = self.method.nets["auxiliary"](interpolate(x_1, x_0, self.t), self.t, self.condition)
+        return (v - (x_1 - x_0)).square().mean()
+
+    def student_loss(self) -> Tensor:
+        """MFD's surrogate, with one evaluation each of the guided teacher and the auxiliary."""
+        x_1 = self.method.one_step(self.noise(), self.condition)
+        x_t = interpolate(x_1, self.noise(), self.t)
+        with torch.no_grad():
+            u_T = self.method.guided_teacher(x_t.detach(), self.t, self.condition)
+            u_A = self.method.nets["auxiliary"](x_t.detach(), self.t, self.condition)
+        return self.method.matching_loss(x_t, u_A - u_T).total
+
+
+def count(**step) -> dict[str, int]:
+    """Bytes of one step, without allocating them.
+
+    Args:
+        **step: arguments of `Step`.
+
+    Returns:
+        weights: of teacher, student and auxiliary; resident: what stays between steps (weights,
+        Adam's moments, the batch); peak: the most that is alive at once.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), PeakBytes() as bytes_:
+        one = Step(**step)
+        nets = (one.method.teacher, *one.method.nets.values())
+        weights = sum(t.untyped_storage().nbytes() for n in nets for t in n.state_dict().values())
+        one.run()
+        return {"weights": weights, "resident": bytes_.live, "peak": bytes_.peak}
+
+
+def measure(repeats: int = 5, **step) -> dict[str, float]:
+    """Peak bytes and seconds per step on a GPU; arguments as for `count`."""
+    one = Step(**step)
+    one.run()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        one.run()
+    torch.cuda.synchronize()
+    seconds = (time.perf_counter() - start) / repeats
+    return {"peak": torch.cuda.max_memory_allocated(), "seconds": seconds}
+
+
+def main() -> None:
+    """Count or measure one configuration."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--recompute", action="store_true", help="activation checkpointing")
+    parser.add_argument("--device", default="cpu", help="cpu counts, cuda measures")
+    args = parser.parse_args()
+    step = dict(batch=args.batch, dtype=DTYPES[args.dtype], recompute=args.recompute)
+    if torch.device(args.device).type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"no GPU for --device {args.device}: count with --device cpu")
+        found = measure(device=args.device, **step)
+        print(f"peak {found['peak'] / 1e9:.2f} GB, {found['seconds']:.3f} s per pair of updates")
+    else:
+        found = count(**step)
+        print(", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    run(main)
