@@ -42,7 +42,7 @@ def curve(work_dir, key):
     return [points[step] for step in sorted(points)]
 
 
-@pytest.mark.parametrize("task", ["toy", "mfd"])
+@pytest.mark.parametrize("task", [pytest.param("toy", marks=pytest.mark.slow), "mfd"])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
     killed = run_toy(tmp_path / "killed", "--task", task, "--die-at", "17")
     assert killed.returncode == -signal.SIGKILL
