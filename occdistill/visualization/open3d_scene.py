@@ -25,6 +25,7 @@ from occdistill.data.occ3d import FREE, PALETTE, Grid
 
 SHADE = {(2, 1): 1.0, (0, 1): 0.74, (0, -1): 0.80, (1, 1): 0.88, (1, -1): 0.66}  # (axis, side)
 CREASE = np.array([0.62, 0.76, 0.89, 1.0])  # by how open a corner is
+GRAIN = 0.95  # every second voxel, so that flat ground still shows its size
 EGO_SIZE, EGO_CENTRE = (4.1, 1.85, 1.5), (1.4, 0.0, 0.95)  # metres; the origin is the rear axle
 EGO_COLOUR = (60, 64, 72)
 PACKAGES = {
@@ -59,9 +60,9 @@ class View:
         angle: vertical field of view, degrees.
     """
 
-    eye: tuple[float, float, float] = (-1.05, 0.0, 0.72)
-    target: tuple[float, float, float] = (0.12, 0.0, -0.1)
-    angle: float = 50.0
+    eye: tuple[float, float, float] = (-1.2, 0.0, 0.9)
+    target: tuple[float, float, float] = (0.06, 0.0, -0.1)
+    angle: float = 46.0
 
 
 def surface(voxels: np.ndarray, grid: Grid, ego: bool = True) -> Mesh:
@@ -86,8 +87,8 @@ def surface(voxels: np.ndarray, grid: Grid, ego: bool = True) -> Mesh:
             corners = corners[::-1]  # seen from the other side
         light = np.stack([_openness(outside, cells, corner, u, v) for corner in corners], 1)
         vertices.append(cells[:, None] - 1 + corners)
-        classes = voxels[tuple(cells.T - 1)]
-        colours.append(PALETTE[classes][:, None] / 255 * (shade * CREASE[light])[..., None])
+        light = shade * CREASE[light] * np.where(cells.sum(1) % 2, 1.0, GRAIN)[:, None]
+        colours.append(PALETTE[voxels[tuple(cells.T - 1)]][:, None] / 255 * light[..., None])
     points = np.concatenate(vertices) * grid.voxel_size + grid.origin
     shades = np.concatenate(colours)
     if ego:

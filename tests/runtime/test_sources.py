@@ -129,7 +129,7 @@ def test_between_keyframes_everything_moves_evenly():
     yaw = np.arctan2(fine.ego_to_global(6)[1, 0], fine.ego_to_global(6)[0, 0])
     assert np.degrees(yaw) == pytest.approx(135)
     assert np.cos(fine.pose[2, 0, 2]) == pytest.approx(-1)  # through pi, not through zero
-    assert fine.alive[:, 0].tolist() == [True] * 7 + [False] * 2
+    assert fine.alive[:, 0].tolist() == [True] * 6 + [False] * 3
     assert fine.seen == world.seen
 
 

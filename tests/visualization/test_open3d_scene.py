@@ -5,7 +5,7 @@ import pytest
 
 from occdistill.data.occ3d import FREE, PALETTE, Grid
 from occdistill.visualization import open3d_scene
-from occdistill.visualization.open3d_scene import CREASE, SHADE, RenderError, render, surface
+from occdistill.visualization.open3d_scene import CREASE, GRAIN, SHADE, RenderError, render, surface
 
 GRID = Grid((6, 6, 4), 0.5, (-1.5, -1.5, -1.0))
 
@@ -22,11 +22,11 @@ def faces(mesh):
 
 
 def test_a_voxel_shows_five_faces_where_it_is():
-    mesh = surface(frame(car=(1, 2, 0, 4)), GRID, ego=False)
+    mesh = surface(frame(car=(1, 3, 0, 4)), GRID, ego=False)
     quads, colours = faces(mesh)
     assert len(quads) == 5  # the one below is never seen
-    assert mesh.vertices.min(0) == pytest.approx([-1.0, -0.5, -1.0])
-    assert mesh.vertices.max(0) == pytest.approx([-0.5, 0.0, -0.5])
+    assert mesh.vertices.min(0) == pytest.approx([-1.0, 0.0, -1.0])
+    assert mesh.vertices.max(0) == pytest.approx([-0.5, 0.5, -0.5])
     top = np.flatnonzero((quads[..., 2] == -0.5).all(1))
     assert colours[top] == pytest.approx(np.broadcast_to(PALETTE[4] / 255, (1, 4, 3)))
 
@@ -38,6 +38,12 @@ def test_faces_between_voxels_are_left_out():
     assert len(faces(surface(filled, GRID, ego=False))[0]) == walls
 
 
+def test_neighbouring_voxels_differ_a_little():
+    _, colours = faces(surface(frame(a=(1, 1, 0, 4), b=(1, 2, 0, 4)), GRID, ego=False))
+    tops = np.sort(colours.max((1, 2)))[-2:]
+    assert tops[0] == pytest.approx(GRAIN * tops[1])
+
+
 def test_faces_look_outwards():
     mesh = surface(frame(a=(2, 2, 1, 15)), GRID, ego=False)
     centre = mesh.vertices.mean(0)
@@ -47,11 +53,11 @@ def test_faces_look_outwards():
 
 
 def test_corners_between_surfaces_are_darker():
-    mesh = surface(frame(floor=(2, 2, 0, 11), wall=(2, 3, 1, 11)), GRID, ego=False)
+    mesh = surface(frame(floor=(1, 3, 0, 11), wall=(1, 4, 1, 11)), GRID, ego=False)
     quads, colours = faces(mesh)
-    floor = np.flatnonzero((quads[..., 2] == -0.5).all(1) & (quads[..., 1].max(1) == 0.0))
+    floor = np.flatnonzero((quads[..., 2] == -0.5).all(1) & (quads[..., 1].max(1) == 0.5))
     light = colours[floor[0], :, 0] * 255 / PALETTE[11][0]
-    at_wall = quads[floor[0], :, 1] == 0.0  # the wall stands along the floor's left edge
+    at_wall = quads[floor[0], :, 1] == 0.5  # the wall stands along the floor's left edge
     assert light[at_wall] == pytest.approx(SHADE[2, 1] * CREASE[2])
     assert light[~at_wall] == pytest.approx(SHADE[2, 1])
 

@@ -1,0 +1,166 @@
+"""The tools that run a forecaster, from the command line to the file, on a tiny model and world."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from occdistill.config import build_network, build_vae, load_config
+from occdistill.errors import UserError
+from occdistill.training import checkpoint as checkpoints
+
+TOOLS = Path(__file__).parents[2] / "tools"
+CONFIG = """
+from occdistill.autoencoder.vae import VAE
+from occdistill.flow.networks.small import SpaceTimeUNet
+
+data = dict(
+    dataroot={world!r}, version="v1.0-synthetic", train_split="train", val_split="val",
+    past=3, future=4, crop=12.8, coarsen=2,
+)
+vae = dict(type=VAE, grid_shape=(32, 32, 8), channels=4, width=(16, 16), decoder_width=16)
+network = dict(
+    type=SpaceTimeUNet, latent_shape=(4, 8, 8), past=3, future=4, align=1, trajectory=7, width=16,
+)
+conditioning = dict(kind="gt", align=(0,))
+guidance = 2.0
+sampler = dict(steps=10, shift=3.0)
+vae_checkpoint = {folder!r} + "/vae.pth"
+teacher_checkpoint = {folder!r} + "/teacher.pth"
+work_dir = {folder!r} + "/work"
+"""
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory, tiny_world):
+    """A folder with a config and untrained weights for it."""
+    folder = tmp_path_factory.mktemp("tools")
+    path = folder / "config.py"
+    path.write_text(CONFIG.format(world=str(tiny_world), folder=str(folder)))
+    config = load_config(path)
+    torch.manual_seed(0)
+    vae, network = build_vae(config, weights=False), build_network(config)
+    for name, kind, net in (
+        ("vae", "vae", vae),
+        ("teacher", "teacher", network),
+        ("student", "distill", network),
+    ):
+        state = {"kind": kind, "model": net.state_dict(), "config_text": "", "fingerprints": {}}
+        checkpoints.save(folder / f"{name}.pth", {**state, "meta": {}})
+    return folder
+
+
+def call(monkeypatch, tool, *arguments):
+    """Run a tool's `main` as if from the command line."""
+    spec = importlib.util.spec_from_file_location(f"tool_{tool}", TOOLS / f"{tool}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr("sys.argv", [f"{tool}.py", *map(str, arguments)])
+    module.main()
+
+
+def test_benchmark_times_teacher_and_student_side_by_side(setup, monkeypatch, capsys):
+    call(
+        monkeypatch, "benchmark", setup / "config.py", setup / "student.pth", "--nfe", 2, 1,
+        "--repeats", 2, "--warmup", 1, "--device", "cpu",
+    )  # fmt: skip
+    result = json.loads((setup / "work" / "benchmark.json").read_text())
+    rows = result["rows"]
+    assert [(r["model"], r["nfe"], r["guidance"]) for r in rows[::3]] == [
+        ("teacher", 2, 2.0), ("teacher", 1, 2.0), ("student", 1, None),
+    ]  # fmt: skip
+    assert [r["scope"] for r in rows[:3]] == ["end_to_end", "generate_decode", "generate"]
+    for end_to_end, decode, generate in zip(rows[::3], rows[1::3], rows[2::3]):
+        assert end_to_end["p50_ms"] > decode["p50_ms"] > generate["p50_ms"] > 0
+    assert result["setting"]["grid"] == [32, 32, 8]
+    assert "| student@1 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["replay", "lidar"])
+def test_realtime_answers_every_frame_that_has_a_plan(setup, monkeypatch, capsys, source):
+    call(
+        monkeypatch, "realtime", setup / "config.py", setup / "student.pth", "--source", source,
+        "--rate", 10, "--deadline", 60_000, "--queue", 100, "--device", "cpu",
+        "--tensorboard", setup / "board",
+    )  # fmt: skip
+    report = json.loads((setup / "work" / "realtime.json").read_text())
+    # one scene of 12 keyframes; the last 4 lack a plan, the first 2 fill the window
+    assert report["frames"] == {
+        "arrived": 8, "dropped": 0, "bad": 0, "filling": 2, "forecasts": 6, "waiting": 0,
+    }  # fmt: skip
+    assert report["missed"] == 0
+    assert report["source"] == source
+    assert report["stages"]["total"]["count"] == 6
+    assert "total" in capsys.readouterr().out
+    assert list((setup / "board").glob("events*"))
+
+
+def test_realtime_skips_an_unreadable_frame(setup, tiny_world, tmp_path, monkeypatch):
+    world = tmp_path / "world"
+    shutil.copytree(tiny_world, world)
+    config = load_config(setup / "config.py")
+    from occdistill.data.scenes import load_index
+
+    (scene,) = load_index(world, config.data.version, "val")
+    (world / scene.keyframes[5].labels).write_bytes(b"half a file")
+    call(
+        monkeypatch, "realtime", setup / "config.py", setup / "student.pth", "--rate", 10,
+        "--deadline", 60_000, "--queue", 100, "--device", "cpu", "--out", tmp_path,
+        "--cfg-options", f"data.dataroot={world}",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "realtime.json").read_text())
+    assert report["frames"]["bad"] == 1 and report["frames"]["forecasts"] == 5
+    assert "truncated" in report["bad_frames"][0]
+
+
+def test_visualize_draws_truth_and_models(setup, monkeypatch, capsys):
+    out = setup / "clip.gif"
+    call(
+        monkeypatch, "visualize", setup / "config.py", setup / "student.pth", "--clip", 1,
+        "--out", out, "--style", "bev", "--size", 96, 80, "--nfe", 2, 1, "--device", "cpu",
+    )  # fmt: skip
+    with Image.open(out) as gif:
+        assert gif.n_frames == 3 + 4
+        assert gif.size[0] == 2 * 96  # truth, two teachers, student
+    assert "scene-" in capsys.readouterr().out
+
+
+def test_wrong_command_lines_are_sentences(setup, monkeypatch):
+    base = (setup / "config.py", setup / "student.pth")
+    for tool, arguments, message in (
+        ("visualize", (), "pass --out"),
+        ("visualize", ("--clip", 999, "--out", "x.gif"), "no clip 999"),
+        ("benchmark", ("--repeats", 0), "start at 1"),
+        ("realtime", ("--source", "folder"), "--folder"),
+        ("realtime", ("--rate", 0), "positive"),
+        ("realtime", ("--scene", "scene-9999"), "no scene scene-9999"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call(monkeypatch, tool, *base, *arguments, "--device", "cpu")
+
+
+@pytest.mark.slow
+def test_bench_writes_a_row_per_model_scope_and_backend(setup, monkeypatch):
+    call(
+        monkeypatch, "bench", setup / "config.py", "--backend", "eager", "--repeats", 2,
+        "--device", "cpu", "--out", setup / "bench",
+    )  # fmt: skip
+    rows = json.loads((setup / "bench" / "bench.json").read_text())
+    assert len(rows) == 5 * 3
+    assert set(rows[0]) >= {
+        "model", "nfe", "guidance", "scope", "backend", "dtype", "size", "decoder", "clips_per_s",
+        "p50_ms", "p90_ms", "p99_ms", "peak_mb", "gflops", "ceiling_gflops",
+    }  # fmt: skip
+    work = {(r["model"], r["nfe"], r["scope"]): r["gflop"] for r in rows}
+    assert work["teacher", 10, "generate"] == pytest.approx(10 * work["teacher", 1, "generate"])
+    assert work["teacher", 1, "generate"] == pytest.approx(
+        2 * work["student", 1, "generate"], rel=0.01
+    )  # guidance doubles the batch
+    assert all(r["voxels_differ"] == 0 for r in rows)
+    assert (
+        json.loads((setup / "bench" / "machine.json").read_text())["matmul_gflops"]["float32"] > 0
+    )
