@@ -35,14 +35,21 @@ def with_ego(tracks):
     return pose, np.vstack([tracks.size[wheels], EGO_SIZE])
 
 
-def test_every_lane_leads_on_and_paths_join(towns):
-    paths = towns[0][0].paths
-    for p in np.flatnonzero(np.isin(paths.kind, (LANE, CONNECTOR, CYCLE, WALK))):
-        following = paths.next_ids[paths.next_start[p] : paths.next_start[p + 1]]
-        assert len(following), f"path {p} of kind {paths.kind[p]} ends nowhere"
-        end = paths.xy[paths.start[p + 1] - 1]
-        for q in following:
-            assert np.hypot(*(paths.xy[paths.start[q]] - end)) < 0.01
+def test_lanes_lead_on_and_paths_join(towns):
+    for town, _ in towns:
+        paths = town.paths
+
+        def following(p, paths=paths):
+            return paths.next_ids[paths.next_start[p] : paths.next_start[p + 1]]
+
+        for p in np.flatnonzero(np.isin(paths.kind, (LANE, CONNECTOR, CYCLE, WALK))):
+            # A lane whose turn a junction does not offer ends there, but its neighbour leads on.
+            ways = following(p)
+            beside = [q for q in (paths.left[p], paths.right[p]) if q >= 0]
+            assert len(ways) or any(len(following(q)) for q in beside), p
+            end = paths.xy[paths.start[p + 1] - 1]
+            for q in ways:
+                assert np.hypot(*(paths.xy[paths.start[q]] - end)) < 0.01
 
 
 def test_rivals_are_mutual_and_never_share_their_lane(towns):
@@ -78,16 +85,19 @@ def test_motion_is_smooth_and_varied(towns):
         assert (steps.max(0) > 1.0).mean() > 0.3, "most of the traffic stands still"
         turn = np.abs(np.angle(np.exp(1j * np.diff(pose[..., 2], axis=0))))
         assert turn.max() < np.radians(75)
-        # Nobody gains or loses more speed in half a second than tyres allow.
-        assert np.abs(np.diff(steps, axis=0)).max() < 0.5 * 0.5 * 11.0
+        # Hard braking (for someone who steps out) is rare, and nothing else changes speed faster.
+        change = np.abs(np.diff(steps, axis=0)) / 0.5**2
+        assert (change > 8.0).mean() < 0.003 and np.diff(steps, axis=0).max() < 0.5**2 * 4.0
 
 
 def test_people_walk_and_some_cross(towns):
     for _, tracks in towns:
         people = np.array([KINDS[k].category.startswith("human") for k in tracks.kind])
         steps = np.hypot(*np.diff(tracks.pose[:, people, :2], axis=0).transpose(2, 0, 1))
-        assert steps.max() < 0.5 * 3.0
-        assert (steps.sum(0) > 2.0).mean() > 0.5
+        # At a corner a path's edge shifts by up to a step.
+        assert steps.max() < 2.2 and (steps < 0.5 * 2.3).mean() > 0.98
+        assert (steps.sum(0) > 2.0).mean() > 0.9
+        assert (steps < 0.1).mean() > 0.02, "somebody stands or waits"
 
 
 def test_the_future_is_open():
@@ -109,7 +119,7 @@ def test_boxes_overlap_test():
     assert not overlap(here, size, np.array([4.1, 0.0, 0.0]), size)
     assert not overlap(here, size, np.array([3.1, 0.0, np.pi / 2]), size)
     # A turned box whose bounding circle overlaps, but whose corner stays outside.
-    assert not overlap(here, size, np.array([2.9, 2.3, np.pi / 4]), size)
+    assert not overlap(here, size, np.array([3.1, 2.9, np.pi / 4]), size)
     assert overlap(here, size, np.array([2.5, 1.6, np.pi / 4]), size)
 
 
