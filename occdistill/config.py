@@ -49,6 +49,7 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     "train_distill": TRAINING,
     "cache_dir": None,
     "work_dir": None,
+    "custom_hooks": None,
     "advice": ("data", "vae", "teacher"),
 }  # fmt: skip
 
@@ -229,6 +230,12 @@ def build_forecaster(
         if state["kind"] not in ("teacher", "distill"):
             raise UserError(
                 f"{checkpoint} holds a {state['kind']}, not a teacher or a distilled student"
+            )
+        latents = checkpoints.fingerprint(codec.vae.state_dict())
+        if (state.get("fingerprints") or {}).get("vae") not in (None, latents):
+            raise UserError(
+                f"{checkpoint} was trained on the latents of VAE {state['fingerprints']['vae']}, "
+                f"not of {config.vae_checkpoint} ({latents}): use the VAE it was trained with"
             )
         network = build_network(config)
         checkpoints.load_weights(network, checkpoints.weights(state), checkpoint)

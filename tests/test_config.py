@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from occdistill.config import build_forecaster, build_network, build_vae, load_config
+from occdistill.errors import UserError
+from occdistill.training import checkpoint as checkpoints
+
+DEMO = "configs/demo.py"
+
+
+def test_shipped_configs_load_and_hold_no_imports():
+    for path in ("demo", "demo_train", "nus", "nus_hist", "nus_vae", "nus_teacher"):
+        config = load_config(f"configs/{path}.py")
+        assert "read_base" not in config and "VAE" not in config
+    assert load_config(DEMO, {"guidance": 3.0}).guidance == 3.0
+
+
+@pytest.mark.parametrize(
+    "override, hint",
+    [
+        ({"guidence": 2.0}, "guidance"),
+        ({"data.corsen": 2}, "data.coarsen"),
+        ({"vae.chanels": 16}, "vae.channels"),
+        ({"method.ode_stp": 0.1}, "method.ode_step"),
+        ({"train_distill.learning": 1}, "known"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_closest_known_one(override, hint):
+    with pytest.raises(UserError, match=hint) as error:
+        load_config(DEMO, override)
+    assert next(iter(override)) in str(error.value)
+
+
+def test_missing_and_broken_configs_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no config file"):
+        load_config(tmp_path / "absent.py")
+    broken = tmp_path / "broken.py"
+    broken.write_text("data = dict(")
+    with pytest.raises(UserError, match="doesn't load"):
+        load_config(broken)
+
+
+def test_shipped_vae_and_a_student_of_it_make_a_forecaster(tmp_path):
+    config = load_config(DEMO)
+    vae = build_vae(config)
+    student = tmp_path / "student.pth"
+    weights = build_network(config).state_dict()
+
+    def save(fingerprint):
+        state = {"kind": "distill", "model": weights, "fingerprints": {"vae": fingerprint}}
+        checkpoints.save(student, state)
+
+    save(checkpoints.fingerprint(vae.state_dict()))
+    forecaster = build_forecaster(config, student)
+    past = torch.full((1, 4, 48, 48, 8), 17, dtype=torch.uint8)
+    poses = torch.eye(4).repeat(1, 10, 1, 1)
+    assert forecaster(past, poses).shape == (1, 6, 48, 48, 8)
+    save("0" * 12)
+    with pytest.raises(UserError, match="trained on the latents of VAE 000000000000"):
+        build_forecaster(config, student)
+
+
+def test_missing_weights_say_how_to_make_them():
+    config = load_config(DEMO, {"vae_checkpoint": "nowhere/vae.pth"})
+    with pytest.raises(UserError, match="train_vae.py configs/demo_train.py"):
+        build_vae(config)
