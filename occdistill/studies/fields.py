@@ -76,7 +76,8 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
                 shown[f"u of {steps}, {name}"] = u[0]
     shown["v, clean"] = average(field, 1)[0]
 
-    figure, axes = canvas(len(shown) + 1, size=3.0)
+    figure, axes = canvas(3, 2, size=3.4)
+    axes = axes.ravel()
     for axis, (label, u) in zip(axes, shown.items()):
         axis.quiver(*grid.T, *u.T, np.hypot(*u.T), cmap="viridis", angles="xy")
         axis.set_title(label, fontsize=9)

@@ -36,6 +36,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
     smooth = {name: _smoothed(line) for name, line in curves.items()}
     for name, line in smooth.items():
         axis.semilogy(line, label=name)
+    axis.set_ylim(bottom=0.01)
     axis.set_xlabel("student updates")
     axis.set_ylabel("E || u_A - u_T ||²")
     axis.legend()
@@ -56,7 +57,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
 
 def _smoothed(line: list[float], decay: float = 0.9) -> list[float]:
     """Exponential average of what follows the first value, for the picture."""
-    result = [max(line[0], 1e-4), line[1]]
+    result = line[:2]
     for value in line[2:]:
         result.append(decay * result[-1] + (1 - decay) * value)
     return result
