@@ -124,7 +124,7 @@ def render(
     grid: Grid,
     size: tuple[int, int] = (640, 480),
     view: View = View(),
-    timeout: float = 600.0,
+    timeout: float = 60.0,
 ) -> np.ndarray:
     """Pictures of frames, made in a process of their own.
 
@@ -133,7 +133,8 @@ def render(
         grid: where the voxels are.
         size: width and height in pixels.
         view: the camera.
-        timeout: seconds after which rendering counts as failed.
+        timeout: seconds after which rendering counts as failed; it is tried twice, because software
+            rendering now and then hangs on a frame that it draws in a tenth of a second otherwise.
 
     Returns:
         uint8 `(N, height, width, 3)`.
@@ -148,12 +149,15 @@ def render(
             origin=grid.origin, size=size, eye=view.eye, target=view.target, angle=view.angle,
         )  # fmt: skip
         command = [sys.executable, "-m", __name__, str(job), str(result)]
-        try:
-            done = subprocess.run(
-                command, check=False, capture_output=True, text=True, timeout=timeout
-            )
-        except subprocess.TimeoutExpired as error:
-            raise RenderError(f"Open3D gave no picture in {timeout:g} s") from error
+        for attempt in (1, 2):
+            try:
+                done = subprocess.run(
+                    command, check=False, capture_output=True, text=True, timeout=timeout
+                )
+                break
+            except subprocess.TimeoutExpired as error:
+                if attempt == 2:
+                    raise RenderError(f"Open3D gave no picture in {timeout:g} s, twice") from error
         if done.returncode or not result.is_file():
             raise RenderError(_diagnosis(done.stderr))
         return np.load(result)
