@@ -1,12 +1,13 @@
 """Make the embedded world: a town's traffic as a nuScenes dataset with Occ3D labels."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from occdistill.data.synthetic import make_world
+from occdistill.data.synthetic import VERSION, make_world
 from occdistill.errors import run
 
 
@@ -17,11 +18,11 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20, help="training scenes")
     parser.add_argument("--val-scenes", type=int, help="default: a fifth as many, at least 1")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-lidar", action="store_true", help="labels and poses only")
+    parser.add_argument("--no-lidar", action="store_true", help="no point clouds, only labels")
     parser.add_argument("--workers", type=int, help="processes; default: one per core")
     parser.add_argument("--overwrite", action="store_true", help="replace an older world")
     args = parser.parse_args()
-    make_world(
+    out = make_world(
         args.out,
         args.scenes,
         args.seed,
@@ -30,6 +31,12 @@ def main() -> None:
         workers=args.workers,
         overwrite=args.overwrite,
     )
+    splits = json.loads((out / "splits.json").read_text())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    counts = " + ".join(f"{len(names)} {split}" for split, names in splits.items())
+    print(f"{out}: {counts} scenes, {size / 1e6:.0f} MB, version {VERSION}")
+    print("  gts/ (Occ3D labels), tables, annotations.json, splits.json", end="")
+    print("" if args.no_lidar else ", samples/LIDAR_TOP/, lidarseg/")
 
 
 if __name__ == "__main__":

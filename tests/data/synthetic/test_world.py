@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +282,12 @@ def test_another_world_is_replaced_only_when_told(tmp_path):
     make_world(out, seed=2, overwrite=True, **kwargs)
     after = digest(out)
     assert len(after) == len(before) and not set(after.values()) >= set(before.values())
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    tool = Path(__file__).parents[3] / "tools" / "make_world.py"
+    command = [sys.executable, str(tool), "--out", str(tmp_path)]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
