@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def write_card(folder: str | Path, report: dict) -> list[Path]:
-    """Write `results.json`, `.md`, `.tex`, `per_horizon.png` and `per_class.png`.
+    """Write `results.json`, `.md`, `.tex`, and, with matplotlib, per-horizon and per-class PNGs.
 
     Args:
         folder: where to.
@@ -37,7 +38,9 @@ def write_card(folder: str | Path, report: dict) -> list[Path]:
     }
     for name, text in texts.items():
         (folder / name).write_text(text)
-    figures = {"per_horizon.png": per_horizon(rows), "per_class.png": per_class(rows)}
+    figures = {}
+    if find_spec("matplotlib"):  # tables don't need it
+        figures = {"per_horizon.png": per_horizon(rows), "per_class.png": per_class(rows)}
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=150, bbox_inches="tight")
     return [folder / name for name in (*texts, *figures)]
