@@ -278,6 +278,9 @@ class Trainer(Runner):
             self.resume_newest()
         self.train_loop.run()
         self.call_hook("after_run")
+        if self.distributed:  # leave together: gloo's threads must not outlive the interpreter
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
         return self.model
 
     # State.
