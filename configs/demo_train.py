@@ -1,8 +1,8 @@
 """The demo's VAE and teacher, made again on a larger embedded world of other towns (2 h on 2 cores).
 
-    python tools/make_world.py --out data/world-train --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
-    python tools/train_vae.py configs/demo_train.py
-    python tools/train_teacher.py configs/demo_train.py
+python tools/make_world.py --out data/world-train --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
+python tools/train_vae.py configs/demo_train.py
+python tools/train_teacher.py configs/demo_train.py
 """
 
 from mmengine.config import read_base

@@ -17,6 +17,7 @@ from occdistill.errors import UserError, run
 
 
 def main() -> None:
+    """Run the tools in order."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="?", default="configs/demo.py")
     args = parser.parse_args()
@@ -39,7 +40,7 @@ def tool(name: str, *arguments: object) -> None:
     command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, arguments)]
     print(f"\n$ python tools/{name}.py {shlex.join(command[2:])}", flush=True)
     start = time.perf_counter()
-    code = subprocess.run(command).returncode
+    code = subprocess.run(command, check=False).returncode
     if code:
         raise UserError(f"tools/{name}.py stopped with exit code {code}; its own message is above")
     print(f"[{name}: {time.perf_counter() - start:.0f} s]", flush=True)

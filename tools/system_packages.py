@@ -16,7 +16,7 @@ def missing() -> list[str]:
     if shutil.which("dpkg-query") is None:
         return list(PACKAGES)
     query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES]
-    found = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+    found = subprocess.run(query, check=False, capture_output=True, text=True).stdout.splitlines()
     installed = {line.split()[0] for line in found if line.endswith(" installed")}
     return [name for name in PACKAGES if name not in installed]
 

@@ -1,6 +1,6 @@
 """MFD beside its nearest kin on the embedded world: same teacher, student network and updates.
 
-    python tools/table1.py configs/table1/kin.py --budget updates
+python tools/table1.py configs/table1/kin.py --budget updates
 """
 
 from occdistill.distill.diff_instruct import DiffInstruct

@@ -85,7 +85,7 @@ def test_a_missing_clip_is_named(tmp_path, windows, forecast):
         (lambda f: {"semantics": f[:3]}, "expected.*F=6"),
         (lambda f: {"semantics": f.astype(float)}, "float64.*not logits"),
         (lambda f: {"semantics": np.where(f == 4, 200, f)}, "class id 200"),
-        (lambda f: {"semantics": np.where(f == 17, 0, f + 1) }, "id 0 .*class order"),
+        (lambda f: {"semantics": np.where(f == 17, 0, f + 1)}, "id 0 .*class order"),
         (lambda f: {"logits": f}, "holds .*logits.*expected 'semantics'"),
     ],
 )
