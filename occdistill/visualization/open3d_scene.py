@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import subprocess
 import sys
 import tempfile
@@ -124,7 +125,7 @@ def render(
     grid: Grid,
     size: tuple[int, int] = (640, 480),
     view: View = View(),
-    timeout: float = 60.0,
+    timeout: float = 120.0,
 ) -> np.ndarray:
     """Pictures of frames, made in a process of their own.
 
@@ -133,8 +134,9 @@ def render(
         grid: where the voxels are.
         size: width and height in pixels.
         view: the camera.
-        timeout: seconds after which rendering counts as failed; it is tried twice, because software
-            rendering now and then hangs on a frame that it draws in a tenth of a second otherwise.
+        timeout: seconds after which rendering counts as failed. Open3D 0.19 draws a frame in less
+            than a tenth of a second without a graphics card; 0.20, through software Vulkan, may
+            need ten where other processes use the same cores.
 
     Returns:
         uint8 `(N, height, width, 3)`.
@@ -149,15 +151,15 @@ def render(
             origin=grid.origin, size=size, eye=view.eye, target=view.target, angle=view.angle,
         )  # fmt: skip
         command = [sys.executable, "-m", __name__, str(job), str(result)]
-        for attempt in (1, 2):
-            try:
-                done = subprocess.run(
-                    command, check=False, capture_output=True, text=True, timeout=timeout
-                )
-                break
-            except subprocess.TimeoutExpired as error:
-                if attempt == 2:
-                    raise RenderError(f"Open3D gave no picture in {timeout:g} s, twice") from error
+        # Open3D up to 0.19 renders without a screen only if EGL is told that there is none
+        environment = {"EGL_PLATFORM": "surfaceless", **os.environ}
+        try:
+            done = subprocess.run(
+                command, check=False, capture_output=True, text=True, timeout=timeout,
+                env=environment,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise RenderError(f"Open3D gave no picture in {timeout:g} s") from error
         if done.returncode or not result.is_file():
             raise RenderError(_diagnosis(done.stderr))
         return np.load(result)
