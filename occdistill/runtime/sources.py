@@ -6,20 +6,22 @@ the frame's turn comes: a dropped frame costs nothing, and reading counts as a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from occdistill.data import voxelize
 from occdistill.data.clips import FrameReader
 from occdistill.data.occ3d import GridTransform
 from occdistill.data.scenes import Scene
 from occdistill.data.synthetic.simulate import SPLITS, SceneWorld, build_scene
-from occdistill.data.voxelize import Sweep, load_point_labels, load_points, voxelize
+from occdistill.data.voxelize import Sweep, load_point_labels, load_points
 from occdistill.errors import UserError
 from occdistill.runtime.stream import NOMINAL_LIDAR_TO_EGO
 
@@ -147,7 +149,8 @@ def lidar_folder(
 
     `poses.txt` holds a line per sweep: the 12 numbers of the top three rows of the LiDAR's pose in
     any fixed frame. `<name>_lidarseg.bin` beside `<name>.pcd.bin` gives the points' raw classes;
-    without it all of them are "others".
+    without it all of them are "others". A sweep that can't be read makes one bad frame, and is left
+    out of the frames after it.
 
     Args:
         folder: where they are.
@@ -166,10 +169,15 @@ def lidar_folder(
     lidar_to_global = _poses(folder / "poses.txt", len(files))
     ego_to_global = lidar_to_global @ np.linalg.inv(NOMINAL_LIDAR_TO_EGO)
     step = max(1, round(0.5 * rate))
+
+    @lru_cache(merge)  # neighbouring frames share all sweeps but one
+    def read(i: int) -> Sweep:
+        return _sweep(files[i], lidar_to_global[i])
+
     for i in range(len(files) - plan * step):
-        window = slice(max(0, i - merge + 1), i + 1)
+        window = range(max(0, i - merge + 1), i + 1)
         yield Packet(
-            partial(_merge, files[window], lidar_to_global[window], ego_to_global[i], transform),
+            partial(_merge, read, window, ego_to_global[i], transform),
             ego_to_global[i],
             i / rate,
             ego_to_global[i + step : i + step * (plan + 1) + 1 : step] if plan else None,
@@ -191,13 +199,22 @@ def _poses(path: Path, count: int) -> np.ndarray:
     return poses
 
 
+def _sweep(file: Path, lidar_to_global: np.ndarray) -> Sweep:
+    points = load_points(file)
+    labels = file.with_name(file.name.replace(".pcd.bin", "_lidarseg.bin"))
+    known = load_point_labels(labels, len(points)) if labels.is_file() else None
+    return Sweep(points, known, lidar_to_global)
+
+
 def _merge(
-    files: Sequence[Path], poses: np.ndarray, ego_to_global: np.ndarray, transform: GridTransform
+    read: Callable[[int], Sweep],
+    window: range,
+    ego_to_global: np.ndarray,
+    transform: GridTransform,
 ) -> Tensor:
     sweeps = []
-    for file, pose in zip(files, poses):
-        points = load_points(file)
-        labels = file.with_name(file.name.replace(".pcd.bin", "_lidarseg.bin"))
-        known = load_point_labels(labels, len(points)) if labels.is_file() else None
-        sweeps.append(Sweep(points, known, pose))
-    return torch.from_numpy(transform(voxelize(sweeps, ego_to_global)))
+    for i in window[:-1]:
+        with suppress(UserError):  # told when it was the newest
+            sweeps.append(read(i))
+    sweeps.append(read(window[-1]))
+    return torch.from_numpy(transform(voxelize.merge(sweeps, ego_to_global).voxels))

@@ -2,10 +2,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.synthetic.simulate import SceneWorld
+from occdistill.data.voxelize import load_points
 from occdistill.errors import UserError
+from occdistill.runtime import sources
 from occdistill.runtime.sources import GAP, between_keyframes, lidar_folder, replay, synthetic
 from occdistill.runtime.stream import NOMINAL_LIDAR_TO_EGO
 from tests.runtime.fakes import drive
@@ -87,6 +90,43 @@ def test_a_fast_folder_plans_in_half_seconds(tmp_path):
     ahead = np.linalg.inv(packets[0].ego_to_global) @ packets[0].plan
     assert ahead[:, 0, 3] == pytest.approx([10, 20, 30])
     assert packets[0].voxels().min() == 0  # nobody labelled it: "others"
+
+
+def test_an_unreadable_sweep_spoils_its_own_frame_only(tmp_path):
+    sweeps(tmp_path, 4)
+    whole = [packet.voxels() for packet in lidar_folder(tmp_path, GridTransform(), merge=3)]
+    (tmp_path / "001.pcd.bin").write_bytes(b"torn")
+    packets = list(lidar_folder(tmp_path, GridTransform(), merge=3))
+    with pytest.raises(UserError, match="001.pcd.bin has 4 bytes"):
+        packets[1].voxels()
+    for i in (0, 2, 3):  # the others saw the same point
+        assert torch.equal(packets[i].voxels(), whole[i])
+
+
+def test_a_sweep_is_read_once_for_all_frames_it_is_merged_into(tmp_path, monkeypatch):
+    sweeps(tmp_path, 5)
+    read = []
+    monkeypatch.setattr(
+        sources, "load_points", lambda path: (read.append(path.name), load_points(path))[1]
+    )
+    for packet in lidar_folder(tmp_path, GridTransform(), merge=3):
+        packet.voxels()
+    assert read == [f"{i:03d}.pcd.bin" for i in range(5)]
+
+
+def test_what_has_driven_off_leaves_no_trail(tmp_path):
+    """A car seen 10 m ahead is gone when the next sweep's ray ends 20 m ahead."""
+    for i, distance in enumerate((10.0, 20.0)):
+        point = np.array([[0.2, distance, -1.0, 0, 0]], np.float32)
+        point.tofile(tmp_path / f"{i}.pcd.bin")
+        np.array([17], np.uint8).tofile(tmp_path / f"{i}_lidarseg.bin")
+    pose = " ".join(map(str, np.eye(4)[:3].reshape(-1)))
+    (tmp_path / "poses.txt").write_text(f"{pose}\n{pose}")
+    *_, last = lidar_folder(tmp_path, GridTransform())
+    assert (last.voxels() != FREE).sum() == 2  # a ray that falls by 1 m passes above the first
+    np.array([[0.2, 20.0, -2.0, 0, 0]], np.float32).tofile(tmp_path / "1.pcd.bin")
+    *_, last = lidar_folder(tmp_path, GridTransform())
+    assert np.argwhere(last.voxels().numpy() != FREE)[:, 0].tolist() == [152]
 
 
 def test_folders_without_sweeps_or_poses_are_refused(tmp_path):
