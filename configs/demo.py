@@ -2,6 +2,7 @@
 
 from mmengine.config import read_base
 
+from occdistill.autoencoder.light import LightDecoder, LightEncoder
 from occdistill.distill.mfd import MFD
 
 with read_base():
@@ -10,6 +11,10 @@ with read_base():
 data.update(dataroot="data/world", version="v1.0-synthetic")
 vae_checkpoint = "data/demo-weights/vae.pth"
 teacher_checkpoint = "data/demo-weights/teacher.pth"
+# what --decoder light and --encoder light use: a fifth of the operations
+light_decoder = dict(type=LightDecoder, width=(32,), blocks=(5,))
+light_encoder = dict(type=LightEncoder, width=(32,), blocks=(4,))
+light_checkpoint = "data/demo-weights/light.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)
 train_distill = dict(
     iterations=40, batch_size=8, lr=1e-4, warmup=10, clip=1.0, seed=0, val_interval=10,
@@ -18,6 +23,7 @@ train_distill = dict(
 advice = dict(
     data="make it with `python tools/make_world.py --out data/world --scenes 20 --val-scenes 6 --seed 0`",
     vae="make it with `python tools/train_vae.py configs/demo_train.py`",
+    light="make it with `python tools/train_light.py configs/demo_train.py`",
     teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",
 )
 work_dir = "work_dirs/demo"

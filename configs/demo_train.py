@@ -2,6 +2,7 @@
 
 python tools/make_world.py --out data/world-train --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
 python tools/train_vae.py configs/demo_train.py
+python tools/train_light.py configs/demo_train.py
 python tools/train_teacher.py configs/demo_train.py
 """
 
@@ -16,6 +17,11 @@ train_vae = dict(
     kl_weight=1e-4, lovasz_weight=0.5, lovasz_voxels=12288, class_balance=0.25, val_interval=1000,
     val_clips=60, checkpoint_interval=500,
 )  # fmt: skip
+train_light = dict(
+    iterations=2400, batch_size=8, lr=3e-3, warmup=100, final_lr=1e-5, clip=1.0, ema=0.995, seed=0,
+    noise=0.3, lovasz_weight=0.5, lovasz_voxels=8192, class_balance=0.25, mirror=True,
+    val_interval=400, val_clips=60, checkpoint_interval=400, compact=True,
+)  # fmt: skip
 train_teacher = dict(
     iterations=4000, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.999, seed=0,
     condition_dropout=0.2, mirror=True, val_interval=1000, val_clips=32, checkpoint_interval=250, compact=True,
@@ -24,6 +30,7 @@ advice = dict(
     data="make it with `python tools/make_world.py --out data/world-train --scenes 200 "
     "--val-scenes 6 --seed 1000 --no-lidar`",
     vae="make it with `python tools/train_vae.py configs/demo_train.py`",
+    light="make it with `python tools/train_light.py configs/demo_train.py`",
     teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",
 )
 work_dir = "work_dirs/demo_train"

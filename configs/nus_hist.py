@@ -16,7 +16,9 @@ network.update(trajectory_length=6)
 conditioning.update(kind="hist", trajectory_length=6)
 vae_checkpoint = "data/occfm/occfm/vae.pth"
 teacher_checkpoint = "data/occfm/occfm/teacher.pth"
+light_checkpoint = "data/occfm/occfm/light.pth"
 advice.update(
+    light="make it with `python tools/train_light.py configs/nus_hist.py`",
     vae="download OccFM's history model and run "
     "`python tools/import_occfm.py weights FILE.ckpt --variant occfm`",
     teacher="download OccFM's history model and run "

@@ -16,6 +16,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
 
+from occdistill.autoencoder.light import Light, Lightened
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
 from occdistill.distill.base import Method, frozen
@@ -29,8 +30,10 @@ TRAINING = (
     "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
     "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep", "workers",
     "condition_dropout", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
-    "class_balance", "compact",
+    "class_balance", "compact", "noise", "latent_weight",
+    "cross_entropy_weight", "plain",
 )  # fmt: skip
+PARTS = ("full", "light", "lidar")  # of the autoencoder; the last for the encoder only
 SCHEMA: dict[str, tuple[str, ...] | None] = {
     "data": (
         "dataroot", "version", "train_split", "val_split", "past", "future", "stride", "crop",
@@ -38,6 +41,11 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     ),
     "vae": None,
     "vae_checkpoint": None,
+    "light_decoder": None,
+    "light_encoder": None,
+    "light_checkpoint": None,
+    "lidar_encoder": None,
+    "lidar_encoder_checkpoint": None,
     "network": None,
     "teacher_checkpoint": None,
     "conditioning": ("kind", "align", "trajectory_length"),
@@ -45,12 +53,14 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     "sampler": ("steps", "shift"),
     "method": None,
     "train_vae": TRAINING,
+    "train_light": TRAINING,
+    "train_lidar_encoder": TRAINING,
     "train_teacher": TRAINING,
     "train_distill": TRAINING,
     "cache_dir": None,
     "work_dir": None,
     "custom_hooks": None,
-    "advice": ("data", "vae", "teacher"),
+    "advice": ("data", "vae", "light", "lidar_encoder", "teacher"),
 }  # fmt: skip
 
 
@@ -76,7 +86,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         if SCHEMA[key] is not None:
             for inner in value or {}:
                 _check_key(inner, SCHEMA[key], path, f"{key}.")
-    for key in ("vae", "network", "method"):
+    for key in ("vae", "light_decoder", "light_encoder", "lidar_encoder", "network", "method"):
         _check_arguments(config.get(key), path, key)
     return config
 
@@ -146,7 +156,7 @@ def build_grid(config: Config):
 
 
 def advice(config: Config, what: str) -> str:
-    """The command that brings missing `data`, `vae` or `teacher`, as the config tells it."""
+    """The command that brings missing `data`, `vae`, `light` or `teacher`, as the config tells it."""
     return (config.get("advice") or {}).get(what, "see README.md")
 
 
@@ -156,12 +166,16 @@ def load_weights(config: Config, key: str, net: torch.nn.Module) -> None:
     Raises:
         UserError: no such file, another kind of checkpoint, or weights of another architecture.
     """
+    checkpoints.load_weights(net, checkpoints.weights(_checkpoint(config, key)), config[key])
+
+
+def _checkpoint(config: Config, key: str) -> dict:
+    """The checkpoint named by `config[key]`, `<kind>_checkpoint`, which must be of that kind."""
     what = key.removesuffix("_checkpoint")
     path = config.get(key)
     if not path or not Path(path).is_file():
         raise UserError(f"no {what} weights at {path or key}; {advice(config, what)}")
-    state = checkpoints.load(path, kind=what)
-    checkpoints.load_weights(net, checkpoints.weights(state), path)
+    return checkpoints.load(path, kind=what)
 
 
 def build_vae(config: Config, weights: bool = True) -> torch.nn.Module:
@@ -173,11 +187,96 @@ def build_vae(config: Config, weights: bool = True) -> torch.nn.Module:
     return vae
 
 
-def build_codec(config: Config, vae: torch.nn.Module) -> Codec:
-    """The voxel-latent codec with the config's conditioning."""
+def build_light(config: Config, vae: torch.nn.Module, weights: bool = True) -> Light:
+    """The config's light decoder and encoder, frozen with their weights, or fresh for training.
+
+    Raises:
+        UserError: the config has neither, or its weights are missing or were distilled from
+            another autoencoder than `vae`.
+    """
+    shapes = dict(latent_shape=vae.latent_shape, grid_shape=vae.grid_shape)
+    parts = {
+        name: _instantiate(config[f"light_{name}"], **shapes)
+        for name in ("decoder", "encoder")
+        if config.get(f"light_{name}")
+    }
+    if not parts:
+        raise UserError(
+            "this config has no light parts: add light_decoder=dict(type=LightDecoder, …) or "
+            "light_encoder=dict(type=LightEncoder, …)"
+        )
+    light = Light(**parts)
+    if not weights:
+        return light
+    _same_vae(config, "light_checkpoint", vae)
+    load_weights(config, "light_checkpoint", light)
+    return frozen(light)
+
+
+def build_lidar_encoder(
+    config: Config, vae: torch.nn.Module, weights: bool = True
+) -> torch.nn.Module:
+    """The config's encoder of LiDAR to `vae`'s latents, frozen, or fresh for training.
+
+    Raises:
+        UserError: the config has none, or its weights are missing or were trained on the latents
+            of another autoencoder.
+    """
+    if not config.get("lidar_encoder"):
+        raise UserError("this config has no LiDAR encoder: add lidar_encoder=dict(type=…)")
+    shapes = dict(grid_shape=vae.grid_shape, latent_shape=vae.latent_shape)
+    encoder = _instantiate(config.lidar_encoder, **shapes)
+    if not weights:
+        return encoder
+    _same_vae(config, "lidar_encoder_checkpoint", vae)
+    load_weights(config, "lidar_encoder_checkpoint", encoder)
+    return frozen(encoder)
+
+
+def _same_vae(config: Config, key: str, vae: torch.nn.Module) -> None:
+    """Refuse the weights of parts that were distilled from another autoencoder than `vae`."""
+    what = key.removesuffix("_checkpoint")
+    made_from = _checkpoint(config, key).get("fingerprints", {}).get("vae")
+    mark = checkpoints.fingerprint(vae.state_dict())
+    if made_from != mark:
+        raise UserError(
+            f"the {what} weights in {config[key]} were distilled from VAE {made_from}, not from "
+            f"{config.vae_checkpoint} ({mark}): {advice(config, what)}"
+        )
+
+
+def lightened(
+    config: Config, vae: torch.nn.Module, decoder: str = "full", encoder: str = "full"
+) -> torch.nn.Module:
+    """`vae`, or `vae` with the light parts that are asked for in place of its own.
+
+    Args:
+        config: says what they are and where their weights lie.
+        vae: with its weights.
+        decoder: `full` or `light`.
+        encoder: `full`, `light`, or `lidar` for the config's encoder of LiDAR voxels.
+    """
+    for name, part, known in (("decoder", decoder, PARTS[:2]), ("encoder", encoder, PARTS)):
+        if part not in known:
+            raise UserError(f"the {name} is {' or '.join(known)}, not {part}")
+    wanted = [n for n, p in (("decoder", decoder), ("encoder", encoder)) if p == "light"]
+    light = build_light(config, vae) if wanted else None
+    for name in wanted:
+        if getattr(light, name) is None:
+            raise UserError(f"this config has no light {name}: add light_{name}=dict(type=…)")
+    parts = {name: getattr(light, name) for name in wanted}
+    if encoder == "lidar":
+        parts["encoder"] = build_lidar_encoder(config, vae)
+    return Lightened(vae, **parts) if parts else vae
+
+
+def build_codec(
+    config: Config, vae: torch.nn.Module, decoder: str = "full", encoder: str = "full"
+) -> Codec:
+    """The voxel-latent codec with the config's conditioning; parts as for `lightened`."""
     conditioning = dict(config.conditioning)
     return Codec(
-        vae,
+        lightened(config, vae, decoder, encoder),
         build_grid(config),
         future=config.data.future,
         conditioning=conditioning.pop("kind"),
@@ -211,6 +310,8 @@ def build_forecaster(
     nfe: int = 1,
     guidance: float | None = None,
     device: str = "cpu",
+    decoder: str = "full",
+    encoder: str = "full",
     **options: Any,
 ) -> Forecaster:
     """A `Forecaster` of a distilled student, or of the teacher where no checkpoint is given.
@@ -220,9 +321,12 @@ def build_forecaster(
         nfe: network evaluations (guided pairs count once) per forecast.
         guidance: guidance scale; None: unguided.
         device: where it runs.
+        decoder: `full`, or `light` for the config's light decoder.
+        encoder: the same.
         **options: passed on to `Forecaster` (dtype, backend).
     """
-    codec = build_codec(config, build_vae(config))
+    vae = build_vae(config)
+    codec = build_codec(config, vae, decoder, encoder)
     if checkpoint is None:
         network = build_teacher(config)
     else:
@@ -231,7 +335,7 @@ def build_forecaster(
             raise UserError(
                 f"{checkpoint} holds a {state['kind']}, not a teacher or a distilled student"
             )
-        latents = checkpoints.fingerprint(codec.vae.state_dict())
+        latents = checkpoints.fingerprint(vae.state_dict())
         if (state.get("fingerprints") or {}).get("vae") not in (None, latents):
             raise UserError(
                 f"{checkpoint} was trained on the latents of VAE {state['fingerprints']['vae']}, "

@@ -54,11 +54,11 @@ def parse(description: str) -> argparse.Namespace:
 
 
 class Job:
-    """A config, a device and a work directory; what the three trainings have in common.
+    """A config, a device and a work directory; what the trainings have in common.
 
     Args:
         args: from `parse`.
-        part: `vae`, `teacher` or `distill`; its settings are the config's `train_<part>`.
+        part: `vae`, `light`, `teacher` or `distill`; its settings are the config's `train_<part>`.
         method: the distillation method, whatever the config says.
     """
 
@@ -126,8 +126,10 @@ class Job:
                 mirror=self.option("mirror", False),
             )
 
-    def train(self, task: nn.Module, dataset, make_batch, validate, fingerprints: Mapping) -> None:
-        """Train to the end and say where the weights are."""
+    def train(
+        self, task: nn.Module, dataset, make_batch, validate, fingerprints: Mapping
+    ) -> dict[str, float]:
+        """Train to the end and say where the weights are; returns their scores."""
         trainer = Trainer(
             task,
             dataset,
@@ -145,6 +147,7 @@ class Job:
         trainer.train()
         if trainer.rank == 0:
             self._hand_over(trainer.weights_file)
+        return trainer.metrics
 
     def _hand_over(self, weights: Path) -> None:
         """Put the weights where the config's next job looks, unless others are there."""

@@ -34,7 +34,7 @@ def voxel_batch(items: Mapping[str, Tensor], draws: Draws) -> VoxelBatch:
     return VoxelBatch(items["voxels"], draws)
 
 
-class _OneNet(nn.Module):
+class OneNet(nn.Module):
     """A task with a single net that steps at every step."""
 
     def __init__(self, name: str, net: nn.Module) -> None:
@@ -49,7 +49,7 @@ class _OneNet(nn.Module):
         """Nothing follows an update."""
 
 
-class VAETraining(_OneNet):
+class VAETraining(OneNet):
     """Cross-entropy, Lovász-softmax and the latents' KL divergence (the field's usual mix).
 
     Args:
@@ -90,7 +90,7 @@ class VAETraining(_OneNet):
         return Loss(total, {key: value.detach() for key, value in parts.items()})
 
 
-class FlowMatching(_OneNet):
+class FlowMatching(OneNet):
     """Conditional flow matching with condition dropout, for the teacher (OccFM's recipe).
 
     `L = E || v(x_t, t, c) - (x_1 - x_0) ||²`; with probability `condition_dropout` the past and

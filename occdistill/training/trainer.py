@@ -175,7 +175,7 @@ class Trainer(Runner):
         dataset: map-style dataset of dicts of tensors.
         make_batch: what `losses` takes, of collated items and their random streams.
         settings: how long and how fast.
-        kind: of the checkpoints: `vae`, `teacher` or `distill`.
+        kind: of the checkpoints: `vae`, `light`, `teacher` or `distill`.
         work_dir: where checkpoints and logs go.
         cfg: the whole config, kept with the weights; `custom_hooks` are registered.
         fingerprints: of the data and frozen weights it trains on.

@@ -24,7 +24,8 @@ def spread(length: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
 
 
-def _score(confusion: Confusion) -> dict[str, float]:
+def scores(confusion: Confusion) -> dict[str, float]:
+    """mIoU and IoU in percent, averaged over horizons."""
     result = score(tally(confusion.counts))
     return {name: result[name]["avg@all"] for name in ("mIoU", "IoU")}
 
@@ -66,7 +67,7 @@ class ReconstructionScore:
             decoded = vae.decode(vae.encode(part.to(device)).mean).cpu()
             for one, truth in zip(decoded, part):
                 confusion.update(one[None], truth[None])
-        return _score(confusion) | {"latent_scale": vae.scale}
+        return scores(confusion) | {"latent_scale": vae.scale}
 
 
 class ForecastScore:
@@ -116,4 +117,4 @@ class ForecastScore:
             forecast = forecaster.futures(condition.to(self.device), generator=generator).cpu()
             for one, truth in zip(forecast, future):
                 confusion.update(one, truth)
-        return _score(confusion)
+        return scores(confusion)

@@ -1,0 +1,199 @@
+"""Distilling a light decoder and encoder from a frozen autoencoder, see `autoencoder.light`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset
+
+from occdistill.autoencoder.light import Light, Lightened
+from occdistill.autoencoder.losses import balanced_weights, lovasz_softmax
+from occdistill.config import build_light
+from occdistill.data.clips import ClipDataset
+from occdistill.data.latents import mirrored
+from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.data.voxel_cache import VoxelCache
+from occdistill.distill.base import Loss, frozen
+from occdistill.evaluation.confusion import Confusion
+from occdistill.runtime import roofline
+from occdistill.training.jobs import Job, first_rank_first
+from occdistill.training.tasks import OneNet, VoxelBatch, voxel_batch
+from occdistill.training.validation import scores, spread
+
+FRAMES = 6  # decoded per forecast, and what operations are stated for
+
+
+class LightTraining(OneNet):
+    """Match the frozen decoder's distribution and the frozen encoder's mean.
+
+    Forecast latents are not the encoder's, so the decoder learns on latents with noise of a
+    different strength in each sample, where the frozen decoder still says what they decode to:
+
+        decoder: E_w KL(p_full(z') || p_light(z')) + lovasz_weight · Lovász(p_light(z'), voxels)
+        encoder: latent_weight · E (scale · (mean_light - mean_full))²
+
+    with z' = mean_full + u e / scale, e ~ N(0, 1), u uniform on [0, noise], and voxels weighted by
+    the rarity w of what the frozen decoder sees in them.
+
+    Args:
+        vae: the frozen autoencoder.
+        light: what is trained.
+        noise: largest u, in standard deviations of the latents.
+        lovasz_weight: of the Lovász term, which sees the truth.
+        lovasz_voxels: voxels of a batch on which it is computed; 0 for all.
+        latent_weight: of the encoder's squared error.
+        class_weights: w, one per class; default equal.
+        mirror: whether half the samples are seen in the mirror.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        light: Light,
+        noise: float = 0.3,
+        lovasz_weight: float = 0.5,
+        lovasz_voxels: int = 0,
+        latent_weight: float = 1.0,
+        class_weights: Tensor | None = None,
+        mirror: bool = False,
+    ) -> None:
+        super().__init__("light", light)
+        self.teacher = frozen(vae)
+        if class_weights is None:
+            class_weights = torch.ones(NUM_CLASSES)
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.noise, self.mirror = noise, mirror
+        self.lovasz_weight, self.lovasz_voxels = lovasz_weight, lovasz_voxels
+        self.latent_weight = latent_weight
+
+    def losses(self, name: str, batch: VoxelBatch, step: int) -> Loss:
+        """Of one batch of keyframes."""
+        voxels, draws, light = batch.voxels, batch.draws, self.nets[name]
+        flip = draws.uniform(1, 1, 1) < 0.5
+        if self.mirror:
+            voxels = torch.where(flip, mirrored(voxels), voxels)
+        with torch.no_grad():
+            mean = self.teacher.encode(voxels).mean
+        parts = {}
+        if light.decoder is not None:
+            strength = self.noise * draws.uniform(1, 1, 1) / self.teacher.scale
+            z = mean + strength * draws.normal(*mean.shape[1:])
+            parts |= self._decoder_losses(light.decoder, z, voxels)
+        if light.encoder is not None:
+            error = (light.encoder(voxels) - mean) * self.teacher.scale
+            parts["latent"] = error.square().mean()
+        weights = {"lovasz": self.lovasz_weight, "latent": self.latent_weight}
+        total = sum(weights.get(key, 1.0) * value for key, value in parts.items())
+        return Loss(total, {key: value.detach() for key, value in parts.items()})
+
+    def _decoder_losses(self, decoder: nn.Module, z: Tensor, voxels: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            target = self.teacher.logits(z).flatten(0, -2).float().log_softmax(-1)
+            weights = target.exp() @ self.class_weights
+        found = decoder.logits(z).flatten(0, -2).float().log_softmax(-1)
+        divergence = F.kl_div(found, target, reduction="none", log_target=True).sum(-1)
+        labels, some = voxels.flatten().long(), slice(None)
+        if 0 < self.lovasz_voxels < labels.numel():
+            some = torch.randint(labels.numel(), (self.lovasz_voxels,), device=labels.device)
+        return {
+            "divergence": (weights * divergence).sum() / weights.sum(),
+            "lovasz": lovasz_softmax(found[some].exp(), labels[some]),
+        }
+
+
+class LightScore:
+    """IoU and mIoU in percent of reconstructions with light parts in place of full ones.
+
+    Args:
+        clips: the newest past frame of `count` of these is reconstructed.
+        vae: the full autoencoder.
+        count: how many frames.
+        batch_size: frames at a time.
+    """
+
+    def __init__(
+        self, clips: ClipDataset, vae: nn.Module, count: int = 64, batch_size: int = 16
+    ) -> None:
+        frames = [clips.frames(i)[clips.past - 1] for i in spread(len(clips), count)]
+        voxels = torch.from_numpy(np.stack([clips.reader.labels(f)[0] for f in frames]))
+        self.voxels, self.vae = voxels.split(batch_size), vae
+        self.full = self._reconstruct(vae)
+
+    def _reconstruct(self, vae: nn.Module) -> dict[str, float]:
+        device = next(self.vae.parameters()).device
+        confusion = Confusion(1)
+        for part in self.voxels:
+            decoded = vae.decode(vae.encode(part.to(device)).mean).cpu()
+            for one, truth in zip(decoded, part):
+                confusion.update(one[None], truth[None])
+        return scores(confusion)
+
+    def __call__(self, light: Light) -> dict[str, float]:
+        """Scores with every light part at once, and mIoU with each alone and with none."""
+        result = self._reconstruct(Lightened(self.vae, light.decoder, light.encoder))
+        result["mIoU_full"] = self.full["mIoU"]
+        for name, part in light.named_children():
+            alone = Lightened(self.vae, **{name: part})
+            result[f"mIoU_{name}"] = self._reconstruct(alone)["mIoU"]
+        return result
+
+
+def operations(vae: nn.Module, light: Light, frames: int = FRAMES) -> dict[str, tuple[int, int]]:
+    """Additions and multiplications of the full and the light part, by part, for `frames` frames.
+
+    Counted on networks without numbers, so that it takes no time at any size.
+    """
+    vae, light = (copy.deepcopy(net).to("meta") for net in (vae, light))
+    z = torch.empty(frames, *vae.latent_shape, device="meta")
+    voxels = torch.empty(frames, *vae.grid_shape, dtype=torch.uint8, device="meta")
+    calls = {"decoder": lambda net: net.decode(z), "encoder": lambda net: net.encode(voxels)}
+    return {
+        name: tuple(
+            roofline.count(partial(calls[name], net)).flops
+            for net in (vae, Lightened(vae, **{name: part}))
+        )
+        for name, part in light.named_children()
+    }
+
+
+def statement(work: Mapping[str, tuple[int, int]], score: Mapping[str, float]) -> str:
+    """What the light parts save and cost, a line each."""
+    lines = []
+    for name, (full, light) in work.items():
+        lost = score["mIoU_full"] - score[f"mIoU_{name}"]
+        lines.append(
+            f"light {name}: {full / 1e9:.3g} -> {light / 1e9:.3g} GFLOP for {FRAMES} frames "
+            f"({full / light:.1f}x fewer), reconstruction mIoU {score['mIoU_full']:.2f} -> "
+            f"{score[f'mIoU_{name}']:.2f} ({lost:.2f} lost)"
+        )
+    return "\n".join(lines)
+
+
+def train_light(args: argparse.Namespace) -> None:
+    """Train the config's light parts on single keyframes."""
+    job = Job(args, "light")
+    vae, vae_fingerprint = job.frozen_vae()
+    light = build_light(job.config, vae, weights=False)
+    clips = job.clips("train")
+    with first_rank_first():
+        caches = [VoxelCache(clips, job.cache)]
+        if clips.reader.source != "occ3d":
+            caches.append(VoxelCache(clips, job.cache, "past"))
+    frames = ConcatDataset(caches)
+    sample = torch.stack([frames[i]["voxels"] for i in spread(len(frames), 256)])
+    weights = balanced_weights(sample, NUM_CLASSES, job.option("class_balance", 0.0))
+    known = ("noise", "lovasz_weight", "lovasz_voxels", "latent_weight", "mirror")
+    options = {key: value for key, value in job.options.items() if key in known}
+    task = LightTraining(vae, light, class_weights=weights, **options)
+    validate = LightScore(job.clips("val"), vae, job.option("val_clips", 64))
+    fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint[:12]}
+    metrics = job.train(task, frames, voxel_batch, validate, fingerprints)
+    if metrics:
+        print(statement(operations(vae, light), metrics))

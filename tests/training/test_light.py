@@ -1,0 +1,184 @@
+"""Light parts: distilled from a VAE, then used in its place."""
+
+import sys
+
+import pytest
+import torch
+
+from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened
+from occdistill.autoencoder.vae import VAE
+from occdistill.config import build_codec, build_forecaster, build_network, build_vae, load_config
+from occdistill.errors import UserError
+from occdistill.flow.path import Draws
+from occdistill.training import checkpoint as ckpt
+from occdistill.training import jobs
+from occdistill.training.light import LightTraining, statement, train_light
+from occdistill.training.tasks import VoxelBatch
+
+CONFIG = """
+from occdistill.autoencoder.light import LightDecoder, LightEncoder
+from occdistill.autoencoder.vae import VAE
+from occdistill.flow.networks.small import SpaceTimeUNet
+
+data = dict(
+    dataroot={world!r}, version="v1.0-synthetic", train_split="train", val_split="val",
+    past=2, future=2, crop=12.8, coarsen=4,
+)
+vae = dict(
+    type=VAE, grid_shape=(16, 16, 4), channels=4, embedding=2, width=(8, 16), blocks=(1, 1),
+    decoder_width=16,
+)
+light_decoder = dict(type=LightDecoder, width=(4, 8), blocks=(0, 1))
+light_encoder = dict(type=LightEncoder, width=(4, 8), blocks=(0, 1), embedding=2)
+network = dict(
+    type=SpaceTimeUNet, latent_shape=(4, 4, 4), past=2, future=2, align=1, trajectory=4, width=16,
+    blocks=(1, 1), heads=2,
+)
+conditioning = dict(kind="gt", align=(0,))
+guidance = 2.0
+sampler = dict(steps=2, shift=3.0)
+vae_checkpoint = {out!r} + "/vae.pth"
+light_checkpoint = {out!r} + "/light.pth"
+train_light = dict(
+    iterations=4, batch_size=4, lr=1e-3, ema=0.9, noise=0.3, class_balance=0.25, mirror=True,
+    lovasz_voxels=512, val_clips=2, val_interval=2, checkpoint_interval=2,
+)
+advice = dict(vae="train the VAE", light="train the light parts")
+work_dir = {out!r} + "/work"
+"""
+
+
+def run(config, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tool", *map(str, (config, *arguments)), "--device", "cpu"])
+        train_light(jobs.parse("."))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_world, tmp_path_factory):
+    """The config after its light parts were distilled from a random VAE."""
+    out = tmp_path_factory.mktemp("light")
+    path = out / "tiny.py"
+    path.write_text(CONFIG.format(world=str(tiny_world), out=str(out)))
+    torch.manual_seed(0)
+    vae = build_vae(load_config(path), weights=False)
+    ckpt.save(out / "vae.pth", {"kind": "vae", "model": vae.state_dict()})
+    run(path)
+    return path
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
+
+
+def test_the_job_leaves_both_parts_beside_what_they_were_made_from(trained, capsys):
+    state = ckpt.load(trained.parent / "light.pth", "light")
+    vae = ckpt.load(trained.parent / "vae.pth")["model"]
+    assert state["fingerprints"]["vae"] == ckpt.fingerprint(vae)
+    assert {key.split(".")[0] for key in state["model"]} == {"decoder", "encoder"}
+    assert {"mIoU", "mIoU_full", "mIoU_decoder", "mIoU_encoder"} <= state["meta"]["metrics"].keys()
+    run(trained, "--resume")  # nothing is left to do but to say what was gained
+    assert "light decoder: " in (said := capsys.readouterr().out) and "GFLOP for 6 frames" in said
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(trained, tmp_path):
+    options = ("--work-dir", tmp_path)
+    with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
+        losses = LightTraining.losses
+
+        def dies(self, name, batch, step):
+            if step == 3:
+                raise RuntimeError("killed")
+            return losses(self, name, batch, step)
+
+        patch.setattr(LightTraining, "losses", dies)
+        run(trained, *options)
+    assert [file.name for file in ckpt.step_files(tmp_path)] == ["iter_2.pth"]
+    run(trained, *options, "--resume")
+    whole = ckpt.load(trained.parent / "work" / "light" / "light.pth")["model"]
+    assert same(ckpt.load(tmp_path / "light.pth")["model"], whole)
+
+
+def test_a_forecaster_takes_the_parts_that_are_asked_for(trained, tmp_path):
+    config = load_config(trained)
+    vae = build_vae(config)
+    assert build_codec(config, vae).vae is vae
+    codec = build_codec(config, vae, decoder="light")
+    assert isinstance(codec.vae, Lightened) and codec.vae.encoder is None
+    assert build_codec(config, vae, encoder="light").vae.decoder is None
+    student = tmp_path / "student.pth"
+    weights = build_network(config).state_dict()
+    marks = {"vae": ckpt.fingerprint(vae.state_dict())}
+    ckpt.save(student, {"kind": "distill", "model": weights, "fingerprints": marks})
+    forecaster = build_forecaster(config, student, decoder="light", encoder="light")
+    past, poses = (
+        torch.full((1, 2, 16, 16, 4), 17, dtype=torch.uint8),
+        torch.eye(4).repeat(1, 4, 1, 1),
+    )
+    assert forecaster(past, poses).shape == (1, 2, 16, 16, 4)
+
+
+def test_what_does_not_belong_together_is_refused(trained, tmp_path):
+    config = load_config(trained)
+    other = ckpt.load(trained.parent / "vae.pth")
+    other["model"]["latent_scale"] += 1
+    ckpt.save(tmp_path / "vae.pth", other)
+    swapped = load_config(trained, {"vae_checkpoint": str(tmp_path / "vae.pth")})
+    with pytest.raises(UserError, match="distilled from VAE .* not from .*: train the light parts"):
+        build_codec(swapped, build_vae(swapped), decoder="light")
+    missing = load_config(trained, {"light_checkpoint": str(tmp_path / "no.pth")})
+    with pytest.raises(UserError, match="no light weights at .*no.pth; train the light parts"):
+        build_codec(missing, build_vae(missing), decoder="light")
+    with pytest.raises(UserError, match="full or light, not small"):
+        build_codec(config, build_vae(config), decoder="small")
+    with pytest.raises(UserError, match="light_decoder.widht; did you mean light_decoder.width"):
+        load_config(trained, {"light_decoder.widht": (4,)})
+    config.pop("light_decoder"), config.pop("light_encoder")
+    with pytest.raises(UserError, match="no light parts: add light_decoder"):
+        build_codec(config, build_vae(config), decoder="light")
+
+
+def street(count):
+    torch.manual_seed(1)
+    voxels = torch.full((count, 16, 16, 4), 17, dtype=torch.uint8)
+    voxels[..., 0] = 11
+    for one in voxels:
+        x, y = torch.randint(0, 12, (2,))
+        one[x : x + 4, y : y + 4, 1:3] = 4
+    return voxels
+
+
+def test_distilling_brings_the_parts_closer_to_the_full_ones():
+    torch.manual_seed(0)
+    vae = VAE((16, 16, 4), channels=4, width=(8, 16), blocks=(1, 1), decoder_width=16)
+    shapes = dict(latent_shape=vae.latent_shape, grid_shape=vae.grid_shape)
+    light = Light(
+        LightDecoder(**shapes, width=(8, 16), blocks=(0, 1)),
+        LightEncoder(**shapes, width=(8, 16), blocks=(0, 1)),
+    )
+    task = LightTraining(vae, light, noise=0.2, lovasz_weight=0.0)
+    voxels = street(8)
+
+    def disagreement():
+        z = vae.encode(voxels).mean
+        return float((light.decoder.decode(z) != vae.decode(z)).float().mean())
+
+    before, logs = disagreement(), []
+    optimiser = torch.optim.Adam(light.parameters(), lr=1e-2)
+    for step in range(40):
+        optimiser.zero_grad()
+        loss = task.losses("light", VoxelBatch(voxels, Draws(range(8 * step, 8 * step + 8))), step)
+        loss.total.backward()
+        optimiser.step()
+        logs.append(loss.logs)
+    assert disagreement() < 0.9 * before  # a random VAE decodes to noise, which is hard to learn
+    assert set(logs[0]) == {"divergence", "lovasz", "latent"}
+    for part in ("divergence", "latent"):
+        assert logs[-1][part] < 0.5 * logs[0][part]
+    assert all(parameter.grad is None for parameter in vae.parameters())
+
+
+def test_the_statement_says_what_is_gained_and_lost():
+    score = {"mIoU_full": 94.0, "mIoU_decoder": 93.8}
+    said = statement({"decoder": (393_000_000_000, 46_000_000_000)}, score)
+    assert "393 -> 46 GFLOP for 6 frames (8.5x fewer)" in said and "(0.20 lost)" in said
