@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
-from occdistill.errors import UserError
 from occdistill.flow.condition import Codec, Condition
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import VelocityField, sample
+from occdistill.runtime import backends, frozen
+from occdistill.runtime.backends import BACKENDS
+from occdistill.runtime.spread import Spread, spread
+from occdistill.runtime.stages import Decode, Encode, Velocity
 from occdistill.runtime.stream import Stream, trajectory_from_poses
 
-BACKENDS = ("eager", "compile")
+__all__ = ["BACKENDS", "Forecaster", "disagreement"]
 
 
 class Forecaster:
@@ -32,11 +30,11 @@ class Forecaster:
         shift: of the sampler's time grid.
         device: where it runs; the networks are moved there.
         dtype: float32, or the type that matrix products are done in (autocast).
-        backend: `eager`, or `compile`: the networks as kernels fused by torch.compile. The first
-            forecast of a batch size then takes a minute or so longer.
+        backend: how they are run, see `runtime.backends`. All but `plain` read the autoencoder's
+            weights once, now.
 
     Raises:
-        UserError: unknown back end, or a device that isn't there.
+        UserError: unknown back end, or a device or compiler that isn't there.
     """
 
     def __init__(
@@ -51,32 +49,24 @@ class Forecaster:
         dtype: torch.dtype = torch.float32,
         backend: str = "eager",
     ) -> None:
-        if backend not in BACKENDS:
-            raise UserError(f"no back end named {backend!r}; choose one of {', '.join(BACKENDS)}")
-        if backend == "compile" and not _has_compiler(torch.device(device)):
-            raise UserError(
-                "the compile back end needs a C++ compiler on a CPU: apt-get install g++, or"
-                " --backend eager"
-            )
         self.device = torch.device(device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"no GPU for device {device!r}; run with --device cpu")
-        self.nfe, self.guidance, self.shift = nfe, guidance, shift
+        backends.check(backend, self.device)
+        self.codec, self.nfe, self.guidance, self.shift = codec, nfe, guidance, shift
         self.dtype, self.backend = dtype, backend
         for net in (codec.vae, field):
             if isinstance(net, nn.Module):
                 net.to(self.device).eval()
         field = field if guidance is None else Guided(field, guidance)
-        build = _as_is if backend == "eager" else _compiled
-        self.codec = copy.copy(codec)
-        self.codec.vae = SimpleNamespace(
-            encode=build(codec.vae.encode),
-            decode=build(codec.vae.decode),
-            scale=float(codec.vae.scale),
-            latent_shape=tuple(codec.vae.latent_shape),
-            grid_shape=tuple(codec.vae.grid_shape),
-        )
-        self.field = build(field)
+        scale, where = float(codec.vae.scale), (dtype, self.device)
+        if backend == "plain":
+            encoder, decoder = frozen.plain_encoder(codec.vae), frozen.plain_decoder(codec.vae)
+        else:
+            encoder, decoder = frozen.encoder(codec.vae), frozen.decoder(codec.vae)
+        self._encode = backends.build(backend, Encode(encoder, scale, *where))
+        self._decode = backends.build(backend, Decode(decoder, scale, *where))
+        velocity = Velocity(field, *where)
+        self._velocity = backends.build(backend, velocity)
+        self._two_time = velocity.two_time
 
     @torch.no_grad()
     def __call__(
@@ -118,6 +108,23 @@ class Forecaster:
         voxels = self.decode(self.generate(condition, self.noise(len(condition.past), generator)))
         return voxels if samples == 1 else voxels.unflatten(0, (batch, samples))
 
+    @torch.no_grad()
+    def spread(
+        self,
+        past: Tensor,
+        poses: Tensor,
+        trajectory: Tensor | None = None,
+        samples: int = 8,
+        generator: torch.Generator | None = None,
+    ) -> Spread:
+        """How far several futures of a clip agree; arguments as for calling the forecaster.
+
+        Returns:
+            occupancy probability and class entropy per voxel, `(B, F, X, Y, Z)`.
+        """
+        futures = self(past, poses, trajectory, samples, generator)
+        return spread(futures if samples > 1 else futures[:, None])
+
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """Standard normal `(batch, F, C, H, W)`; the same on every device for a CPU generator."""
         shape = (batch, self.codec.future, *self.codec.vae.latent_shape)
@@ -127,8 +134,7 @@ class Forecaster:
     @torch.no_grad()
     def encode(self, voxels: Tensor) -> Tensor:
         """Voxels `(N, X, Y, Z)` to scaled latents `(N, C, H, W)`."""
-        with self._precision():
-            return self.codec.encode(voxels.to(self.device)).float()
+        return self._encode(voxels.to(self.device))
 
     @torch.no_grad()
     def condition(
@@ -155,15 +161,14 @@ class Forecaster:
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
         """Stage 2: future latents `(B, F, C, H, W)` from noise of that shape."""
-        with self._precision():
-            return sample(self.field, noise, condition, self.nfe, self.shift)
+        return sample(
+            _Field(self._velocity, self._two_time), noise, condition, self.nfe, self.shift
+        )
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Stage 3: classes, uint8 `(B, F, X, Y, Z)`, of latents `(B, F, C, H, W)`."""
-        with self._precision():
-            voxels = self.codec.decode(latents.flatten(0, 1))
-        return voxels.unflatten(0, latents.shape[:2])
+        return self._decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 
     def stream(self, past: int, interval: float = 0.5) -> Stream:
         """A rolling window of `past` slots, `interval` seconds apart, in which each frame is
@@ -182,24 +187,15 @@ class Forecaster:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        lower = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype if lower else None, enabled=lower):
-            yield
 
+class _Field:
+    """A velocity stage as the sampler calls it."""
 
-def _has_compiler(device: torch.device) -> bool:
-    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return device.type == "cuda" or any(map(shutil.which, filter(None, names)))
+    def __init__(self, velocity: backends.Function, two_time: bool) -> None:
+        self.velocity, self.two_time = velocity, two_time
 
-
-def _as_is(function: Callable) -> Callable:
-    return function
-
-
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=False)
+    def __call__(self, x: Tensor, t: Tensor, c: Condition, r: Tensor | None = None) -> Tensor:
+        return self.velocity(x, t, c.past, c.aligned, c.trajectory, r)
 
 
 def disagreement(a: Forecaster, b: Forecaster, past: Tensor, poses: Tensor, trajectory: Tensor):

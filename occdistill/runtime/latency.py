@@ -26,7 +26,9 @@ import torch
 from torch import Tensor
 
 from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.machine import device_name
 
+__all__ = ["SCOPES", "compare", "device_name", "measure", "peak_mb", "reset_peak"]
 SCOPES = ("end_to_end", "generate_decode", "generate")
 
 
@@ -162,16 +164,3 @@ def peak_mb(device: torch.device) -> float:
     except (OSError, TypeError):
         unit = 2**20 if platform.system() == "Darwin" else 2**10
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def device_name(device: torch.device | str) -> str:
-    """The name to print beside a number, with the threads used on a CPU."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        model = None
-    name = model[1].strip() if model else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"

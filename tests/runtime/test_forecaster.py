@@ -96,18 +96,10 @@ def test_lower_precision_keeps_the_interface():
     assert forecaster.encode(past[0]).dtype == torch.float32
 
 
-def test_unknown_backend_and_missing_gpu_are_refused():
-    with pytest.raises(UserError, match="tpu"):
-        Forecaster(codec(), ToNewest(), backend="tpu")
+def test_a_missing_gpu_is_refused():
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no GPU"):
             Forecaster(codec(), ToNewest(), device="cuda")
-
-
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.raises(UserError, match=r"apt-get install g\+\+"):
-        Forecaster(codec(), ToNewest(), backend="compile")
 
 
 def test_another_number_of_evaluations_shares_the_networks():
@@ -117,9 +109,3 @@ def test_another_number_of_evaluations_shares_the_networks():
     assert torch.equal(one(*clip()), five(*clip()))
     assert len(field.evaluations) == 1 + 5
     assert (one.nfe, five.nfe) == (1, 5)
-
-
-@pytest.mark.slow
-def test_compiled_networks_forecast_the_same(small_forecasters):
-    eager, compiled, clip = small_forecasters
-    assert disagreement(eager, compiled, *clip) <= 1e-4

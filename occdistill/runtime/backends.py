@@ -1,0 +1,213 @@
+"""Ways to run a stage of a forecast, behind one name.
+
+    plain         the layers as they were written: what the others are compared with
+    eager         the same, with `frozen`'s encoder and decoder
+    compile       kernels fused by torch.compile, anew in every process: a minute or so
+    cuda-graphs   eager, recorded once per shape and replayed without launch costs; GPUs only
+    aot           kernels fused ahead of time by torch.export and AOTInductor, once per shape; the
+                  next process finds them in the user's cache and loads them in milliseconds
+
+On 2 cores compile and aot run at the same speed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from functools import cache, cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import occdistill
+from occdistill.errors import UserError
+from occdistill.runtime.machine import device_name
+from occdistill.runtime.stages import Stage
+from occdistill.training.checkpoint import fingerprint
+
+BACKENDS = ("plain", "eager", "compile", "cuda-graphs", "aot")
+Function = Callable[..., Tensor]
+
+
+def check(backend: str, device: torch.device) -> None:
+    """Refuse a back end that can't run here.
+
+    Raises:
+        UserError: unknown name, no GPU, or no compiler.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"no back end named {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"no GPU for device {str(device)!r}; run with --device cpu")
+    if backend == "cuda-graphs" and device.type != "cuda":
+        raise UserError(
+            f"the cuda-graphs back end needs a GPU, not {str(device)!r}: run with --device cuda,"
+            " or --backend eager"
+        )
+    names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
+    needs_compiler = backend == "aot" or (backend == "compile" and device.type == "cpu")
+    if needs_compiler and not any(map(shutil.which, names)):
+        raise UserError(
+            f"the {backend} back end needs a C++ compiler: apt-get install g++, or --backend eager"
+        )
+
+
+def build(backend: str, stage: Stage) -> Function:
+    """The stage as `backend` runs it."""
+    if backend == "compile":
+        # one entry per stage and shape, of which a session has a few dozen
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
+        return torch.compile(stage, dynamic=False)
+    if backend == "cuda-graphs":
+        return PerShape(partial(record, stage))
+    if backend == "aot":
+        return PerShape(Packages(stage))
+    return stage
+
+
+class PerShape:
+    """A function that is prepared once per shape of its arguments.
+
+    Args:
+        prepare: makes a function of contiguous tensors, given an example of them.
+    """
+
+    def __init__(self, prepare: Callable[[tuple], Function]) -> None:
+        self.prepare = prepare
+        self.prepared: dict[tuple, Function] = {}
+
+    def __call__(self, *tensors: Tensor | None) -> Tensor:
+        """The result for such tensors, prepared now if it wasn't."""
+        tensors = tuple(None if x is None else x.contiguous() for x in tensors)
+        key = signature(tensors)
+        if key not in self.prepared:
+            self.prepared[key] = self.prepare(tensors)
+        return self.prepared[key](*tensors)
+
+
+def signature(tensors: tuple[Tensor | None, ...]) -> tuple:
+    """What a prepared function depends on."""
+    return tuple(None if x is None else (tuple(x.shape), str(x.dtype)) for x in tensors)
+
+
+def record(stage: Stage, example: tuple[Tensor | None, ...]) -> Function:
+    """A CUDA graph of the stage. Inputs are copied in; the result is a copy of its own."""
+    held = [None if x is None else x.clone() for x in example]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # allocations and choices of kernels are made before recording
+            stage(*held)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            result = stage(*held)
+    except RuntimeError as error:
+        raise UserError(
+            f"{type(stage.network).__name__} can't be recorded as a CUDA graph"
+            f" ({str(error).splitlines()[0]}): use --backend compile"
+        ) from error
+
+    def replay(*tensors: Tensor | None) -> Tensor:
+        for x, value in zip(held, tensors):
+            if x is not None:
+                x.copy_(value)
+        graph.replay()
+        return result.clone()
+
+    return replay
+
+
+class Packages:
+    """Compiled forms of a stage in the user's cache folder.
+
+    A package is code, so only files that this user's own account made are loaded. Its name tells
+    what it was made from: weights, settings, shapes, source, PyTorch and machine.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def __call__(self, example: tuple[Tensor | None, ...]) -> Function:
+        """Load the package for such arguments, or make it first."""
+        device = next(x.device for x in example if x is not None)
+        facts = (self.identity, signature(example), device_name(device), torch.__version__)
+        digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+        path = cache_folder() / f"{type(self.stage).__name__.lower()}-{digest}.pt2"
+        if path.exists():
+            try:
+                return torch._inductor.aoti_load_package(str(path))
+            except Exception as error:  # noqa: BLE001 - whatever a damaged file makes the loader do
+                logging.getLogger(__name__).warning("%s is damaged, made anew: %s", path, error)
+        part = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.export(self.stage, example)
+                torch._inductor.aoti_compile_and_package(program, package_path=str(part))
+            part.replace(path)
+        except OSError as error:
+            raise UserError(f"can't write {path}: {error.strerror}; use --backend eager") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return torch._inductor.aoti_load_package(str(path))
+
+    @cached_property
+    def identity(self) -> tuple:
+        """Weights, settings and source code of the stage and of every module in it."""
+        modules = dict(self.stage.named_modules())
+        settings = [
+            (name, type(module).__qualname__, sorted(filter(_is_setting, vars(module).items())))
+            for name, module in modules.items()
+        ]
+        tensors = {**dict(self.stage.named_parameters()), **dict(self.stage.named_buffers())}
+        files = {inspect.getfile(type(module)) for module in modules.values()}
+        return repr(settings), fingerprint(tensors), source(frozenset(files))
+
+
+def _is_setting(item: tuple[str, object]) -> bool:
+    value = item[1]
+    if isinstance(value, tuple | list):
+        return all(_is_setting(("", x)) for x in value)
+    return value is None or isinstance(value, int | float | str | torch.dtype)
+
+
+@cache
+def source(files: frozenset[str]) -> str:
+    """Digest of `files` and this package's: what a layer was doesn't run once it has changed."""
+    digest = hashlib.sha256()
+    own = Path(occdistill.__file__).parent.rglob("*.py")
+    for path in sorted({*map(Path, files), *own}):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where packages lie: `~/.cache/occdistill/aot`, made if need be.
+
+    Raises:
+        UserError: it can't be made, or somebody else may write to it.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "occdistill" / "aot"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        facts = folder.stat()
+    except OSError as error:
+        raise UserError(
+            f"can't use {folder} for compiled networks ({error.strerror}): set XDG_CACHE_HOME, or"
+            " use --backend eager"
+        ) from error
+    if facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        raise UserError(
+            f"others may write to {folder}, and what lies there is run as code: chmod 700 it, or"
+            " delete it"
+        )
+    return folder
