@@ -9,6 +9,7 @@ Writes `report.json`, `report.md` and the counts that every score is recomputed 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from mmengine.config import DictAction
 
 from occdistill.config import (
+    PARTS,
     build_codec,
     build_dataset,
     build_forecaster,
@@ -64,6 +66,8 @@ def parse() -> argparse.Namespace:
     )
     add("--teacher-nfe", type=int, nargs="+", default=[10, 5, 2, 1])
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
+    add("--decoder", nargs="+", choices=PARTS[:2], default=["full"], help="rows for each of these")
+    add("--encoder", nargs="+", choices=PARTS[:2], default=["full"], help="likewise")
     add("--protocol", nargs="+", default=["occdistill"], metavar="NAME", help=", ".join(PROTOCOLS))
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
@@ -84,16 +88,26 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def with_parts(name: str, decoder: str, encoder: str) -> str:
+    """A row's name that also says which parts of the autoencoder are not the full ones."""
+    parts = (("decoder", decoder), ("encoder", encoder))
+    return ", ".join([name, *(f"{which} {part}" for part, which in parts if which != "full")])
+
+
 def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
-    """Teacher and checkpoint at their numbers of evaluations."""
+    """Teacher and checkpoint at their numbers of evaluations, with each decoder and encoder."""
     options = dict(device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend)
     rows = []
 
     def add(name: str, path: str | None, steps: list[int], guidance: float | None, mark: str):
         facts = dict(checkpoint=mark, vae=vae_mark, cache=None)  # nothing is read from a cache
-        for nfe in steps:
-            forecaster = build_forecaster(config, path, nfe, guidance, **options)
-            rows.append(forecast_row(name, forecaster, share="past", **facts))
+        for decoder, encoder in product(args.decoder, args.encoder):
+            parts = dict(decoder=decoder, encoder=encoder)
+            full_name = with_parts(name, **parts)
+            for nfe in steps:
+                forecaster = build_forecaster(config, path, nfe, guidance, **parts, **options)
+                share = ("past", encoder)
+                rows.append(forecast_row(full_name, forecaster, share=share, **parts, **facts))
 
     if "teacher" in args.rows:
         mark = checkpoints.fingerprint(build_teacher(config).state_dict())
@@ -114,8 +128,8 @@ def all_rows(args: argparse.Namespace, config) -> list[Row]:
     grid, future = build_grid(config), config.data.future
     rows = []
     if {"teacher", "student", "ceiling"} & set(args.rows):
-        codec = build_codec(config, build_vae(config).to(args.device))
-        vae_mark = checkpoints.fingerprint(codec.vae.state_dict())
+        vae = build_vae(config)
+        vae_mark = checkpoints.fingerprint(vae.state_dict())
         rows += model_rows(args, config, vae_mark)
     if "copy-last" in args.rows:
         rows.append(copy_last_row(future))
@@ -124,7 +138,21 @@ def all_rows(args: argparse.Namespace, config) -> list[Row]:
     if "ego-warp-extrapolated" in args.rows:
         rows.append(ego_warp_row(grid, future, extrapolated=True))
     if "ceiling" in args.rows:
-        rows.append(ceiling_row(codec, vae=vae_mark, dtype="float32"))
+        rows += ceiling_rows(args, config, vae, vae_mark)
+    return rows
+
+
+def ceiling_rows(args: argparse.Namespace, config, vae, vae_mark: str) -> list[Row]:
+    """The full autoencoder's, and what each of the light parts asked for leaves of it."""
+    rows = []
+    for parts in dict.fromkeys([("full", "full"), *product(args.decoder, args.encoder)]):
+        decoder, encoder = parts
+        codec = build_codec(config, vae, decoder, encoder)
+        codec.vae.to(args.device)
+        facts = dict(decoder=decoder, encoder=encoder, vae=vae_mark, dtype="float32")
+        row = ceiling_row(codec, **facts)
+        row.model = with_parts(row.model, decoder, encoder)
+        rows.append(row)
     return rows
 
 

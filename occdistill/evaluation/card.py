@@ -49,7 +49,18 @@ def write_card(folder: str | Path, report: dict) -> list[Path]:
 def compact(report: dict) -> dict:
     """The numbers of the tables alone: no per-class values, no latencies."""
     keys = ("model", "nfe", "guidance", "conditioning", "protocol", "clips", "clips_expected")
-    facts = ("fps", "checkpoint", "vae", "cache", "data", "dtype", "seed", "git_commit")
+    facts = (
+        "fps",
+        "checkpoint",
+        "vae",
+        "decoder",
+        "encoder",
+        "cache",
+        "data",
+        "dtype",
+        "seed",
+        "git_commit",
+    )
     rows = [
         {**{k: row.get(k) for k in keys + facts}, "mIoU": row["mIoU"], "IoU": row["IoU"]}
         for row in report["rows"]

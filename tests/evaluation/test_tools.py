@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.config import build_network, build_vae, load_config
+from occdistill.config import build_light, build_network, build_vae, load_config
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.protocols import PROTOCOLS
@@ -16,6 +16,7 @@ from occdistill.training import checkpoint
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIG = """
+from occdistill.autoencoder.light import LightDecoder, LightEncoder
 from occdistill.autoencoder.vae import VAE
 from occdistill.flow.networks.small import SpaceTimeUNet
 
@@ -33,6 +34,9 @@ guidance = 2.0
 sampler = dict(steps=10, shift=3.0)
 vae_checkpoint = {folder!r} + "/vae.pth"
 teacher_checkpoint = {folder!r} + "/teacher.pth"
+light_decoder = dict(type=LightDecoder, width=(8, 8), blocks=(0, 1))
+light_encoder = dict(type=LightEncoder, width=(8, 8), blocks=(0, 1))
+light_checkpoint = {folder!r} + "/light.pth"
 work_dir = {folder!r}
 """
 
@@ -56,6 +60,9 @@ def setup(tiny_world, tmp_path_factory):
     nets = {"vae": build_vae(config, weights=False), "teacher": build_network(config)}
     for kind, net in nets.items():
         checkpoint.save(folder / f"{kind}.pth", {"kind": kind, "model": net.state_dict()})
+    light = {"kind": "light", "model": build_light(config, nets["vae"], weights=False).state_dict()}
+    light["fingerprints"] = {"vae": checkpoint.fingerprint(nets["vae"].state_dict())}
+    checkpoint.save(folder / "light.pth", light)
     student = {"kind": "distill", "model": build_network(config).state_dict()}
     checkpoint.save(folder / "student.pth", student)
     return folder
@@ -94,6 +101,26 @@ def test_the_report_has_every_row_with_its_facts(tested):
     }  # fmt: skip
     assert {r["protocol"] for r in tested["rows"]} == {"occdistill", "dome", "come-visible"}
     assert tested["dataset"]["grid"]["shape"] == [32, 32, 8]
+
+
+def test_light_parts_have_rows_beside_the_full_ones(setup, tested, monkeypatch):
+    call(
+        monkeypatch, "test", setup / "config.py", setup / "student.pth", "--out", setup / "light",
+        "--rows", "student", "ceiling", "--decoder", "full", "light", "--encoder", "light",
+        "--repeats", 1, "--limit-clips", 1, "--device", "cpu",
+    )  # fmt: skip
+    rows = json.loads((setup / "light" / "report.json").read_text())["rows"]
+    assert [(r["model"], r["decoder"], r["encoder"]) for r in rows] == [
+        ("student, light encoder", "full", "light"),
+        ("student, light decoder, light encoder", "light", "light"),
+        ("VAE ceiling", "full", "full"),
+        ("VAE ceiling, light encoder", "full", "light"),
+        ("VAE ceiling, light decoder, light encoder", "light", "light"),
+    ]
+    assert len({r["vae"] for r in rows}) == 1 and rows[1]["fps"]["end_to_end"] > 0
+    assert len({r["mIoU"]["avg@all"] for r in rows[2:]}) == 3  # other parts, other voxels
+    plain = {r["decoder"] for r in tested["rows"] if r["model"] in ("teacher", "VAE ceiling")}
+    assert plain == {"full"}
 
 
 def test_saved_predictions_score_the_same_without_the_model(setup, tested, tiny_world, monkeypatch):
