@@ -3,7 +3,8 @@
     python tools/benchmark.py CONFIG CHECKPOINT [--nfe 10 5 2 1] [--repeats 20]
 
 Warmed up, synchronised, batch 1, from labels on the device to labels on the device, in three
-scopes; the models take turns. Writes `benchmark.json` and `benchmark.md`.
+scopes; the models take turns. A back end or precision other than plain float32 is checked against
+that on clips of the validation split. Writes `benchmark.json` and `benchmark.md`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from occdistill.config import build_dataset, load_config
 from occdistill.errors import UserError, run
-from occdistill.runtime.latency import SCOPES, compare, device_name
+from occdistill.evaluation.agreement import agreement
+from occdistill.runtime.latency import SCOPES, compare
 from occdistill.runtime.lineup import add_options, forecaster_options, lineup
+from occdistill.runtime.machine import device_name
 
 
 def main() -> None:
@@ -29,16 +33,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--check", type=int, default=4, help="clips to compare with plain float32")
     parser.add_argument("--out", type=Path, help="folder; default: the config's work_dir")
     args = parser.parse_args()
-    if min(args.repeats, args.batch_size, *args.nfe, *args.student_nfe) < 1 or args.warmup < 0:
-        raise UserError("repeats, batch size and evaluations start at 1, warm-up at 0")
+    if min(args.repeats, args.batch_size, *args.nfe, *args.student_nfe) < 1:
+        raise UserError("repeats, batch size and evaluations start at 1")
+    if min(args.warmup, args.check) < 0:
+        raise UserError("warm-up and clips to check start at 0")
 
     config = load_config(args.config, args.cfg_options)
-    forecasters = lineup(
-        config, args.checkpoint, args.nfe, args.student_nfe, **forecaster_options(args)
-    )
-    item = build_dataset(config, "val")[0]
+    options = forecaster_options(args)
+    forecasters = lineup(config, args.checkpoint, args.nfe, args.student_nfe, **options)
+    dataset = build_dataset(config, "val")
+    item = dataset[0]
     clip = [
         item[key][None].expand(args.batch_size, *item[key].shape)
         for key in ("past", "poses", "trajectory")
@@ -51,8 +58,21 @@ def main() -> None:
         "backend": args.backend,
         "batch_size": args.batch_size,
         "repeats": args.repeats,
+        "decoder": args.decoder,
+        "encoder": args.encoder,
         "grid": list(forecasters[next(iter(forecasters))].codec.vae.grid_shape),
     }
+    agreements = {}
+    if args.check and (args.backend, args.dtype) != ("plain", "float32"):
+        nfe = [min(args.nfe)] if args.nfe else [], [min(args.student_nfe)]
+        plain = lineup(
+            config, args.checkpoint, *nfe, **{**options, "backend": "plain", "dtype": torch.float32}
+        )
+        items = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, args.check)]
+        agreements = {
+            name: agreement(reference, forecasters[name], items)
+            for name, reference in plain.items()
+        }
     rows = [
         {
             "model": name.split("@")[0],
@@ -65,10 +85,14 @@ def main() -> None:
         for scope in SCOPES
     ]
     text = table(rows, setting)
+    for name, found in agreements.items():
+        text += f"\n\n{name}, {args.backend} {args.dtype} against plain float32: {found}."
     print(text)
     out = args.out or Path(config.work_dir)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "benchmark.json").write_text(json.dumps({"setting": setting, "rows": rows}, indent=1))
+    result = {"setting": setting, "rows": rows}
+    result["agreement"] = {name: found._asdict() for name, found in agreements.items()}
+    (out / "benchmark.json").write_text(json.dumps(result, indent=1))
     (out / "benchmark.md").write_text(text + "\n")
     print(f"\nwritten: {out / 'benchmark.json'} {out / 'benchmark.md'}")
 

@@ -26,9 +26,9 @@ from occdistill.data.clips import FrameReader
 from occdistill.data.occ3d import GridTransform
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError, run
-from occdistill.runtime.latency import device_name
 from occdistill.runtime.lineup import add_options, forecaster_options, lineup
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
+from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet, lidar_folder, replay, synthetic
 from occdistill.visualization.open3d_scene import RenderError, Window
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from occdistill.runtime.spread import Spread, spread
 from occdistill.runtime.stages import Decode, Encode, Velocity
 from occdistill.runtime.stream import Stream, trajectory_from_poses
 
-__all__ = ["BACKENDS", "Forecaster", "disagreement"]
+__all__ = ["BACKENDS", "Forecaster", "disagreement", "same_noise"]
 
 
 class Forecaster:
@@ -136,6 +137,12 @@ class Forecaster:
         """Voxels `(N, X, Y, Z)` to scaled latents `(N, C, H, W)`."""
         return self._encode(voxels.to(self.device))
 
+    def frames(self, past: Tensor) -> Tensor:
+        """Scaled latents `(B, P, C, H, W)` of `(B, P, X, Y, Z)`, encoded as a stream does it: one
+        frame after another.
+        """
+        return torch.stack([self.encode(frame) for frame in past.unbind(1)], dim=1)
+
     @torch.no_grad()
     def condition(
         self, past: Tensor, poses: Tensor, trajectory: Tensor, latents: Tensor | None = None
@@ -200,9 +207,21 @@ class _Field:
 
 def disagreement(a: Forecaster, b: Forecaster, past: Tensor, poses: Tensor, trajectory: Tensor):
     """Share of voxels, 0 to 1, that two forecasters classify differently from the same noise."""
-    noise = a.noise(len(past), torch.Generator().manual_seed(0))
-    one, other = (
-        f.decode(f.generate(f.condition(past, poses, trajectory), noise.to(f.device))).cpu()
-        for f in (a, b)
-    )
+    one, other = same_noise((a, b), past, poses, trajectory)
     return float((one != other).float().mean())
+
+
+def same_noise(
+    forecasters: Sequence[Forecaster],
+    past: Tensor,
+    poses: Tensor,
+    trajectory: Tensor,
+    seed: int = 0,
+) -> list[Tensor]:
+    """Forecasts uint8 `(B, F, X, Y, Z)` on the CPU, of each forecaster from the same noise."""
+    noise = forecasters[0].noise(len(past), torch.Generator().manual_seed(seed))
+    forecasts = []
+    for f in forecasters:
+        condition = f.condition(past, poses, trajectory, f.frames(past))
+        forecasts.append(f.decode(f.generate(condition, noise.to(f.device))).cpu())
+    return forecasts

@@ -106,8 +106,7 @@ class _Step:
     ) -> None:
         self.forecaster = forecaster
         self.known = [x.to(forecaster.device) for x in (past, poses, trajectory)]
-        older = self.known[0][:, :-1]
-        self.older = forecaster.encode(older.flatten(0, 1)).unflatten(0, older.shape[:2])
+        self.older = forecaster.frames(self.known[0][:, :-1])
 
     def __call__(self) -> tuple[float, float, float]:
         """Seconds per scope."""

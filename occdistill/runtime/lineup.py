@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 
-from occdistill.config import build_codec, build_forecaster, build_teacher, build_vae
+from occdistill.config import PARTS, build_codec, build_forecaster, build_teacher, build_vae
 from occdistill.runtime.forecaster import BACKENDS, Forecaster
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -21,6 +21,8 @@ def lineup(
     checkpoint: str | Path | None = None,
     teacher_nfe: Sequence[int] = (10, 5, 2, 1),
     student_nfe: Sequence[int] = (1,),
+    decoder: str = "full",
+    encoder: str = "full",
     **options: Any,
 ) -> dict[str, Forecaster]:
     """Forecasters by name, `teacher@10` to `student@1`; the guided teachers share their networks.
@@ -30,11 +32,15 @@ def lineup(
         checkpoint: the student's; None: teachers only.
         teacher_nfe: evaluations per forecast, one guided teacher each.
         student_nfe: evaluations per forecast, one unguided student each.
+        decoder: `full` or `light`, of all of them.
+        encoder: `full`, `light` or `lidar`, likewise.
         **options: of `Forecaster`.
     """
+    parts = dict(decoder=decoder, encoder=encoder)
     forecasters = {}
     if teacher_nfe:
-        codec, network = build_codec(config, build_vae(config)), build_teacher(config)
+        codec = build_codec(config, build_vae(config), **parts)
+        network = build_teacher(config)
         shift = config.sampler.get("shift", 3.0)
         for nfe in teacher_nfe:
             forecasters[f"teacher@{nfe}"] = Forecaster(
@@ -42,7 +48,9 @@ def lineup(
             )
     if checkpoint is not None:
         for nfe in student_nfe:
-            forecasters[f"student@{nfe}"] = build_forecaster(config, checkpoint, nfe, **options)
+            forecasters[f"student@{nfe}"] = build_forecaster(
+                config, checkpoint, nfe, **parts, **options
+            )
     return forecasters
 
 
@@ -54,9 +62,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", default="float32", choices=DTYPES, help="of matrix products")
     add("--backend", default="eager", choices=BACKENDS)
+    add("--decoder", default="full", choices=PARTS[:2], help="full, or the config's light one")
+    add("--encoder", default="full", choices=PARTS, help="full, light, or from LiDAR voxels")
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
 
 
 def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What `add_options` parsed, as arguments of `Forecaster`."""
-    return dict(device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend)
+    """What `add_options` parsed, as arguments of `lineup`."""
+    return dict(
+        device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend,
+        decoder=args.decoder, encoder=args.encoder,
+    )  # fmt: skip

@@ -66,7 +66,7 @@ def call(monkeypatch, tool, *arguments):
 def test_benchmark_times_teacher_and_student_side_by_side(setup, monkeypatch, capsys):
     call(
         monkeypatch, "benchmark", setup / "config.py", setup / "student.pth", "--nfe", 2, 1,
-        "--repeats", 2, "--warmup", 1, "--device", "cpu",
+        "--repeats", 2, "--warmup", 1, "--check", 2, "--device", "cpu",
     )  # fmt: skip
     result = json.loads((setup / "work" / "benchmark.json").read_text())
     rows = result["rows"]
@@ -77,7 +77,12 @@ def test_benchmark_times_teacher_and_student_side_by_side(setup, monkeypatch, ca
     for end_to_end, decode, generate in zip(rows[::3], rows[1::3], rows[2::3]):
         assert end_to_end["p50_ms"] > decode["p50_ms"] > generate["p50_ms"] > 0
     assert result["setting"]["grid"] == [32, 32, 8]
-    assert "| student@1 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| student@1 |" in printed
+    assert "student@1, eager float32 against plain float32: 0.0" in printed
+    assert set(result["agreement"]) == {"teacher@1", "student@1"}
+    assert result["agreement"]["student@1"]["clips"] == 2
+    assert result["agreement"]["student@1"]["differ"] < 1e-3  # random weights: some near ties
 
 
 @pytest.mark.parametrize("source", ["replay", "lidar"])
