@@ -1,0 +1,22 @@
+"""The demo on what a car really has: merged LiDAR sweeps instead of labels, encoded sparsely.
+
+python tools/train_lidar_encoder.py configs/demo_lidar.py
+python tools/test.py configs/demo_lidar.py work_dirs/demo/student.pth
+"""
+
+from mmengine.config import read_base
+
+from occdistill.autoencoder.sparse import SparseEncoder
+
+with read_base():
+    from .demo import *
+
+data.update(source="lidar")
+lidar_encoder = dict(type=SparseEncoder, width=(16, 32), head=(48, 64), blocks=3)
+lidar_encoder_checkpoint = "data/demo-weights/lidar_encoder.pth"
+train_lidar_encoder = dict(
+    iterations=1000, batch_size=16, lr=2e-3, warmup=50, final_lr=2e-5, clip=1.0, ema=0.995, seed=0,
+    val_interval=250, val_clips=60, checkpoint_interval=250, plain=0.25, compact=True,
+)  # fmt: skip
+advice["lidar_encoder"] = "make it with `python tools/train_lidar_encoder.py configs/demo_lidar.py`"
+work_dir = "work_dirs/demo_lidar"

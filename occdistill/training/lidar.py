@@ -1,0 +1,210 @@
+"""Training a sparse encoder of LiDAR against the frozen VAE's latents of dense labels."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from occdistill.autoencoder.losses import balanced_weights
+from occdistill.autoencoder.vae import Gaussian
+from occdistill.config import build_codec, build_lidar_encoder
+from occdistill.data.clips import ClipDataset
+from occdistill.data.latents import mirrored
+from occdistill.data.occ3d import NUM_CLASSES, Grid
+from occdistill.data.scenes import invert_pose
+from occdistill.data.voxel_cache import VoxelCache
+from occdistill.data.warp import warp
+from occdistill.distill.base import Loss
+from occdistill.errors import UserError
+from occdistill.evaluation.confusion import Confusion
+from occdistill.flow.path import Draws
+from occdistill.training.jobs import Job, first_rank_first
+from occdistill.training.tasks import OneNet
+from occdistill.training.validation import scores, spread
+
+
+class LidarFrames(Dataset):
+    """Keyframes as merged LiDAR and as dense labels, and where the ego goes from there.
+
+    Args:
+        clips: with LiDAR as their source; all keyframes of their scenes are used.
+        folder: under which the voxel caches lie.
+        ahead: how many keyframes to look ahead.
+    """
+
+    def __init__(self, clips: ClipDataset, folder: str | Path, ahead: int = 0) -> None:
+        self.lidar = VoxelCache(clips, folder, "past")
+        self.labels = VoxelCache(clips, folder)
+        self.ahead, self.scenes = ahead, clips.scenes
+        self.places = [(s, k) for s, x in enumerate(clips.scenes) for k in range(len(x.keyframes))]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        """One keyframe.
+
+        Returns:
+            lidar, labels uint8 `(X, Y, Z)`; poses float32 `(ahead + 1, 4, 4)`, from the ego frame
+            of the keyframe k keyframes later (the scene's last where it ends) to this one's; index.
+        """
+        scene, first = self.places[index]
+        frames = self.scenes[scene].keyframes[first : first + self.ahead + 1]
+        later = np.stack([frame.ego_to_global for frame in frames])
+        poses = invert_pose(later[0]) @ later
+        poses = np.concatenate([poses, poses[-1:].repeat(self.ahead + 1 - len(poses), axis=0)])
+        return {
+            "lidar": self.lidar[index]["voxels"],
+            "labels": self.labels[index]["voxels"],
+            "poses": torch.from_numpy(poses.astype(np.float32)),
+            "index": index,
+        }
+
+
+@dataclass
+class LidarBatch:
+    """LiDAR and labels, uint8 `(B, X, Y, Z)`, and the VAE's scaled latents of the labels."""
+
+    lidar: Tensor
+    labels: Tensor
+    latents: Tensor
+
+
+def seen_from_later(
+    vae: nn.Module, grid: Grid, plain: float = 0.25
+) -> Callable[[Mapping[str, Tensor], Draws], LidarBatch]:
+    """What `LidarFrames` become as batches: a condition's past frames and its aligned ones.
+
+    A forecast encodes past frames as they are, and again as they look from where the ego will be.
+    So a share `plain` of the keyframes stays, the others are warped into the ego frame of one of
+    the keyframes to come; half of them are mirrored. The target is what the VAE makes of the labels
+    after the same moves.
+
+    Args:
+        vae: frozen.
+        grid: of the voxels.
+        plain: share that isn't warped.
+    """
+
+    @torch.no_grad()
+    def batch(items: Mapping[str, Tensor], draws: Draws) -> LidarBatch:
+        ahead = items["poses"].shape[1] - 1
+        chance, place, flip = draws.uniform(3).unbind(1)
+        later = torch.where(chance < plain, 0, (1 + place * ahead).long().clamp_max(ahead))
+        pose = items["poses"][torch.arange(len(later)), later]
+        moved = [warp(items[name], pose, grid) for name in ("lidar", "labels")]
+        flip = (flip < 0.5)[:, None, None, None]
+        lidar, labels = (torch.where(flip, mirrored(x), x) for x in moved)
+        return LidarBatch(lidar, labels, vae.encode(labels).mean * vae.scale)
+
+    return batch
+
+
+class LidarEncoding(OneNet):
+    """Squared error of scaled latents, and cross-entropy of what the frozen decoder makes of them.
+
+    Args:
+        encoder: see `occdistill.autoencoder.sparse`.
+        vae: frozen; not part of the task's state.
+        cross_entropy_weight: of the cross-entropy against the labels; 0 for none.
+        class_weights: of the cross-entropy, one per class; default equal.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        vae: nn.Module,
+        cross_entropy_weight: float = 0.0,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__("lidar_encoder", encoder)
+        self.teacher = vae
+        self.cross_entropy_weight = cross_entropy_weight
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def losses(self, name: str, batch: LidarBatch, step: int) -> Loss:
+        """Of one batch of keyframes."""
+        z = self.nets[name](batch.lidar)
+        total = (z * self.teacher.scale - batch.latents).square().mean()
+        logs = {"latent": total.detach()}
+        if self.cross_entropy_weight:
+            entropy = F.cross_entropy(
+                self.teacher.logits(z).flatten(0, -2), batch.labels.flatten().long(),
+                self.class_weights,
+            )  # fmt: skip
+            logs["cross_entropy"] = entropy.detach()
+            total = total + self.cross_entropy_weight * entropy
+        return Loss(total, logs)
+
+
+class LidarScore:
+    """IoU and mIoU in percent of streets decoded from LiDAR, against their dense labels.
+
+    Args:
+        clips: the newest past frame of `count` of these.
+        vae: the frozen autoencoder.
+        count: how many frames.
+        batch_size: frames at a time.
+    """
+
+    def __init__(
+        self, clips: ClipDataset, vae: nn.Module, count: int = 64, batch_size: int = 16
+    ) -> None:
+        self.vae, self.batches = vae, []
+        chosen = spread(len(clips), count)
+        for start in range(0, len(chosen), batch_size):
+            lidar, labels = [], []
+            for i in chosen[start : start + batch_size]:
+                scene, first = clips.clips[i]
+                scene, newest = clips.scenes[scene], first + clips.past - 1
+                lidar.append(clips.reader.past(scene, newest, newest + 1)[0])
+                labels.append(clips.reader.labels(scene.keyframes[newest])[0])
+            self.batches.append(tuple(torch.from_numpy(np.stack(x)) for x in (lidar, labels)))
+        self.dense = self._of(vae.encode, 1)  # the labels through the VAE: the ceiling
+        self.plain = self._of(vae.encode, 0)  # the LiDAR through the VAE: what there is to gain
+
+    @torch.no_grad()
+    def _of(self, encode: Callable, which: int) -> dict[str, float]:
+        device = next(self.vae.parameters()).device
+        confusion = Confusion(1)
+        for batch in self.batches:
+            z = encode(batch[which].to(device))
+            decoded = self.vae.decode(z.mean if isinstance(z, Gaussian) else z).cpu()
+            for one, truth in zip(decoded, batch[1]):
+                confusion.update(one[None], truth[None])
+        return scores(confusion)
+
+    def __call__(self, encoder: nn.Module) -> dict[str, float]:
+        """With one encoder; and mIoU with the VAE's own on labels and on LiDAR."""
+        own = {"mIoU_labels": self.dense["mIoU"], "mIoU_vae": self.plain["mIoU"]}
+        return self._of(encoder, 0) | own
+
+
+def train_lidar_encoder(args: argparse.Namespace) -> None:
+    """Train the config's LiDAR encoder on the keyframes of the training split."""
+    job = Job(args, "lidar_encoder")
+    if job.config.data.get("source") != "lidar":
+        raise UserError(f'{args.config} reads labels: set data.source="lidar" to train on LiDAR')
+    vae, vae_fingerprint = job.frozen_vae()
+    encoder = build_lidar_encoder(job.config, vae, weights=False)
+    clips, codec = job.clips("train"), build_codec(job.config, vae)
+    ahead = codec.future + max(codec.align) if codec.align else 0
+    with first_rank_first():
+        frames = LidarFrames(clips, job.cache, ahead)
+    sample = torch.from_numpy(frames.labels.voxels[spread(len(frames), 256)])
+    weights = balanced_weights(sample, NUM_CLASSES, job.option("class_balance", 0.0))
+    task = LidarEncoding(
+        encoder, vae, job.option("cross_entropy_weight", 0.0), weights.to(job.device)
+    )
+    batches = seen_from_later(vae, clips.grid, job.option("plain", 0.25))
+    validate = LidarScore(job.clips("val"), vae, job.option("val_clips", 64))
+    fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint[:12]}
+    job.train(task, frames, batches, validate, fingerprints)
