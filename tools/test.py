@@ -29,6 +29,7 @@ from occdistill.config import (
 from occdistill.errors import run
 from occdistill.evaluation.card import write_card
 from occdistill.evaluation.evaluate import evaluate, views_for
+from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
 from occdistill.evaluation.measures import observers
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
 from occdistill.evaluation.report import (
@@ -67,7 +68,7 @@ def parse() -> argparse.Namespace:
     add("--teacher-nfe", type=int, nargs="+", default=[10, 5, 2, 1])
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--decoder", nargs="+", choices=PARTS[:2], default=["full"], help="rows for each of these")
-    add("--encoder", nargs="+", choices=PARTS[:2], default=["full"], help="likewise")
+    add("--encoder", nargs="+", choices=PARTS, default=["full"], help="likewise")
     add("--protocol", nargs="+", default=["occdistill"], metavar="NAME", help=", ".join(PROTOCOLS))
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
@@ -123,14 +124,19 @@ def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
     return rows
 
 
-def all_rows(args: argparse.Namespace, config) -> list[Row]:
-    """Every row asked for that this config's conditioning allows."""
+def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
+    """Every row asked for that this config's conditioning allows; where the past is LiDAR, also
+    what its labels would have given.
+    """
     grid, future = build_grid(config), config.data.future
     rows = []
     if {"teacher", "student", "ceiling"} & set(args.rows):
         vae = build_vae(config)
         vae_mark = checkpoints.fingerprint(vae.state_dict())
         rows += model_rows(args, config, vae_mark)
+        if dataset.reader.source == "lidar":
+            full = [row for row in rows if row.facts["encoder"] == "full"]
+            rows += [from_labels_row(row, dataset) for row in full]
     if "copy-last" in args.rows:
         rows.append(copy_last_row(future))
     if "ego-warp" in args.rows and config.conditioning.kind == "gt":  # where poses are given
@@ -138,22 +144,27 @@ def all_rows(args: argparse.Namespace, config) -> list[Row]:
     if "ego-warp-extrapolated" in args.rows:
         rows.append(ego_warp_row(grid, future, extrapolated=True))
     if "ceiling" in args.rows:
-        rows += ceiling_rows(args, config, vae, vae_mark)
+        rows += ceiling_rows(args, config, vae, vae_mark, dataset)
     return rows
 
 
-def ceiling_rows(args: argparse.Namespace, config, vae, vae_mark: str) -> list[Row]:
-    """The full autoencoder's, and what each of the light parts asked for leaves of it."""
+def ceiling_rows(args: argparse.Namespace, config, vae, vae_mark: str, dataset) -> list[Row]:
+    """The full autoencoder's, and what each of the light parts asked for leaves of it; where the
+    past is LiDAR, also what each makes of LiDAR.
+    """
     rows = []
+    lidar = dataset.reader.source == "lidar"
     for parts in dict.fromkeys([("full", "full"), *product(args.decoder, args.encoder)]):
         decoder, encoder = parts
         codec = build_codec(config, vae, decoder, encoder)
         codec.vae.to(args.device)
         facts = dict(decoder=decoder, encoder=encoder, vae=vae_mark, dtype="float32")
-        row = ceiling_row(codec, **facts)
-        row.model = with_parts(row.model, decoder, encoder)
-        rows.append(row)
-    return rows
+        made = [] if encoder == "lidar" else [ceiling_row(codec, **facts)]  # it knows no labels
+        made += [lidar_ceiling_row(codec, dataset, **facts)] if lidar else []
+        for row in made:
+            row.model = with_parts(row.model, decoder, encoder)
+        rows += made
+    return [*rows, lidar_ceiling_row(None, dataset)] if lidar else rows
 
 
 def measures(args: argparse.Namespace, config, dataset, rows: list[Row]) -> list:
@@ -186,7 +197,7 @@ def main() -> None:
     if args.limit_clips and args.limit_clips < len(dataset):
         indices = np.linspace(0, len(dataset) - 1, args.limit_clips).round().astype(int).tolist()
     out = args.out or Path(config.work_dir)
-    rows = all_rows(args, config)
+    rows = all_rows(args, config, dataset)
     records = evaluate(
         rows,
         dataset,

@@ -59,7 +59,9 @@ def check(backend: str, device: torch.device) -> None:
 
 
 def build(backend: str, stage: Stage) -> Function:
-    """The stage as `backend` runs it."""
+    """The stage as `backend` runs it; sparse convolutions run as they are on all of them."""
+    if any(getattr(module, "eager_only", False) for module in stage.modules()):
+        return stage
     if backend == "compile":
         # one entry per stage and shape, of which a session has a few dozen
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
