@@ -50,7 +50,7 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     "teacher_checkpoint": None,
     "conditioning": ("kind", "align", "trajectory_length"),
     "guidance": None,
-    "sampler": ("steps", "shift"),
+    "sampler": ("steps", "shift", "temperature"),
     "method": None,
     "train_vae": TRAINING,
     "train_light": TRAINING,
@@ -284,6 +284,12 @@ def build_codec(
     )
 
 
+def sampler_options(config: Config) -> dict[str, float]:
+    """The config's `shift` and `temperature`, as arguments of `Forecaster`."""
+    sampler = config.get("sampler") or {}
+    return dict(shift=sampler.get("shift", 3.0), temperature=sampler.get("temperature", 1.0))
+
+
 def build_network(config: Config) -> torch.nn.Module:
     """A fresh velocity network."""
     return _instantiate(config.network)
@@ -348,7 +354,7 @@ def build_forecaster(
         frozen(network),
         nfe=nfe,
         guidance=guidance,
-        shift=config.sampler.get("shift", 3.0),
+        **sampler_options(config),
         device=device,
         **options,
     )

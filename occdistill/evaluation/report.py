@@ -21,7 +21,10 @@ from occdistill.evaluation.published import PUBLISHED, Published
 
 SHOWN = ("1.0s", "2.0s", "3.0s", "avg@1,2,3s", "avg@all")
 SCOPES = ("end_to_end", "generate_decode", "generate")
-FACTS = ("checkpoint", "vae", "decoder", "encoder", "cache", "data", "dtype", "seed", "git_commit")
+FACTS = (
+    "checkpoint", "vae", "decoder", "encoder", "cache", "data", "temperature", "dtype", "seed",
+    "git_commit",
+)  # fmt: skip
 
 
 def git_commit(folder: Path = Path(__file__).parent) -> str | None:

@@ -116,7 +116,11 @@ def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **f
         forecaster.nfe,
         forecaster.guidance,
         forecaster.codec.conditioning_class,
-        {"dtype": str(forecaster.dtype).removeprefix("torch."), **facts},
+        {
+            "temperature": forecaster.temperature,
+            "dtype": str(forecaster.dtype).removeprefix("torch."),
+            **facts,
+        },
         forecaster,
         draw,
     )

@@ -29,6 +29,8 @@ class Forecaster:
         nfe: evaluations of the field per forecast; a guided pair counts once.
         guidance: guidance scale; None: one unguided branch per evaluation.
         shift: of the sampler's time grid.
+        temperature: factor on the noise that a forecast starts from; below 1, forecasts are less
+            diverse and closer to what is most likely.
         device: where it runs; the networks are moved there.
         dtype: float32, or the type that matrix products are done in (autocast).
         backend: how they are run, see `runtime.backends`. All but `plain` read the autoencoder's
@@ -46,13 +48,15 @@ class Forecaster:
         nfe: int = 1,
         guidance: float | None = None,
         shift: float = 3.0,
+        temperature: float = 1.0,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         backend: str = "eager",
     ) -> None:
         self.device = torch.device(device)
         backends.check(backend, self.device)
-        self.codec, self.nfe, self.guidance, self.shift = codec, nfe, guidance, shift
+        self.codec, self.nfe, self.guidance = codec, nfe, guidance
+        self.shift, self.temperature = shift, temperature
         self.dtype, self.backend = dtype, backend
         for net in (codec.vae, field):
             if isinstance(net, nn.Module):
@@ -167,10 +171,9 @@ class Forecaster:
 
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
-        """Stage 2: future latents `(B, F, C, H, W)` from noise of that shape."""
-        return sample(
-            _Field(self._velocity, self._two_time), noise, condition, self.nfe, self.shift
-        )
+        """Stage 2: future latents `(B, F, C, H, W)` from standard normal noise of that shape."""
+        field = _Field(self._velocity, self._two_time)
+        return sample(field, self.temperature * noise, condition, self.nfe, self.shift)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

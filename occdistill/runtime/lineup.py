@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 
-from occdistill.config import PARTS, build_codec, build_forecaster, build_teacher, build_vae
+from occdistill.config import (
+    PARTS,
+    build_codec,
+    build_forecaster,
+    build_teacher,
+    build_vae,
+    sampler_options,
+)
 from occdistill.runtime.forecaster import BACKENDS, Forecaster
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -41,10 +48,10 @@ def lineup(
     if teacher_nfe:
         codec = build_codec(config, build_vae(config), **parts)
         network = build_teacher(config)
-        shift = config.sampler.get("shift", 3.0)
+        sampler = sampler_options(config)
         for nfe in teacher_nfe:
             forecasters[f"teacher@{nfe}"] = Forecaster(
-                codec, network, nfe=nfe, guidance=config.guidance, shift=shift, **options
+                codec, network, nfe=nfe, guidance=config.guidance, **sampler, **options
             )
     if checkpoint is not None:
         for nfe in student_nfe:

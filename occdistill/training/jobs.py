@@ -27,6 +27,7 @@ from occdistill.config import (
     build_teacher,
     build_vae,
     load_config,
+    sampler_options,
 )
 from occdistill.data.clips import ClipDataset
 from occdistill.data.latents import LatentClips
@@ -236,15 +237,14 @@ def train_teacher(args: argparse.Namespace) -> None:
     task = FlowMatching(
         build_network(job.config), job.option("condition_dropout", 0.2), job.option("times", None)
     )
-    sampler = job.config.get("sampler") or {}
     validate = ForecastScore(
         job.clips("val"),
         codec,
         job.option("val_clips", 64),
         dict(
-            nfe=sampler.get("steps", 10),
+            nfe=(job.config.get("sampler") or {}).get("steps", 10),
             guidance=job.config.get("guidance", 2.0),
-            shift=sampler.get("shift", 3.0),
+            **sampler_options(job.config),
         ),
     )
     fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint}
@@ -272,7 +272,12 @@ def train_distill(args: argparse.Namespace, method: type | None = None) -> None:
         )
     clips = job.latents(codec, vae_fingerprint)
     task = build_method(job.config, (job.config.data.future, *vae.latent_shape), teacher)
-    validate = ForecastScore(job.clips("val"), codec, job.option("val_clips", 64), dict(nfe=1))
+    validate = ForecastScore(
+        job.clips("val"),
+        codec,
+        job.option("val_clips", 64),
+        dict(nfe=1, **sampler_options(job.config)),
+    )
     fingerprints = {
         "vae": vae_fingerprint,
         "data": clips.fingerprint,

@@ -77,7 +77,7 @@ class ForecastScore:
         clips: validation clips.
         codec: with the frozen VAE, on the device where the networks are.
         count: how many clips.
-        sampler: `nfe`, `guidance` and `shift` of the `Forecaster`.
+        sampler: `nfe`, `guidance`, `shift` and `temperature` of the `Forecaster`.
         batch_size: clips at a time.
         seed: of the noise.
     """

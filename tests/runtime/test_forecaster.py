@@ -109,3 +109,13 @@ def test_another_number_of_evaluations_shares_the_networks():
     assert torch.equal(one(*clip()), five(*clip()))
     assert len(field.evaluations) == 1 + 5
     assert (one.nfe, five.nfe) == (1, 5)
+
+
+def test_temperature_scales_the_noise_that_a_forecast_starts_from(small_networks):
+    codec, network, clip = small_networks
+    cold, half, plain = (Forecaster(codec, network, temperature=s) for s in (0.0, 0.5, 1.0))
+    condition = plain.condition(*clip)
+    a, b = plain.noise(1), plain.noise(1)
+    assert torch.equal(cold.generate(condition, a), cold.generate(condition, b))
+    assert torch.equal(half.generate(condition, a), plain.generate(condition, 0.5 * a))
+    assert not torch.equal(plain.generate(condition, a), plain.generate(condition, b))

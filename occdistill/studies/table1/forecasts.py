@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from occdistill.config import build_codec, build_dataset, build_teacher, build_vae, load_config
+from occdistill.config import build_dataset, load_config
 from occdistill.errors import UserError
-from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.lineup import lineup
 from occdistill.studies.table1.plan import Plan
 from occdistill.studies.table1.report import finished_runs
 from occdistill.studies.table1.runs import student
@@ -49,13 +49,8 @@ def draw(
     runs = {key: list(finished_runs(plan, budget, key).values()) for key in plan.rows}
     if not any(runs.values()):
         raise UserError(f"no run of {plan.work_dir}/{budget} is finished: train the table first")
-    codec, teacher = build_codec(config, build_vae(config)), build_teacher(config)
-    forecasters = {
-        f"teacher, {n} step{'s' * (n > 1)}": Forecaster(
-            codec, teacher, nfe=n, guidance=config.guidance, device=device
-        )
-        for n in (10, 1)
-    }
+    teachers = lineup(config, None, (10, 1), device=device).values()
+    forecasters = {f"teacher, {t.nfe} step{'s' * (t.nfe > 1)}": t for t in teachers}
     for key, found in runs.items():
         if found:
             state = checkpoints.load(found[0][0] / "student.pth", kind="distill")

@@ -23,6 +23,7 @@ from occdistill.config import (
     build_teacher,
     build_vae,
     load_config,
+    sampler_options,
 )
 from occdistill.distill.base import frozen, only_grad
 from occdistill.distill.flow_map import with_end_clock
@@ -33,6 +34,7 @@ from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row,
 from occdistill.flow.path import Draws
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.latency import device_name, peak_mb, reset_peak
+from occdistill.runtime.lineup import lineup
 from occdistill.studies.table1.plan import Plan
 from occdistill.training import checkpoint as checkpoints
 from occdistill.training.jobs import Job, train_distill
@@ -185,7 +187,8 @@ def student(config: Config, state: dict, device: str) -> Forecaster:
     weights = checkpoints.weights(state)
     network = with_end_clock(build_network(config), weights)
     checkpoints.load_weights(network, weights, "the student")
-    return Forecaster(build_codec(config, build_vae(config)), frozen(network), nfe=1, device=device)
+    codec = build_codec(config, build_vae(config))
+    return Forecaster(codec, frozen(network), nfe=1, **sampler_options(config), device=device)
 
 
 def _score(
@@ -222,15 +225,8 @@ def prepare(plan: Plan, device: str) -> dict:
     codec = build_codec(config, vae)
     job.latents(codec, vae_fingerprint)
 
-    shift = config.sampler.get("shift", 3.0)
-    rows = [
-        forecast_row(
-            "teacher",
-            Forecaster(codec, teacher, nfe=n, guidance=config.guidance, shift=shift, device=device),
-            share="past",
-        )
-        for n in TEACHER_STEPS
-    ]
+    teachers = lineup(config, None, TEACHER_STEPS, device=device)
+    rows = [forecast_row("teacher", forecaster, share="past") for forecaster in teachers.values()]
     rows.append(copy_last_row(config.data.future))
     if config.conditioning.kind == "gt":
         rows.append(ego_warp_row(build_grid(config), config.data.future))
