@@ -46,14 +46,14 @@ class ConvBlock(nn.Module):
 
 
 class VAE(nn.Module):
-    """Height folded into channels, two 2× downsamplings, convolutions only.
+    """Height folded into channels, a few 2× downsamplings, convolutions only.
 
     Args:
-        grid_shape: voxels `(X, Y, Z)`; X and Y multiples of 4.
-        channels: latent channels C; the latent map is `(C, X / 4, Y / 4)`.
+        grid_shape: voxels `(X, Y, Z)`; X and Y multiples of `2 ** len(width)`.
+        channels: latent channels C; the latent map is `(C, X / 2^n, Y / 2^n)`, n = `len(width)`.
         embedding: numbers per voxel class.
-        width: channels at half and at quarter resolution.
-        blocks: residual blocks at half and at quarter resolution, encoder and decoder each.
+        width: channels at each resolution, half resolution first.
+        blocks: residual blocks at each resolution, encoder and decoder each.
         decoder_width: the decoder's channels at half resolution.
     """
 
@@ -62,36 +62,35 @@ class VAE(nn.Module):
         grid_shape: tuple[int, int, int] = (64, 64, 8),
         channels: int = 16,
         embedding: int = 8,
-        width: tuple[int, int] = (64, 128),
-        blocks: tuple[int, int] = (1, 2),
+        width: tuple[int, ...] = (64, 128),
+        blocks: tuple[int, ...] = (1, 2),
         decoder_width: int = 64,
     ) -> None:
         super().__init__()
         x, y, z = grid_shape
-        if x % 4 or y % 4:
-            raise ValueError(f"the grid {grid_shape} is not a multiple of 4 voxels in x and y")
-        self.grid_shape, self.latent_shape = tuple(grid_shape), (channels, x // 4, y // 4)
-        half, quarter = width
+        factor = 2 ** len(width)
+        if x % factor or y % factor:
+            raise ValueError(
+                f"the grid {grid_shape} is not a multiple of {factor} voxels in x and y"
+            )
+        self.grid_shape = tuple(grid_shape)
+        self.latent_shape = (channels, x // factor, y // factor)
         self.classes = nn.Embedding(NUM_CLASSES, embedding)
-        self.encoder = nn.Sequential(
-            nn.Conv2d(z * embedding, half, 2, stride=2),
-            *(ConvBlock(half) for _ in range(blocks[0])),
-            nn.Conv2d(half, quarter, 3, stride=2, padding=1),
-            *(ConvBlock(quarter) for _ in range(blocks[1])),
-            nn.GroupNorm(8, quarter),
-            nn.SiLU(),
-            nn.Conv2d(quarter, 2 * channels, 1),
-        )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(channels, quarter, 3, padding=1),
-            *(ConvBlock(quarter) for _ in range(blocks[1])),
-            nn.ConvTranspose2d(quarter, decoder_width, 2, stride=2),
-            *(ConvBlock(decoder_width) for _ in range(blocks[0] + 1)),
-            nn.GroupNorm(8, decoder_width),
-            nn.SiLU(),
-            nn.Conv2d(decoder_width, 4 * z * NUM_CLASSES, 1),
-            nn.PixelShuffle(2),
-        )
+        encoder = [nn.Conv2d(z * embedding, width[0], 2, stride=2)]
+        for level, (size, count) in enumerate(zip(width, blocks)):
+            if level:
+                encoder.append(nn.Conv2d(width[level - 1], size, 3, stride=2, padding=1))
+            encoder += (ConvBlock(size) for _ in range(count))
+        encoder += nn.GroupNorm(8, size), nn.SiLU(), nn.Conv2d(size, 2 * channels, 1)
+        up = [decoder_width, *width[1:]]
+        decoder = [nn.Conv2d(channels, up[-1], 3, padding=1)]
+        for level in reversed(range(len(up))):
+            decoder += (ConvBlock(up[level]) for _ in range(blocks[level] + (level == 0)))
+            if level:
+                decoder.append(nn.ConvTranspose2d(up[level], up[level - 1], 2, stride=2))
+        decoder += nn.GroupNorm(8, decoder_width), nn.SiLU()
+        decoder += nn.Conv2d(decoder_width, 4 * z * NUM_CLASSES, 1), nn.PixelShuffle(2)
+        self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
         self.register_buffer("latent_scale", torch.ones(()))
 
     @property

@@ -46,7 +46,7 @@ def bottleneck(network: nn.Module) -> Tap:
         ValueError: for a network it doesn't know; pass the method its `taps` then.
     """
     if hasattr(network, "middle"):  # SpaceTimeUNet
-        return Tap(f"middle.{len(network.middle) - 1}", network.upsample.in_channels)
+        return Tap(f"middle.{len(network.middle) - 1}", network.horizon.shape[1])
     if hasattr(network, "middle2"):  # OccFMTransition
         return Tap("middle2", network.middle2.conv2.out_channels, channels_last=True)
     raise ValueError(f"where to tap {type(network).__name__} isn't known: give the method taps=")

@@ -96,14 +96,15 @@ class SpaceTimeUNet(nn.Module):
     places that come into view.
 
     Args:
-        latent_shape: `(C, H, W)` of one frame; H and W even.
+        latent_shape: `(C, H, W)` of one frame; H and W multiples of `2 ** (len(blocks) - 1)`.
         past: past frames P.
         future: future frames F.
         align: aligned frames per future frame, K >= 1; the first one is the mean m.
         trajectory: trajectory entries shown, L.
-        width: channels at the fine level; the coarse level has twice as many.
-        blocks: residual blocks on each side of the fine level, and in the coarse level.
-        heads: attention heads at the coarse level.
+        width: channels at the finest level; each coarser level has twice as many.
+        blocks: residual blocks on each side of each level, the finest first, and, the last number,
+            in the coarsest level, where space-time attention follows each of them.
+        heads: attention heads at the coarsest level.
         prior_std: s, the standard deviation of a scaled latent around its aligned past.
         two_time: also take the end time r of a step (flow maps); its embedding starts at zero, so
             that teacher weights give the same output.
@@ -117,7 +118,7 @@ class SpaceTimeUNet(nn.Module):
         align: int = 2,
         trajectory: int = 10,
         width: int = 64,
-        blocks: tuple[int, int] = (1, 2),
+        blocks: tuple[int, ...] = (1, 2),
         heads: int = 4,
         prior_std: float = 0.7,
         two_time: bool = False,
@@ -125,7 +126,8 @@ class SpaceTimeUNet(nn.Module):
         super().__init__()
         channels, height, cells = latent_shape
         self.prior_std, self.two_time = prior_std, two_time
-        e = 2 * width
+        widths = [width * 2**level for level in range(len(blocks))]
+        e = widths[-1]
         self.clock = Clock(e)
         self.end_clock = Clock(e, zero=True) if two_time else None
         self.trajectory = nn.Sequential(nn.Linear(2 * trajectory, e), nn.SiLU(), nn.Linear(e, e))
@@ -133,15 +135,17 @@ class SpaceTimeUNet(nn.Module):
         self.position = nn.Parameter(torch.zeros(width, height, cells))
         self.past_in = nn.Conv2d(past * channels, width, 3, padding=1)
         self.frame_in = nn.Conv2d((1 + align) * channels, width, 3, padding=1)
-        fine, coarse = blocks
-        self.down = nn.ModuleList(ResBlock(width, width, e) for _ in range(fine))
-        self.downsample = nn.Conv2d(width, 2 * width, 2, stride=2)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for fine, coarse, count in zip(widths, widths[1:], blocks):
+            for _ in range(count):
+                self.down.append(ResBlock(fine, fine, e))
+                self.up.insert(0, ResBlock(2 * fine, fine, e))
+            self.down.append(nn.Conv2d(fine, coarse, 2, stride=2))
+            self.up.insert(0, nn.ConvTranspose2d(coarse, fine, 2, stride=2))
         self.middle = nn.ModuleList()
-        for _ in range(coarse):
-            self.middle.append(ResBlock(2 * width, 2 * width, e))
-            self.middle.append(SpaceTimeAttention(2 * width, heads, e))
-        self.upsample = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
-        self.up = nn.ModuleList(ResBlock(2 * width, width, e) for _ in range(fine))
+        for _ in range(blocks[-1]):
+            self.middle.append(ResBlock(e, e, e))
+            self.middle.append(SpaceTimeAttention(e, heads, e))
         self.norm_out = nn.GroupNorm(8, width)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
@@ -162,15 +166,19 @@ class SpaceTimeUNet(nn.Module):
         shared = self.past_in(condition.past.flatten(1, 2)) + self.position
         h = self.frame_in(seen) + shared.repeat_interleave(frames, 0)
         skips = []
-        for block in self.down:
-            h = block(h, frame_e)
-            skips.append(h)
-        h = self.downsample(h)
-        for block in self.middle:
-            h = block(h, frame_e if isinstance(block, ResBlock) else e)
-        h = self.upsample(h)
-        for block in self.up:
-            h = block(torch.cat([h, skips.pop()], dim=1), frame_e)
+        for layer in self.down:
+            if isinstance(layer, ResBlock):
+                h = layer(h, frame_e)
+                skips.append(h)
+            else:
+                h = layer(h)
+        for layer in self.middle:
+            h = layer(h, frame_e if isinstance(layer, ResBlock) else e)
+        for layer in self.up:
+            if isinstance(layer, ResBlock):
+                h = layer(torch.cat([h, skips.pop()], dim=1), frame_e)
+            else:
+                h = layer(h)
         learned = self.conv_out(F.silu(self.norm_out(h))).view(x_t.shape)
         return self.prior_velocity(x_t, t, condition.aligned[:, :, :channels]) + learned
 
