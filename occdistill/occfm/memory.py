@@ -100,9 +100,11 @@ class Step:
     ) -> None:
         network = {"trajectory_length": 12, "history": 4, **network}
         with torch.device(device):
-            teacher = OccFMTransition(**network, recompute=recompute)
+            teacher, student, auxiliary = (
+                OccFMTransition(**network, recompute=recompute) for _ in range(3)
+            )
         self.shape = (batch, teacher.future, *teacher.latent_shape)
-        self.method = MFD(teacher, self.shape[1:]).train()
+        self.method = MFD(teacher, self.shape[1:], student=student, auxiliary=auxiliary).train()
         self.optimizers = {
             name: torch.optim.AdamW(net.parameters(), lr=1e-6)
             for name, net in self.method.nets.items()
