@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
@@ -95,10 +94,11 @@ class LightTraining(OneNet):
 
     def _decoder_losses(self, decoder: nn.Module, z: Tensor, voxels: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            target = self.teacher.logits(z).flatten(0, -2).float().log_softmax(-1)
-            weights = target.exp() @ self.class_weights
+            target = self.teacher.logits(z).flatten(0, -2).float().softmax(-1)
+            weights = target @ self.class_weights
+            entropy = torch.special.entr(target).sum(-1)
         found = decoder.logits(z).flatten(0, -2).float().log_softmax(-1)
-        divergence = F.kl_div(found, target, reduction="none", log_target=True).sum(-1)
+        divergence = -torch.linalg.vecdot(target, found) - entropy
         labels, some = voxels.flatten().long(), slice(None)
         if 0 < self.lovasz_voxels < labels.numel():
             some = torch.randint(labels.numel(), (self.lovasz_voxels,), device=labels.device)
