@@ -3,6 +3,8 @@
     python tools/visualize.py CONFIG CHECKPOINT --clip 12 --out forecast.gif
 
 A .gif plays the clip, a .png shows it as a sheet; --window opens it in 3-D, to turn with the mouse.
+With --samples K there are K futures of the student, and FILE.npz beside the picture says how far
+they agree: `occupancy` (share of the futures that fill a voxel) and `entropy` of their classes.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from occdistill.config import build_dataset, load_config
 from occdistill.errors import UserError, run
 from occdistill.runtime.lineup import add_options, forecaster_options, lineup
+from occdistill.runtime.spread import spread
 from occdistill.visualization import panels
 from occdistill.visualization.open3d_scene import RenderError, Window
 
@@ -29,6 +33,7 @@ def main() -> None:
     parser.add_argument("--clip", type=int, default=0, help="number in the validation split")
     parser.add_argument("--out", type=Path, help="a .gif or .png file")
     parser.add_argument("--nfe", type=int, nargs="*", default=[10, 1], help="of the teacher")
+    parser.add_argument("--samples", type=int, default=1, help="futures of the student")
     parser.add_argument("--style", choices=("3d", "bev"), default="3d")
     parser.add_argument("--size", type=int, nargs=2, default=[480, 340], help="of a panel, pixels")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, the same for all")
@@ -36,6 +41,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.window and args.out is None:
         raise UserError("nothing to do: pass --out FILE.gif, --out FILE.png, or --window")
+    if args.samples < 1:
+        raise UserError("--samples starts at 1")
 
     config = load_config(args.config, args.cfg_options)
     forecasters = lineup(config, args.checkpoint, args.nfe, **forecaster_options(args))
@@ -49,7 +56,16 @@ def main() -> None:
         seed = torch.Generator().manual_seed(args.seed)
         model, nfe = name.split("@")
         steps = "1 step" if nfe == "1" else f"{nfe} steps"
-        rows[f"{model}, {steps}"] = forecaster(*clip, generator=seed)[0].cpu().numpy()
+        count = args.samples if model == "student" else 1
+        futures = forecaster(*clip, samples=count, generator=seed).view(
+            count, *item["future"].shape
+        )
+        for number, future in enumerate(futures.cpu().numpy(), 1):
+            rows[f"{model}, {steps}" + f", future {number}" * (count > 1)] = future
+        if count > 1 and args.out is not None:
+            agreement = {k: v[0].cpu().numpy() for k, v in spread(futures[None])._asdict().items()}
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(args.out.with_suffix(".npz"), **agreement)
 
     start = time.perf_counter()
     if args.window:

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -140,11 +141,26 @@ def test_visualize_draws_truth_and_models(setup, monkeypatch, capsys):
     assert "scene-" in capsys.readouterr().out
 
 
+def test_visualize_draws_several_futures_and_says_how_far_they_agree(setup, monkeypatch):
+    out = setup / "futures" / "clip.png"
+    call(
+        monkeypatch, "visualize", setup / "config.py", setup / "student.pth", "--samples", 3,
+        "--out", out, "--style", "bev", "--size", 96, 80, "--nfe", "--device", "cpu",
+    )  # fmt: skip
+    assert Image.open(out).height > 4 * 80  # truth and three futures
+    saved = np.load(out.with_suffix(".npz"))
+    assert saved["occupancy"].shape == saved["entropy"].shape == (4, 32, 32, 8)
+    thirds = 3 * saved["occupancy"]
+    assert np.allclose(thirds, thirds.round()) and 0 <= thirds.min() <= thirds.max() <= 3
+    assert 0 <= saved["entropy"].min() <= saved["entropy"].max() <= np.log(3) + 1e-6
+
+
 def test_wrong_command_lines_are_sentences(setup, monkeypatch):
     base = (setup / "config.py", setup / "student.pth")
     for tool, arguments, message in (
         ("visualize", (), "pass --out"),
         ("visualize", ("--clip", 999, "--out", "x.gif"), "no clip 999"),
+        ("visualize", ("--samples", 0, "--out", "x.gif"), "starts at 1"),
         ("benchmark", ("--repeats", 0), "start at 1"),
         ("realtime", ("--source", "folder"), "--folder"),
         ("realtime", ("--rate", 0), "positive"),
