@@ -35,8 +35,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from occdistill.autoencoder.argmax import most_likely
 from occdistill.autoencoder.tiles import tiled
 from occdistill.autoencoder.vae import Gaussian
+from occdistill.autoencoder.winograd import Conv3x3
 from occdistill.data.occ3d import NUM_CLASSES
 
 WINDOW = 5  # side of an attention window, in pixels
@@ -60,9 +62,9 @@ class ResConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv3x3(channels, channels)
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = Conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
@@ -303,7 +305,7 @@ class VoxelEmbedding(nn.Module):
         super().__init__()
         self.classes = nn.Embedding(NUM_CLASSES, classes)
         self.register_buffer("heights", height_codes(heights))
-        self.project = nn.Conv2d(heights * (classes + 4), channels, 3, padding=1)
+        self.project = Conv3x3(heights * (classes + 4), channels)
 
     def forward(self, voxels: Tensor) -> Tensor:
         """Integer classes `(N, X, Y, Z)` to `(N, channels, X, Y)`."""
@@ -355,10 +357,10 @@ class Encoder(nn.Module):
         self.temporal = nn.ModuleList(
             TemporalBlock(c, frames) if frames else nn.Identity() for c in (coarse, top)
         )
-        self.reduce = nn.Conv2d(top, fine, 3, padding=1)
+        self.reduce = Conv3x3(top, fine)
         self.middle = middle(fine)
         self.norm = nn.GroupNorm(32, fine, eps=1e-6)
-        self.out = nn.Conv2d(fine, 2 * latents, 3, padding=1)
+        self.out = Conv3x3(fine, 2 * latents)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`(N, 128, X, Y)` to two maps `(N, C, X/4, Y/4)`."""
@@ -386,7 +388,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         h, w = size
-        self.enter = nn.Conv2d(latents, width, 3, padding=1)
+        self.enter = Conv3x3(latents, width)
         self.middle = middle(width)
         self.stages = nn.ModuleList(
             [
@@ -397,9 +399,9 @@ class Decoder(nn.Module):
         self.temporal = nn.ModuleList(
             [TemporalBlock(width, frames) if frames else nn.Identity(), nn.Identity()]
         )
-        self.ups = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.ups = nn.ModuleList(Conv3x3(width, width) for _ in range(2))
         self.norm = nn.GroupNorm(32, width, eps=1e-6)
-        self.out = nn.Conv2d(width, outputs, 3, padding=1)
+        self.out = Conv3x3(width, outputs)
 
     def forward(self, z: Tensor) -> Tensor:
         """`(N, C, X/4, Y/4)` to `(N, Z * 8, X, Y)`."""
@@ -445,6 +447,7 @@ class OccFMVAE(nn.Module):
         if x % (4 * WINDOW) or y % (4 * WINDOW):
             raise ValueError(f"the grid {grid_shape} is not a multiple of 20 voxels in x and y")
         self.grid_shape, self.latent_shape = tuple(grid_shape), (channels, x // 4, y // 4)
+        self.frames = frames
         outputs = z * self.class_numbers
         self.embedding = VoxelEmbedding(z, width[0], self.class_numbers)
         self.encoder = Encoder((x, y), channels, width, depths, frames, recompute)
@@ -468,12 +471,19 @@ class OccFMVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Most likely classes, uint8 `(N, X, Y, Z)`, of latents `(N, C, H, W)`."""
-        table = self.embedding.classes.weight.T
-        features = self.features(z)
-        numbers = features.flatten(0, 3)
-        classes = tiled(lambda x: (x @ table).argmax(-1).to(torch.uint8), 16384, numbers)
-        return classes.view(features.shape[:-1])
+        """Most likely classes, uint8 `(N, X, Y, Z)`, of latents `(N, C, H, W)`.
+
+        On a CPU frame by frame and without keeping the logits.
+        """
+        table = self.embedding.classes.weight
+
+        def frames(z: Tensor) -> Tensor:
+            features = self.features(z)
+            numbers = features.flatten(0, 3)
+            classes = tiled(lambda x: most_likely(table @ x.T, 0), 16384, numbers)
+            return classes.view(features.shape[:-1])
+
+        return tiled(frames, self.frames or 1, z)
 
     def set_relative_index(self, which: Literal["intended", "averaged"]) -> None:
         """Replace the loaded index of every window attention.

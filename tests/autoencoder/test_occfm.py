@@ -22,6 +22,7 @@ from occdistill.autoencoder.occfm import (
     shift_mask,
     to_windows,
 )
+from occdistill.autoencoder.tiles import plain
 from occdistill.autoencoder.vae import Gaussian
 
 SMALL = dict(channels=4, grid_shape=(40, 20, 4), width=(32, 32, 64), depths=(2, 2))
@@ -207,6 +208,17 @@ def test_three_dimensional_autoencoder_mixes_the_frames_of_a_clip_only():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("frames", [None, 3])
+def test_classes_are_those_of_the_largest_logits(frames):
+    vae, z = small(frames=frames), torch.randn(6, 4, 10, 5)
+    with torch.no_grad(), plain():
+        logits = vae.logits(z)
+    classes = vae.decode(z)
+    assert classes.dtype == torch.uint8
+    chosen = logits.gather(-1, classes.long()[..., None])[..., 0]
+    assert float((logits.amax(-1) - chosen).max()) < 1e-4
+
+
 def test_half_precision_stays_close():
     vae = small().eval()
     voxels = torch.randint(18, (1, 40, 20, 4), dtype=torch.uint8)

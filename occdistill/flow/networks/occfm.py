@@ -45,7 +45,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from occdistill.autoencoder.tiles import tiled
+from occdistill.autoencoder.tiles import is_plain, tiled
+from occdistill.autoencoder.winograd import Conv3x3
 from occdistill.errors import UserError
 from occdistill.flow.condition import Condition
 
@@ -108,7 +109,7 @@ def frame_buckets(frames: int, directional: int = 16) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention on `(S, heads, N, D)`, logits divided by the root of D."""
     scale, width = q.shape[-1] ** -0.5, q.shape[-1]
-    if width == 8 and q.device.type == "cpu":
+    if width == 8 and q.device.type == "cpu" and not is_plain():
         q, k, v = (F.pad(x, (0, 8)) for x in (q, k, v))  # the CPU kernel is 1.5 times faster at 16
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)[..., :width]
 
@@ -143,14 +144,14 @@ class Residual(nn.Module):
         embedding: width of e; None for a block that ignores it.
     """
 
-    maps_per_tile = 2
+    maps_per_tile = 6
 
     def __init__(self, inside: int, outside: int, embedding: int | None) -> None:
         super().__init__()
         self.modulation = nn.Linear(embedding, 2 * outside) if embedding else None
-        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.conv1 = Conv3x3(inside, outside)
         self.gain1 = nn.Parameter(torch.ones(outside))
-        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.conv2 = Conv3x3(outside, outside)
         self.gain2 = nn.Parameter(torch.ones(outside))
         self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else None
 
