@@ -195,6 +195,7 @@ def train_lidar_encoder(args: argparse.Namespace) -> None:
         raise UserError(f'{args.config} reads labels: set data.source="lidar" to train on LiDAR')
     vae, vae_fingerprint = job.frozen_vae()
     encoder = build_lidar_encoder(job.config, vae, weights=False)
+    encoder.latent_scale.fill_(vae.scale)
     clips, codec = job.clips("train"), build_codec(job.config, vae)
     ahead = codec.future + max(codec.align) if codec.align else 0
     with first_rank_first():
