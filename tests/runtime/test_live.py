@@ -1,6 +1,8 @@
 import gc
 import logging
+import resource
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,6 +49,11 @@ def runner(source, clock, rate=2.0, capacity=2, work=lambda: 0.0, past=3, **opti
 
     stream = Forecaster(codec(), Busy()).stream(past)
     return LiveRunner(stream, PacedQueue(source, rate, capacity, clock), **options)
+
+
+def resident_megabytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def adds_up(report):
@@ -181,7 +188,7 @@ def test_soak(caplog):
             yield Packet(voxels, pose, 0.05 * i + delay, name=str(i))
             if i in (2_000, 9_999):
                 gc.collect()
-                sizes.append(len(gc.get_objects()))
+                sizes.append((len(gc.get_objects()), resident_megabytes()))
 
     def work():
         return 0.02 if rng.random() > 0.02 else rng.exponential(0.5)
@@ -207,4 +214,6 @@ def test_soak(caplog):
     assert not planted & set(answered)
     assert len(live.stream.frames) <= 1 + 3.5 * 0.5 / 0.05
     assert len(live.tally.reasons) == 20
-    assert sizes[1] - sizes[0] < 500  # objects alive after 2,000 and after 10,000 frames
+    (objects, megabytes), (objects_later, megabytes_later) = sizes  # after 2,000 and after 10,000
+    assert objects_later - objects < 500
+    assert megabytes_later - megabytes < 8
