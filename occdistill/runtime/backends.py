@@ -1,7 +1,8 @@
 """Ways to run a stage of a forecast, behind one name.
 
-    plain         the layers as they were written: what the others are compared with
-    eager         the same, with `frozen`'s encoder and decoder
+    plain         the layers as they are written down: what the others are compared with
+    eager         the same numbers to rounding, sooner: `frozen`'s encoder and decoder, and what the
+                  full-size networks do on a CPU (`autoencoder.tiles`, `autoencoder.winograd`)
     compile       kernels fused by torch.compile, anew in every process: a minute or so
     cuda-graphs   eager, recorded once per shape and replayed without launch costs; GPUs only
     aot           kernels fused ahead of time by torch.export and AOTInductor, once per shape; the
@@ -13,10 +14,10 @@ On 2 cores compile and aot run at the same speed.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import logging
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache, cached_property, partial
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 import occdistill
+from occdistill.autoencoder import tiles
 from occdistill.errors import UserError
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.stages import Stage
@@ -98,19 +100,23 @@ def signature(tensors: tuple[Tensor | None, ...]) -> tuple:
     return tuple(None if x is None else (tuple(x.shape), str(x.dtype)) for x in tensors)
 
 
+def _device(tensors: tuple[Tensor | None, ...]) -> torch.device:
+    return next(x.device for x in tensors if x is not None)
+
+
 def record(stage: Stage, example: tuple[Tensor | None, ...]) -> Function:
     """A CUDA graph of the stage. Inputs are copied in; the result is a copy of its own."""
     held = [None if x is None else x.clone() for x in example]
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):  # allocations and choices of kernels are made before recording
-            stage(*held)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(_device(example))
     try:
-        with torch.cuda.graph(graph):
-            result = stage(*held)
+        with torch.cuda.device(_device(example)):
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):  # allocations and choices of kernels come before recording
+                    stage(*held)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph):
+                result = stage(*held)
     except RuntimeError as error:
         raise UserError(
             f"{type(stage.network).__name__} can't be recorded as a CUDA graph"
@@ -139,8 +145,8 @@ class Packages:
 
     def __call__(self, example: tuple[Tensor | None, ...]) -> Function:
         """Load the package for such arguments, or make it first."""
-        device = next(x.device for x in example if x is not None)
-        facts = (self.identity, signature(example), device_name(device), torch.__version__)
+        where = device_name(_device(example))
+        facts = (self.identity, signature(example), where, torch.__version__)
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
         path = cache_folder() / f"{type(self.stage).__name__.lower()}-{digest}.pt2"
         if path.exists():
@@ -170,8 +176,9 @@ class Packages:
             for name, module in modules.items()
         ]
         tensors = {**dict(self.stage.named_parameters()), **dict(self.stage.named_buffers())}
-        files = {inspect.getfile(type(module)) for module in modules.values()}
-        return repr(settings), fingerprint(tensors), source(frozenset(files))
+        homes = {sys.modules[type(module).__module__] for module in modules.values()}
+        files = frozenset(filter(None, (getattr(home, "__file__", None) for home in homes)))
+        return repr(settings), fingerprint(tensors), source(files)
 
 
 def _is_setting(item: tuple[str, object]) -> bool:

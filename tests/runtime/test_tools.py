@@ -16,6 +16,7 @@ from occdistill.training import checkpoint as checkpoints
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIG = """
+from occdistill.autoencoder.light import LightDecoder, LightEncoder
 from occdistill.autoencoder.vae import VAE
 from occdistill.flow.networks.small import SpaceTimeUNet
 
@@ -24,6 +25,8 @@ data = dict(
     past=3, future=4, crop=12.8, coarsen=2,
 )
 vae = dict(type=VAE, grid_shape=(32, 32, 8), channels=4, width=(16, 16), decoder_width=16)
+light_decoder = dict(type=LightDecoder, width=(8, 16), blocks=(1, 1))
+light_encoder = dict(type=LightEncoder, width=(8, 16), blocks=(1, 1))
 network = dict(
     type=SpaceTimeUNet, latent_shape=(4, 8, 8), past=3, future=4, align=1, trajectory=7, width=16,
 )
@@ -182,14 +185,21 @@ def bench_rows(setup, monkeypatch, *options):
 @pytest.mark.slow
 def test_bench_writes_a_row_per_model_scope_and_backend(setup, monkeypatch, capsys):
     rows, out = bench_rows(setup, monkeypatch, "--quick", "--dtype", "float32")
-    # plain and eager, each with 4 teachers and a student; the config has no light parts
-    assert len(rows) in (6 * 3, 10 * 3)  # 6: where plain happens to be the fastest
+    lines = {(r["model"], r["nfe"], r["backend"], r["decoder"], r["encoder"]) for r in rows}
+    plain = {("teacher", nfe, "plain", "full", "full") for nfe in (10, 5, 2, 1)}
+    plain |= {
+        ("student", 1, "plain", decoder, encoder)
+        for decoder, encoder in (("full", "full"), ("light", "full"), ("light", "light"))
+    }
+    assert plain | {("student", 1, "eager", "full", "full")} <= lines
+    assert len(rows) == 3 * len(lines)
     assert set(rows[0]) >= {
         "model", "nfe", "guidance", "scope", "backend", "dtype", "size", "decoder", "encoder",
         "clips_per_s", "p50_ms", "p90_ms", "p99_ms", "peak_mb", "gflops", "ceiling_gflops",
     }  # fmt: skip
     assert (rows[0]["model"], rows[0]["nfe"], rows[0]["backend"]) == ("teacher", 10, "plain")
-    work = {(r["model"], r["nfe"], r["scope"]): r["gflop"] for r in rows}
+    full = [r for r in rows if r["decoder"] == "full"]
+    work = {(r["model"], r["nfe"], r["scope"]): r["gflop"] for r in full}
     assert work["teacher", 10, "generate"] == pytest.approx(10 * work["teacher", 1, "generate"])
     assert work["teacher", 1, "generate"] == pytest.approx(
         2 * work["student", 1, "generate"], rel=0.01
