@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occdistill.data.clips import ClipDataset
+from occdistill.data.occ3d import MOVABLE
 from occdistill.data.scenes import invert_pose
 from occdistill.data.store import Arrays, build_store, open_store
 from occdistill.data.voxel_cache import VoxelCache
@@ -63,6 +64,7 @@ class LatentClips(Dataset):
             "align": list(codec.align),
             "trajectory_length": codec.trajectory_length,
             "dtype": np.dtype(dtype).name,
+            "movable": bool(codec.align),
         }
         self._voxels = VoxelCache(dataset, voxels_folder, "past")
         lidar = dataset.reader.source != "occ3d"
@@ -85,8 +87,9 @@ class LatentClips(Dataset):
         """One clip; the second half of the indices are the mirror images.
 
         Returns:
-            float32 scaled latents past `(P, C, H, W)`, future `(F, C, H, W)` and, if the codec
-            aligns, aligned `(F, K*C, H, W)`; trajectory `(L, 2)`; index.
+            float32 scaled latents past `(P, C, H, W)`, future `(F, C, H, W)`; trajectory `(L, 2)`;
+            index. If the codec aligns also aligned `(F, K*C, H, W)` and movable `(F, H, W)`: 1 where
+            aligned voxels of a latent cell are of a class that can move, 0 elsewhere.
         """
         image, clip = divmod(index, len(self.dataset))
         arrays = self._images[image]
@@ -97,7 +100,7 @@ class LatentClips(Dataset):
             "trajectory": arrays["trajectory"][clip],
         }
         if "aligned" in arrays:
-            item["aligned"] = arrays["aligned"][clip]
+            item |= {name: arrays[name][clip] for name in ("aligned", "movable")}
         item = {name: torch.from_numpy(value.astype(np.float32)) for name, value in item.items()}
         return item | {"index": index}
 
@@ -147,16 +150,37 @@ class LatentClips(Dataset):
             voxels, poses, trajectory = mirrored_clip(*clip) if image else clip
             arrays["trajectory"][start:stop] = self.codec.visible_trajectory(trajectory, past)
             if self.codec.align:
-                latents = self._encode(self.codec.aligned_voxels(voxels, poses).flatten(0, 2))
+                aligned = self.codec.aligned_voxels(voxels, poses)
+                latents = self._encode(aligned.flatten(0, 2))
                 arrays["aligned"][start:stop] = latents.reshape(stop - start, *aligned_shape)
+                arrays["movable"][start:stop] = movable_cells(aligned, (height, width))
 
         shown = self.codec.visible_trajectory(torch.empty(clips, past + future, 2), past).shape
         arrays = {"trajectory": (tuple(shown), np.float32)}
         if self.codec.align:
             aligned_shape = (future, len(self.codec.align) * channels, height, width)
             arrays["aligned"] = ((clips, *aligned_shape), dtype)
+            arrays["movable"] = ((clips, future, height, width), np.uint8)
         title = f"encoding {folder.parent.name} clips"
         build_store(folder, depends, arrays, fill, clips, 16, title)
+
+
+def movable_cells(aligned: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Which latent cells show a class that can move.
+
+    Args:
+        aligned: classes uint8 `(B, F, K, X, Y, Z)`.
+        cells: the latent map's (H, W), which X and Y are multiples of.
+
+    Returns:
+        bool `(B, F, H, W)`.
+    """
+    table = torch.zeros(256, dtype=torch.bool)
+    table[list(MOVABLE)] = True
+    columns = table[aligned.long()].any(-1).any(2)  # (B, F, X, Y)
+    height, width = cells
+    blocks = columns.unflatten(3, (width, -1)).unflatten(2, (height, -1))
+    return blocks.any(5).any(3)
 
 
 def mirrored(voxels: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occdistill.autoencoder.losses import kl_divergence, reconstruction_losses
@@ -18,7 +19,7 @@ from occdistill.flow.path import Draws, TimeLaw, interpolate
 def latent_batch(items: Mapping[str, Tensor], draws: Draws) -> Batch:
     """A batch of cached clips, see `occdistill.data.latents.LatentClips`, for flows and methods."""
     condition = Condition(items["past"], items.get("aligned"), items.get("trajectory"))
-    return Batch(condition, draws, items["future"])
+    return Batch(condition, draws, items["future"], items.get("movable"))
 
 
 @dataclass
@@ -96,10 +97,15 @@ class FlowMatching(OneNet):
     `L = E || v(x_t, t, c) - (x_1 - x_0) ||²`; with probability `condition_dropout` the past and
     aligned latents of a sample are zeroed, its trajectory is kept.
 
+    Most of a street stands still, and what moves fills few cells. A weight that depends on the
+    condition alone leaves the best velocity as it is and makes a small network attend to them.
+
     Args:
         net: velocity network.
         condition_dropout: probability of training the null branch of guidance.
         times: law of t; logit-normal by default.
+        movable_weight: of the cells next to which the aligned past shows something that can move,
+            against 1 for the others; needs `Batch.movable` unless it is 1.
     """
 
     def __init__(
@@ -107,9 +113,11 @@ class FlowMatching(OneNet):
         net: nn.Module,
         condition_dropout: float = 0.2,
         times: TimeLaw | dict | None = None,
+        movable_weight: float = 1.0,
     ) -> None:
         super().__init__("teacher", net)
         self.condition_dropout, self.times = condition_dropout, time_law(times)
+        self.movable_weight = movable_weight
 
     def losses(self, name: str, batch: Batch, step: int) -> Loss:
         """Of one batch of clips."""
@@ -118,7 +126,12 @@ class FlowMatching(OneNet):
         t = self.times.times(draws)
         keep = draws.uniform(1)[:, 0] >= self.condition_dropout
         v = self.nets["teacher"](interpolate(x_1, x_0, t), t, batch.condition.dropped(keep))
-        return Loss((v - (x_1 - x_0)).square().mean())
+        errors = (v - (x_1 - x_0)).square()
+        logs = {"error": errors.mean().detach()}
+        if self.movable_weight != 1.0:
+            near = F.max_pool2d(batch.movable.float(), 5, stride=1, padding=2)[:, :, None]
+            errors = errors * (1 + (self.movable_weight - 1) * near)
+        return Loss(errors.mean(), logs)
 
 
 @torch.no_grad()

@@ -1,0 +1,48 @@
+import torch
+from torch import nn
+
+from occdistill.distill.base import Batch
+from occdistill.flow.condition import Condition
+from occdistill.flow.path import Draws
+from occdistill.training.tasks import FlowMatching
+
+
+class Constant(nn.Module):
+    """The same velocity everywhere, learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.v = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_t, t, condition):
+        return self.v.expand_as(x_t)
+
+
+def batch(movable):
+    shape = (3, 2, 1, 6, 6)
+    x_1 = torch.zeros(shape)
+    x_1[..., 0, 0] = 5.0
+    condition = Condition(torch.zeros(3, 1, 1, 6, 6), torch.zeros(3, 2, 1, 6, 6))
+    return Batch(condition, Draws([1, 2, 3]), x_1, movable)
+
+
+def loss(weight, movable):
+    return FlowMatching(Constant(), movable_weight=weight).losses("teacher", batch(movable), 0)
+
+
+def test_the_movable_weight_counts_the_cells_around_what_can_move():
+    movable = torch.zeros(3, 2, 6, 6)
+    movable[:, :, 0, 0] = 1
+    plain, weighted = loss(1.0, movable), loss(3.0, movable)
+    x_1, draws = batch(movable).x_1, Draws([1, 2, 3])
+    errors = (x_1 - draws.normal(2, 1, 6, 6)).square()
+    near = torch.zeros(6, 6)
+    near[:3, :3] = 1  # two cells further
+    torch.testing.assert_close(plain.total, errors.mean())
+    torch.testing.assert_close(weighted.total, (errors * (1 + 2 * near)).mean())
+    assert weighted.logs["error"] == plain.logs["error"] == plain.total
+
+
+def test_where_everything_can_move_the_weight_is_a_factor():
+    everywhere = torch.ones(3, 2, 6, 6)
+    torch.testing.assert_close(loss(4.0, everywhere).total, 4 * loss(1.0, None).total)
