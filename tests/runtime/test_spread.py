@@ -25,7 +25,7 @@ def test_clips_keep_their_own_samples():
     futures = torch.full((2, 3, 2, 1, 1, 1), FREE, dtype=torch.uint8)
     futures[1, 0] = 4
     occupancy, _ = spread(futures)
-    assert occupancy.flatten(1).tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3])
+    assert occupancy.flatten().tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize("samples", [1, 3])
