@@ -16,7 +16,9 @@ from occdistill.autoencoder.vae import VAE
 from occdistill.data.occ3d import FREE, Grid
 from occdistill.errors import UserError
 from occdistill.flow.condition import Codec
+from occdistill.runtime import backends, frozen
 from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.stages import Encode
 from tests.runtime.fakes import ToNewest, drive
 
 GRID, LATENT = (16, 8, 4), (3, 4, 2)
@@ -101,6 +103,19 @@ def test_mixed_precision_leaves_the_sparse_part_alone(encoder):
         lower = encoder(voxels)
     with torch.no_grad():
         torch.testing.assert_close(lower.float(), encoder(voxels), rtol=0.1, atol=0.1)
+
+
+@needs_spconv
+def test_back_ends_run_it_as_it_is(encoder):
+    vae = VAE(GRID, channels=3, width=(8, 8), blocks=(1, 1), decoder_width=8)
+    network = frozen.encoder(Lightened(vae, encoder=encoder))
+    device, voxels = torch.device("cpu"), cloud(0.2)
+    for dtype in (torch.float32, torch.bfloat16):  # in which the stage holds a copy of it
+        stage = Encode(network, 2.0, dtype, device)
+        for backend in ("compile", "aot"):
+            assert backends.build(backend, stage) is stage
+        with torch.no_grad():
+            torch.testing.assert_close(stage(voxels), 2 * encoder(voxels), rtol=0.2, atol=0.2)
 
 
 @needs_spconv
