@@ -1,0 +1,62 @@
+"""The shipped weights: they fit in the repository and still give the scores committed with them.
+
+After retraining, `python tests/test_demo_weights.py` prints the scores anew.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from occdistill.config import build_codec, build_dataset, build_vae, load_config
+from occdistill.evaluation.evaluate import count, score_counts
+from occdistill.evaluation.rows import ceiling_row, forecast_row
+from occdistill.runtime.lineup import lineup
+from occdistill.training import checkpoint as checkpoints
+
+WEIGHTS = Path(__file__).parent.parent / "data" / "demo-weights"
+
+
+def measured(world: Path) -> dict:
+    """Fingerprints of the weights, and IoU and mIoU (avg@1,2,3s) on every clip of a tiny world."""
+    config = load_config("configs/demo.py", {"data.dataroot": str(world)})
+    clips = build_dataset(config, "train")  # of a world that is new to the weights
+    forecasters = lineup(config, None, (10, 1)).values()
+    rows = [forecast_row("teacher", f, share="past") for f in forecasters]
+    rows.append(ceiling_row(build_codec(config, build_vae(config))))
+    scores = {}
+    for row, counts in zip(rows, count(rows, clips, progress=False)):
+        all_scores = score_counts(counts)
+        scores[row.name] = {k: round(all_scores[k]["avg@1,2,3s"], 2) for k in ("IoU", "mIoU")}
+    marks = {
+        name: checkpoints.fingerprint(checkpoints.load(WEIGHTS / f"{name}.pth")["model"])
+        for name in ("vae", "teacher")
+    }
+    return {"weights": marks, "scores": scores}
+
+
+def test_the_shipped_weights_give_the_committed_scores(tiny_world):
+    torch.manual_seed(0)
+    expected = json.loads((WEIGHTS / "scores.json").read_text())
+    found = measured(tiny_world)
+    assert found["weights"] == expected["weights"]
+    for name, scores in expected["scores"].items():
+        # half a point: other machines round differently, and few clips make classes small
+        assert found["scores"][name] == pytest.approx(scores, abs=0.5)
+
+
+def test_the_shipped_weights_are_small():
+    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.pth")) <= 12e6
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    from occdistill.data.synthetic import make_world
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_world(Path(folder), scenes=3, val_scenes=1, seed=7, keyframes=12, workers=1)
+        text = json.dumps(measured(Path(folder)), indent=1)
+    (WEIGHTS / "scores.json").write_text(text + "\n")
+    print(text)
