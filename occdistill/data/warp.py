@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from occdistill.data.occ3d import FREE, Grid
@@ -46,20 +47,20 @@ def warp(voxels: Tensor, target_to_source: Tensor, grid: Grid, fill: int = FREE)
     offset = (rotation @ origin + pose[:, :3, 3] - origin) / grid.voxel_size
     rotation, offset = rotation.float(), offset.float()
 
+    # A border of `fill` around the source takes whatever lies outside. Positions stay floats to the
+    # end: whole numbers below 2**24 are exact, and so is the floor.
     centres = [torch.arange(size, device=device) + 0.5 for size in shape]
-    inside = torch.ones((), dtype=torch.bool, device=device)
-    flat = torch.zeros((), dtype=torch.int64, device=device)
+    flat = torch.zeros((), device=device)
     for axis, size in enumerate(shape):
         x, y, z = (
             rotation[:, axis, i, None] * centre for i, centre in enumerate(centres)
         )  # each (N, side)
         x = x + offset[:, axis, None]
         position = x[:, :, None, None] + y[:, None, :, None] + z[:, None, None, :]
-        inside = inside & (position >= 0) & (position < size)
-        # Truncation is floor for the positions that stay.
-        flat = flat * size + position.long().clamp_(0, size - 1)
-    moved = voxels.reshape(n, -1).gather(1, flat.reshape(n, -1)).reshape(voxels.shape)
-    return moved.masked_fill_(~inside, fill)
+        flat = position.clamp_(-1, size).floor_().add_(1).add_(flat, alpha=size + 2)
+    cells = flat.long().clamp_(min=0)  # NaN lands in the border as well
+    bordered = F.pad(voxels, (1,) * 6, value=fill).reshape(n, -1)
+    return bordered.gather(1, cells.reshape(n, -1)).reshape(voxels.shape)
 
 
 def extrapolate(poses: Tensor, future: int) -> Tensor:
