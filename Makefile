@@ -30,7 +30,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 bench: setup  ## one timing table: work_dirs/bench/bench.json
-	$(BIN)/python tools/bench.py configs/demo.py
+	$(BIN)/python tools/bench.py
 
 clean:
 	rm -rf $(VENV) work_dirs .pytest_cache .ruff_cache
