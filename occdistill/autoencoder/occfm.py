@@ -399,7 +399,7 @@ class Decoder(nn.Module):
         self.temporal = nn.ModuleList(
             [TemporalBlock(width, frames) if frames else nn.Identity(), nn.Identity()]
         )
-        self.ups = nn.ModuleList(Conv3x3(width, width, scale=2) for _ in range(2))
+        self.ups = nn.ModuleList(Conv3x3(width, width) for _ in range(2))
         self.norm = nn.GroupNorm(32, width, eps=1e-6)
         self.out = Conv3x3(width, outputs)
 
@@ -407,7 +407,7 @@ class Decoder(nn.Module):
         """`(N, C, X/4, Y/4)` to `(N, Z * 8, X, Y)`."""
         x = self.middle(self.enter(z.contiguous(memory_format=torch.channels_last)))
         for stage, temporal, up in zip(self.stages, self.temporal, self.ups):
-            x = up(temporal(stage(x)))
+            x = up(F.interpolate(temporal(stage(x)), scale_factor=2, mode="nearest"))
         return self.out(F.silu(self.norm(x)))
 
 

@@ -11,15 +11,13 @@ from occdistill.autoencoder.winograd import Conv3x3, transforms, winograd
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (2, 7, 9), (5, 4, 3), (1, 50, 17)])
 @pytest.mark.parametrize("chunk", [1, 6, 100])
-@pytest.mark.parametrize("scale", [1, 2])
-def test_equals_the_direct_convolution(monkeypatch, shape, chunk, scale):
+def test_equals_the_direct_convolution(monkeypatch, shape, chunk):
     monkeypatch.setattr(module, "CHUNK", chunk)
     n, height, width = shape
     x, weight, bias = torch.randn(n, 5, height, width), torch.randn(6, 5, 3, 3), torch.randn(6)
-    large = F.interpolate(x.double(), scale_factor=scale)
-    wanted = F.conv2d(large, weight.double(), bias.double(), padding=1)
+    wanted = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        result = winograd(x.contiguous(memory_format=memory_format), weight, bias, scale)
+        result = winograd(x.contiguous(memory_format=memory_format), weight, bias)
         assert result.shape == wanted.shape
         assert result.permute(0, 2, 3, 1).stride(-1) == 1
         assert float((result - wanted).abs().max()) < 1e-4
@@ -36,7 +34,7 @@ def test_rounding_stays_near_that_of_the_direct_convolution():
 def test_transforms_multiply_polynomials_at_any_points():
     inputs, kernel, outputs = (m.double() for m in transforms((0.0, 1.0, -1.0), 2))
     x, g = torch.randn(4, 4, dtype=torch.double), torch.randn(3, 3, dtype=torch.double)
-    products = (inputs @ x @ inputs.T).flatten() * (kernel @ g.flatten())
+    products = (inputs @ x.flatten()) * (kernel @ g.flatten())
     wanted = F.conv2d(x[None, None], g[None, None]).flatten()
     assert torch.allclose(outputs @ products, wanted, atol=1e-6)
 
@@ -58,15 +56,6 @@ def test_layer_is_fast_only_where_it_may_be(monkeypatch):
     assert len(calls) == 1
     assert conv.weight.grad is not None
     assert conv.state_dict().keys() == {"weight", "bias"}
-
-
-def test_enlarging_layer_is_the_same_fast_and_direct():
-    conv, x = Conv3x3(128, 128, scale=2), torch.randn(2, 128, 5, 6)
-    with torch.no_grad():
-        fast = conv(x)
-        with plain():
-            assert torch.allclose(fast, conv(x), atol=1e-4)
-    assert fast.shape == (2, 128, 10, 12)
 
 
 def test_changed_weights_are_seen():
