@@ -12,7 +12,7 @@ data.update(dataroot="data/world", version="v1.0-synthetic")
 vae_checkpoint = "data/demo-weights/vae.pth"
 teacher_checkpoint = "data/demo-weights/teacher.pth"
 # what --decoder light and --encoder light use: a fifth of the operations
-light_decoder = dict(type=LightDecoder, width=(32,), blocks=(5,))
+light_decoder = dict(type=LightDecoder, width=(48,), blocks=(2,))
 light_encoder = dict(type=LightEncoder, width=(32,), blocks=(4,))
 light_checkpoint = "data/demo-weights/light.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)

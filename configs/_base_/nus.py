@@ -12,8 +12,8 @@ data = dict(
     past=6, future=6,
 )  # fmt: skip
 vae = dict(type=OccFMVAE, channels=16)
-# 46 GFLOP for six decoded frames instead of 393, and 7 to encode one instead of 227
-light_decoder = dict(type=LightDecoder, width=(64, 256), blocks=(1, 4))
+# 54 GFLOP for six decoded frames instead of 393, and 7 to encode one instead of 227
+light_decoder = dict(type=LightDecoder, width=(96, 256), blocks=(1, 4))
 light_encoder = dict(type=LightEncoder, width=(64, 256), blocks=(1, 4))
 # 12 entries of the trajectory: past and future
 network = dict(type=OccFMTransition, latent_shape=(16, 50, 50), trajectory_length=12, history=4)

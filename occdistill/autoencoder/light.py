@@ -86,15 +86,24 @@ class LightDecoder(nn.Module):
             layers += (LightBlock(width[level]) for _ in range(blocks[level]))
             if level:
                 layers += nn.Conv2d(width[level], SUB * width[level - 1], 1), nn.PixelShuffle(2)
-        self.body = nn.Sequential(*layers, nn.GroupNorm(1, width[0]), nn.SiLU())
+        self.body = nn.Sequential(*layers)
         # of a pixel: classes, then the columns in it, then their heights
         self.head = nn.Linear(width[0], NUM_CLASSES * SUB * self.heights)
 
-    def _features(self, z: Tensor) -> Tensor:
-        """Latents `(N, C, H, W)` to `(N, X / 2, Y / 2, width[0])`."""
+    def features(self, z: Tensor) -> Tensor:
+        """Unscaled latents `(N, C, H, W)` to what the head reads, `(N, X / 2, Y / 2, width[0])`."""
         return self.body(z.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
 
-    def _unfold(self, x: Tensor) -> Tensor:
+    def classes(self, features: Tensor) -> Tensor:
+        """Features `(..., width[0])` to the logits of a pixel's voxels, `(..., 18, 4 Z)`."""
+        return self.head(features).unflatten(-1, (NUM_CLASSES, -1))
+
+    def fold(self, x: Tensor) -> Tensor:
+        """Voxels `(N, X, Y, Z, ...)` to pixels `(N, X / 2, Y / 2, ..., 4 Z)`."""
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # N, x, i, y, j, z, ...
+        return x.movedim((2, 4, 5), (-3, -2, -1)).flatten(-3)
+
+    def unfold(self, x: Tensor) -> Tensor:
         """Pixels `(N, X / 2, Y / 2, ..., 4 Z)` to voxels `(N, X, Y, Z, ...)`."""
         x = x.unflatten(-1, (2, 2, self.heights))  # N, x, y, ..., i, j, z
         x = x.movedim((-3, -2, -1), (2, 4, 5))  # N, x, i, y, j, z, ...
@@ -102,19 +111,35 @@ class LightDecoder(nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """Class logits `(N, X, Y, Z, 18)` of unscaled latents `(N, C, H, W)`."""
-        return self._unfold(self.head(self._features(z)).unflatten(-1, (NUM_CLASSES, -1)))
+        return self.unfold(self.classes(self.features(z)))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Most likely classes, uint8 `(N, X, Y, Z)`, of unscaled latents `(N, C, H, W)`."""
-        features = self._features(z)
-
-        def classes(pixels: Tensor) -> Tensor:
-            return most_likely(self.head(pixels).unflatten(-1, (NUM_CLASSES, -1)), 1)
-
+        features = self.features(z)
         rows = max(1, 2**17 // self.head.out_features)  # half a megabyte of logits at a time
-        found = tiled(classes, rows, features.flatten(0, 2))
-        return self._unfold(found.view(*features.shape[:3], -1)).contiguous()
+        found = tiled(lambda x: most_likely(self.classes(x), 1), rows, features.flatten(0, 2))
+        return self.unfold(found.view(*features.shape[:3], -1)).contiguous()
+
+    @torch.no_grad()
+    def start_from(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Let the head span the principal components of a pixel's logits, one per feature.
+
+        Args:
+            mean: of the logits `(18 * 4 Z,)`, each voxel's centred over the classes.
+            covariance: theirs, `(18 * 4 Z, 18 * 4 Z)`.
+
+        Returns:
+            `(18 * 4 Z, width[0])`: maps centred logits less `mean` to the features that give them
+            back as nearly as can be; these have unit variance.
+        """
+        values, vectors = torch.linalg.eigh(covariance)
+        count = self.head.in_features
+        vectors = vectors[:, -count:]
+        deviation = values[-count:].clamp_min(1e-6 * float(values[-1])).sqrt()
+        self.head.weight.copy_(vectors * deviation)
+        self.head.bias.copy_(mean)
+        return (vectors / deviation).to(self.head.weight.dtype)
 
 
 class LightEncoder(nn.Module):

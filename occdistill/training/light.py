@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 
-from occdistill.autoencoder.light import Light, Lightened
+from occdistill.autoencoder.light import Light, LightDecoder, Lightened
 from occdistill.autoencoder.losses import balanced_weights, lovasz_softmax
 from occdistill.config import build_light
 from occdistill.data.clips import ClipDataset
@@ -36,18 +36,24 @@ class LightTraining(OneNet):
     different strength in each sample, where the frozen decoder still says what they decode to:
 
         decoder: E_w KL(p_full(z') || p_light(z')) + lovasz_weight · Lovász(p_light(z'), voxels)
+                 + feature_weight · E (features_light(z') - components of logits_full(z'))²
         encoder: latent_weight · E (scale · (mean_light - mean_full))²
 
     with z' = mean_full + u e / scale, e ~ N(0, 1), u uniform on [0, noise], and voxels weighted by
-    the rarity w of what the frozen decoder sees in them.
+    the rarity w of what the frozen decoder sees in them. The light head starts as the principal
+    components of the frozen decoder's logits, a pixel's voxels together, and the features before
+    it are drawn to these components, scaled to unit variance: the frequent classes leave no room
+    for the rare ones otherwise.
 
     Args:
         vae: the frozen autoencoder.
         light: what is trained.
+        sample: voxels `(N, X, Y, Z)` from which the components are taken.
         noise: largest u, in standard deviations of the latents.
         lovasz_weight: of the Lovász term, which sees the truth.
         lovasz_voxels: voxels of a batch on which it is computed; 0 for all.
         latent_weight: of the encoder's squared error.
+        feature_weight: of the features' squared error.
         class_weights: w, one per class; default equal.
         mirror: whether half the samples are seen in the mirror.
     """
@@ -56,10 +62,12 @@ class LightTraining(OneNet):
         self,
         vae: nn.Module,
         light: Light,
+        sample: Tensor,
         noise: float = 0.3,
         lovasz_weight: float = 0.5,
         lovasz_voxels: int = 0,
         latent_weight: float = 1.0,
+        feature_weight: float = 1.0,
         class_weights: Tensor | None = None,
         mirror: bool = False,
     ) -> None:
@@ -70,7 +78,11 @@ class LightTraining(OneNet):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.noise, self.mirror = noise, mirror
         self.lovasz_weight, self.lovasz_voxels = lovasz_weight, lovasz_voxels
-        self.latent_weight = latent_weight
+        self.latent_weight, self.feature_weight = latent_weight, feature_weight
+        if light.decoder is not None:
+            mean, covariance = logit_moments(vae, light.decoder, sample)
+            self.register_buffer("components", light.decoder.start_from(mean, covariance))
+            self.register_buffer("mean_logits", mean.to(self.components.dtype))
 
     def losses(self, name: str, batch: VoxelBatch, step: int) -> Loss:
         """Of one batch of keyframes."""
@@ -88,24 +100,56 @@ class LightTraining(OneNet):
         if light.encoder is not None:
             error = (light.encoder(voxels) - mean) * self.teacher.scale
             parts["latent"] = error.square().mean()
-        weights = {"lovasz": self.lovasz_weight, "latent": self.latent_weight}
+        weights = {
+            "lovasz": self.lovasz_weight,
+            "features": self.feature_weight,
+            "latent": self.latent_weight,
+        }
         total = sum(weights.get(key, 1.0) * value for key, value in parts.items())
         return Loss(total, {key: value.detach() for key, value in parts.items()})
 
     def _decoder_losses(self, decoder: nn.Module, z: Tensor, voxels: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            target = self.teacher.logits(z).flatten(0, -2).float().softmax(-1)
-            weights = target @ self.class_weights
-            entropy = torch.special.entr(target).sum(-1)
-        found = decoder.logits(z).flatten(0, -2).float().log_softmax(-1)
-        divergence = -torch.linalg.vecdot(target, found) - entropy
-        labels, some = voxels.flatten().long(), slice(None)
+            logits = pixel_logits(self.teacher, decoder, z)
+            wanted = (logits.flatten(1) - self.mean_logits) @ self.components
+            target = logits.softmax(1)
+            weights = (target * self.class_weights[:, None]).sum(1)
+            entropy = torch.special.entr(target).sum(1)
+        features = decoder.features(z).flatten(0, 2)
+        found = decoder.classes(features).float().log_softmax(1)
+        divergence = -(target * found).sum(1) - entropy
+        labels, some = decoder.fold(voxels).flatten(0, 2).long(), slice(None)
         if 0 < self.lovasz_voxels < labels.numel():
-            some = torch.randint(labels.numel(), (self.lovasz_voxels,), device=labels.device)
+            pixels = -(-self.lovasz_voxels // labels.shape[1])
+            some = torch.randint(len(labels), (pixels,), device=labels.device)
+        probabilities = found[some].exp().movedim(1, -1).flatten(0, 1)
         return {
             "divergence": (weights * divergence).sum() / weights.sum(),
-            "lovasz": lovasz_softmax(found[some].exp(), labels[some]),
+            "lovasz": lovasz_softmax(probabilities, labels[some].flatten()),
+            "features": (features.float() - wanted).square().mean(),
         }
+
+
+def pixel_logits(vae: nn.Module, decoder: LightDecoder, z: Tensor) -> Tensor:
+    """The full decoder's logits, centred over the classes, `(N * X / 2 * Y / 2, 18, 4 Z)`."""
+    logits = decoder.fold(vae.logits(z)).flatten(0, 2).float()
+    return logits - logits.mean(1, keepdim=True)
+
+
+@torch.no_grad()
+def logit_moments(
+    vae: nn.Module, decoder: LightDecoder, voxels: Tensor, batch_size: int = 4
+) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of `pixel_logits` over `voxels (N, X, Y, Z)`, on the CPU."""
+    device = next(vae.parameters()).device
+    count, first, second = 0, 0.0, 0.0
+    for part in voxels.split(batch_size):
+        logits = pixel_logits(vae, decoder, vae.encode(part.to(device)).mean).flatten(1)
+        count += len(logits)
+        first = first + logits.sum(0).double().cpu()
+        second = second + (logits.T @ logits).double().cpu()
+    mean = first / count
+    return mean, second / count - mean.outer(mean)
 
 
 class LightScore:
@@ -189,9 +233,11 @@ def train_light(args: argparse.Namespace) -> None:
     frames = ConcatDataset(caches)
     sample = torch.stack([frames[i]["voxels"] for i in spread(len(frames), 256)])
     weights = balanced_weights(sample, NUM_CLASSES, job.option("class_balance", 0.0))
-    known = ("noise", "lovasz_weight", "lovasz_voxels", "latent_weight", "mirror")
+    known = (
+        "noise", "lovasz_weight", "lovasz_voxels", "latent_weight", "feature_weight", "mirror",
+    )  # fmt: skip
     options = {key: value for key, value in job.options.items() if key in known}
-    task = LightTraining(vae, light, class_weights=weights, **options)
+    task = LightTraining(vae, light, sample[::4], class_weights=weights, **options)
     validate = LightScore(job.clips("val"), vae, job.option("val_clips", 64))
     fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint[:12]}
     metrics = job.train(task, frames, voxel_batch, validate, fingerprints)

@@ -12,7 +12,13 @@ from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.training import checkpoint as ckpt
 from occdistill.training import jobs
-from occdistill.training.light import LightTraining, statement, train_light
+from occdistill.training.light import (
+    LightTraining,
+    logit_moments,
+    pixel_logits,
+    statement,
+    train_light,
+)
 from occdistill.training.tasks import VoxelBatch
 
 CONFIG = """
@@ -156,8 +162,8 @@ def test_distilling_brings_the_parts_closer_to_the_full_ones():
         LightDecoder(**shapes, width=(8, 16), blocks=(0, 1)),
         LightEncoder(**shapes, width=(8, 16), blocks=(0, 1)),
     )
-    task = LightTraining(vae, light, noise=0.2, lovasz_weight=0.0)
     voxels = street(8)
+    task = LightTraining(vae, light, voxels, noise=0.2, lovasz_weight=0.0)
 
     def disagreement():
         z = vae.encode(voxels).mean
@@ -172,9 +178,9 @@ def test_distilling_brings_the_parts_closer_to_the_full_ones():
         optimiser.step()
         logs.append(loss.logs)
     assert disagreement() < 0.9 * before  # a random VAE decodes to noise, which is hard to learn
-    assert set(logs[0]) == {"divergence", "lovasz", "latent"}
-    for part in ("divergence", "latent"):
-        assert logs[-1][part] < 0.5 * logs[0][part]
+    assert set(logs[0]) == {"divergence", "lovasz", "features", "latent"}
+    for part in ("divergence", "features", "latent"):
+        assert logs[-1][part] < 0.8 * logs[0][part]
     assert all(parameter.grad is None for parameter in vae.parameters())
 
 
@@ -182,3 +188,20 @@ def test_the_statement_says_what_is_gained_and_lost():
     score = {"mIoU_full": 94.0, "mIoU_decoder": 93.8}
     said = statement({"decoder": (393_000_000_000, 46_000_000_000)}, score)
     assert "393 -> 46 GFLOP for 6 frames (8.5x fewer)" in said and "(0.20 lost)" in said
+
+
+def test_a_head_as_wide_as_the_logits_vary_starts_as_the_frozen_one():
+    torch.manual_seed(0)
+    vae = VAE((16, 16, 4), channels=4, width=(8, 16), blocks=(1, 1), decoder_width=16)
+    decoder = LightDecoder(vae.latent_shape, vae.grid_shape, width=(16, 8), blocks=(0, 0))
+    voxels = street(6)
+    mean, covariance = logit_moments(vae, decoder, voxels, batch_size=4)
+    components = decoder.start_from(mean, covariance)
+    z = vae.encode(voxels).mean
+    logits = pixel_logits(vae, decoder, z)
+    features = (logits.flatten(1) - mean.float()) @ components  # 16 channels made the logits
+    torch.testing.assert_close(features.std(0), torch.ones(16), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(decoder.classes(features), logits, rtol=1e-3, atol=1e-3)
+    folded = decoder.fold(vae.decode(z))
+    assert torch.equal(decoder.unfold(folded), vae.decode(z))
+    assert torch.equal(folded.flatten(0, 2).long(), logits.argmax(1))
