@@ -18,9 +18,9 @@ train_vae = dict(
     val_clips=60, checkpoint_interval=500,
 )  # fmt: skip
 train_light = dict(
-    iterations=2400, batch_size=8, lr=3e-3, warmup=100, final_lr=1e-5, clip=1.0, ema=0.995, seed=0,
+    iterations=6000, batch_size=4, lr=3e-3, warmup=100, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
     noise=0.3, lovasz_weight=0.5, lovasz_voxels=8192, class_balance=0.25, mirror=True,
-    val_interval=400, val_clips=60, checkpoint_interval=400, compact=True,
+    val_interval=1500, val_clips=60, checkpoint_interval=500, compact=True,
 )  # fmt: skip
 train_teacher = dict(
     iterations=4500, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.999, seed=0,
