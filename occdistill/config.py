@@ -29,7 +29,7 @@ from occdistill.training import checkpoint as checkpoints
 TRAINING = (
     "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
     "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep", "workers",
-    "condition_dropout", "movable_weight", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
+    "condition_dropout", "moving_weight", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
     "class_balance", "compact", "noise", "latent_weight", "feature_weight",
     "cross_entropy_weight", "plain",
 )  # fmt: skip

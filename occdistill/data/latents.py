@@ -64,7 +64,7 @@ class LatentClips(Dataset):
             "align": list(codec.align),
             "trajectory_length": codec.trajectory_length,
             "dtype": np.dtype(dtype).name,
-            "movable": bool(codec.align),
+            "moving": bool(codec.align),
         }
         self._voxels = VoxelCache(dataset, voxels_folder, "past")
         lidar = dataset.reader.source != "occ3d"
@@ -88,8 +88,8 @@ class LatentClips(Dataset):
 
         Returns:
             float32 scaled latents past `(P, C, H, W)`, future `(F, C, H, W)`; trajectory `(L, 2)`;
-            index. If the codec aligns also aligned `(F, K*C, H, W)` and movable `(F, H, W)`: 1 where
-            aligned voxels of a latent cell are of a class that can move, 0 elsewhere.
+            index. If the codec aligns also aligned `(F, K*C, H, W)` and moving `(F, H, W)`, see
+            `moving_cells`.
         """
         image, clip = divmod(index, len(self.dataset))
         arrays = self._images[image]
@@ -100,7 +100,7 @@ class LatentClips(Dataset):
             "trajectory": arrays["trajectory"][clip],
         }
         if "aligned" in arrays:
-            item |= {name: arrays[name][clip] for name in ("aligned", "movable")}
+            item |= {name: arrays[name][clip] for name in ("aligned", "moving")}
         item = {name: torch.from_numpy(value.astype(np.float32)) for name, value in item.items()}
         return item | {"index": index}
 
@@ -153,34 +153,36 @@ class LatentClips(Dataset):
                 aligned = self.codec.aligned_voxels(voxels, poses)
                 latents = self._encode(aligned.flatten(0, 2))
                 arrays["aligned"][start:stop] = latents.reshape(stop - start, *aligned_shape)
-                arrays["movable"][start:stop] = movable_cells(aligned, (height, width))
+                arrays["moving"][start:stop] = moving_cells(aligned, (height, width))
 
         shown = self.codec.visible_trajectory(torch.empty(clips, past + future, 2), past).shape
         arrays = {"trajectory": (tuple(shown), np.float32)}
         if self.codec.align:
             aligned_shape = (future, len(self.codec.align) * channels, height, width)
             arrays["aligned"] = ((clips, *aligned_shape), dtype)
-            arrays["movable"] = ((clips, future, height, width), np.uint8)
+            arrays["moving"] = ((clips, future, height, width), np.uint8)
         title = f"encoding {folder.parent.name} clips"
         build_store(folder, depends, arrays, fill, clips, 16, title)
 
 
-def movable_cells(aligned: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Which latent cells show a class that can move.
+def moving_cells(aligned: Tensor, cells: tuple[int, int]) -> Tensor:
+    """Which latent cells something that can move has entered or left.
 
     Args:
-        aligned: classes uint8 `(B, F, K, X, Y, Z)`.
+        aligned: classes of the aligned past, uint8 `(B, F, K, X, Y, Z)`.
         cells: the latent map's (H, W), which X and Y are multiples of.
 
     Returns:
-        bool `(B, F, H, W)`.
+        bool `(B, F, H, W)`: a class that can move is in the cell in some of the K frames but not
+        in all; in the only one where K = 1.
     """
     table = torch.zeros(256, dtype=torch.bool)
     table[list(MOVABLE)] = True
-    columns = table[aligned.long()].any(-1).any(2)  # (B, F, X, Y)
+    columns = table[aligned.long()].any(-1)  # (B, F, K, X, Y)
     height, width = cells
-    blocks = columns.unflatten(3, (width, -1)).unflatten(2, (height, -1))
-    return blocks.any(5).any(3)
+    blocks = columns.unflatten(4, (width, -1)).unflatten(3, (height, -1))
+    seen = blocks.any(6).any(4)  # (B, F, K, H, W)
+    return seen.any(2) & ~seen.all(2) if seen.shape[2] > 1 else seen[:, :, 0]
 
 
 def mirrored(voxels: Tensor) -> Tensor:

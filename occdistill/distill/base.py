@@ -25,13 +25,14 @@ class Batch:
         condition: conditions of B clips.
         draws: the batch's random streams, one per clip; all randomness of an update comes from it.
         x_1: true future latents `(B, F, C, H, W)`, for the methods that need data.
-        movable: 1 where the aligned past of a latent cell can move, 0 elsewhere, `(B, F, H, W)`.
+        moving: 1 where something has entered or left a cell of the aligned past, 0 elsewhere,
+            `(B, F, H, W)`.
     """
 
     condition: Condition
     draws: Draws
     x_1: Tensor | None = None
-    movable: Tensor | None = None
+    moving: Tensor | None = None
 
 
 @dataclass

@@ -233,9 +233,9 @@ def train_teacher(args: argparse.Namespace) -> None:
     job = Job(args, "teacher")
     vae, vae_fingerprint = job.frozen_vae()
     codec = build_codec(job.config, vae)
-    if job.option("movable_weight", 1.0) != 1.0 and not codec.align:
+    if job.option("moving_weight", 1.0) != 1.0 and not codec.align:
         raise UserError(
-            f"{args.config}: train_teacher.movable_weight needs conditioning.align, which says "
+            f"{args.config}: train_teacher.moving_weight needs conditioning.align, which says "
             "where the past lies in a future frame; leave it out, or align frames"
         )
     clips = job.latents(codec, vae_fingerprint)
@@ -243,7 +243,7 @@ def train_teacher(args: argparse.Namespace) -> None:
         build_network(job.config),
         job.option("condition_dropout", 0.2),
         job.option("times", None),
-        job.option("movable_weight", 1.0),
+        job.option("moving_weight", 1.0),
     )
     validate = ForecastScore(
         job.clips("val"),

@@ -19,7 +19,7 @@ from occdistill.flow.path import Draws, TimeLaw, interpolate
 def latent_batch(items: Mapping[str, Tensor], draws: Draws) -> Batch:
     """A batch of cached clips, see `occdistill.data.latents.LatentClips`, for flows and methods."""
     condition = Condition(items["past"], items.get("aligned"), items.get("trajectory"))
-    return Batch(condition, draws, items["future"], items.get("movable"))
+    return Batch(condition, draws, items["future"], items.get("moving"))
 
 
 @dataclass
@@ -104,8 +104,8 @@ class FlowMatching(OneNet):
         net: velocity network.
         condition_dropout: probability of training the null branch of guidance.
         times: law of t; logit-normal by default.
-        movable_weight: of the cells next to which the aligned past shows something that can move,
-            against 1 for the others; needs `Batch.movable` unless it is 1.
+        moving_weight: of the cells that something on the move may have reached, against 1 for the
+            others; needs `Batch.moving` unless it is 1.
     """
 
     def __init__(
@@ -113,11 +113,11 @@ class FlowMatching(OneNet):
         net: nn.Module,
         condition_dropout: float = 0.2,
         times: TimeLaw | dict | None = None,
-        movable_weight: float = 1.0,
+        moving_weight: float = 1.0,
     ) -> None:
         super().__init__("teacher", net)
         self.condition_dropout, self.times = condition_dropout, time_law(times)
-        self.movable_weight = movable_weight
+        self.moving_weight = moving_weight
 
     def losses(self, name: str, batch: Batch, step: int) -> Loss:
         """Of one batch of clips."""
@@ -128,10 +128,19 @@ class FlowMatching(OneNet):
         v = self.nets["teacher"](interpolate(x_1, x_0, t), t, batch.condition.dropped(keep))
         errors = (v - (x_1 - x_0)).square()
         logs = {"error": errors.mean().detach()}
-        if self.movable_weight != 1.0:
-            near = F.max_pool2d(batch.movable.float(), 5, stride=1, padding=2)[:, :, None]
-            errors = errors * (1 + (self.movable_weight - 1) * near)
+        if self.moving_weight != 1.0:
+            reached = _reached(batch.moving * keep.to(x_1.dtype)[:, None, None, None])
+            errors = errors * (1 + (self.moving_weight - 1) * reached[:, :, None])
         return Loss(errors.mean(), logs)
+
+
+def _reached(moving: Tensor) -> Tensor:
+    """Cells at most two cells from a moving one in the first future frame, one more in each next
+    frame; `(B, F, H, W)`, 1 or 0.
+    """
+    frames = moving.unbind(1)
+    grown = [F.max_pool2d(m, 2 * r + 1, stride=1, padding=r) for r, m in enumerate(frames, start=2)]
+    return torch.stack(grown, dim=1)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.clips import ClipDataset
-from occdistill.data.latents import LatentClips, mirrored_clip, movable_cells
+from occdistill.data.latents import LatentClips, mirrored_clip, moving_cells
 from occdistill.data.occ3d import FREE, GridTransform, save_labels
 from occdistill.data.store import build_store, open_store
 from occdistill.data.voxel_cache import VoxelCache
@@ -108,7 +108,7 @@ def test_cached_clips_are_what_the_codec_makes_of_them(world, tmp_path, conditio
         expected["future"] = codec.encode(clip["future"])
         aligned = codec.aligned_voxels(clip["past"][None], clip["poses"][None])
         cells = codec.vae.latent_shape[1:]
-        expected["movable"] = movable_cells(aligned, cells)[0].float()
+        expected["moving"] = moving_cells(aligned, cells)[0].float()
         for key, value in expected.items():
             torch.testing.assert_close(item[key], value, atol=1e-5, rtol=1e-5)
         assert item["index"] == index and item["past"].dtype == torch.float32
@@ -228,9 +228,10 @@ def test_no_room_is_said_before_anything_is_written(tmp_path):
         build_store(tmp_path / "s", {}, {"x": ((1 << 50,), np.uint8)}, fill_squares, 1, 1, "x")
 
 
-def test_movable_cells_are_those_with_a_movable_voxel():
+def test_moving_cells_are_those_that_something_has_entered_or_left():
     aligned = torch.full((1, 2, 2, 8, 4, 3), FREE, dtype=torch.uint8)
-    aligned[0, 0, 1, 5, 2, 2] = 4  # a car in the older frame
+    aligned[0, 0, 1, 5, 2, 2] = 4  # a car that was there
+    aligned[0, 0, 0, 0, 0, 0] = aligned[0, 0, 1, 1, 1, 2] = 4  # one that stays in its cell
     aligned[0, 1, 0, 0, 3, 0] = 15  # a wall
-    cells = movable_cells(aligned, (4, 2))
-    assert cells.nonzero().tolist() == [[0, 0, 2, 1]]
+    assert moving_cells(aligned, (4, 2)).nonzero().tolist() == [[0, 0, 2, 1]]
+    assert moving_cells(aligned[:, :, :1], (4, 2)).nonzero().tolist() == [[0, 0, 0, 0]]
