@@ -19,7 +19,7 @@ train_vae = dict(
 )  # fmt: skip
 train_light = dict(
     iterations=6000, batch_size=4, lr=3e-3, warmup=100, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
-    noise=0.3, lovasz_weight=0.5, lovasz_voxels=8192, class_balance=0.25, mirror=True,
+    noise=0.3, lovasz_weight=0.5, lovasz_voxels=8192, class_balance=0.25, feature_weight=0.3, mirror=True,
     val_interval=1500, val_clips=60, checkpoint_interval=500, compact=True,
 )  # fmt: skip
 train_teacher = dict(
