@@ -135,11 +135,12 @@ class FlowMatching(OneNet):
 
 
 def _reached(moving: Tensor) -> Tensor:
-    """Cells at most two cells from a moving one in the first future frame, one more in each next
-    frame; `(B, F, H, W)`, 1 or 0.
+    """Cells at most one cell from a moving one in the first two future frames, one more in each
+    next two; `(B, F, H, W)`, 1 or 0.
     """
     frames = moving.unbind(1)
-    grown = [F.max_pool2d(m, 2 * r + 1, stride=1, padding=r) for r, m in enumerate(frames, start=2)]
+    radius = [1 + i // 2 for i in range(len(frames))]
+    grown = [F.max_pool2d(m, 2 * r + 1, stride=1, padding=r) for r, m in zip(radius, frames)]
     return torch.stack(grown, dim=1)
 
 
