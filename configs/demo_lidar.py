@@ -1,7 +1,8 @@
 """The demo on what a car really has: merged LiDAR sweeps instead of labels, encoded sparsely.
 
 python tools/train_lidar_encoder.py configs/demo_lidar.py
-python tools/test.py configs/demo_lidar.py work_dirs/demo/student.pth
+python tools/test.py configs/demo_lidar.py work_dirs/demo/student.pth --encoder full lidar
+python tools/realtime.py configs/demo_lidar.py work_dirs/demo/student.pth --source lidar --encoder lidar
 """
 
 from mmengine.config import read_base
@@ -15,8 +16,8 @@ data.update(source="lidar")
 lidar_encoder = dict(type=SparseEncoder, width=(16, 32), head=(48, 64), blocks=3)
 lidar_encoder_checkpoint = "data/demo-weights/lidar_encoder.pth"
 train_lidar_encoder = dict(
-    iterations=1000, batch_size=16, lr=2e-3, warmup=50, final_lr=2e-5, clip=1.0, ema=0.995, seed=0,
-    val_interval=250, val_clips=60, checkpoint_interval=250, plain=0.25, compact=True,
+    iterations=3000, batch_size=8, lr=3e-3, warmup=50, final_lr=3e-5, clip=1.0, ema=0.99, seed=0,
+    plain=0.25, val_interval=1000, val_clips=60, checkpoint_interval=500, compact=True,
 )  # fmt: skip
 advice["lidar_encoder"] = "make it with `python tools/train_lidar_encoder.py configs/demo_lidar.py`"
 work_dir = "work_dirs/demo_lidar"
