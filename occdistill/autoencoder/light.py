@@ -23,6 +23,12 @@ from occdistill.errors import UserError
 SUB = 4  # voxel columns per pixel at half resolution
 
 
+def fold(x: Tensor) -> Tensor:
+    """Voxels `(N, X, Y, Z, ...)` to pixels of 2×2 columns, `(N, X / 2, Y / 2, ..., 4 Z)`."""
+    x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # N, x, i, y, j, z, ...
+    return x.movedim((2, 4, 5), (-3, -2, -1)).flatten(-3)
+
+
 class LightBlock(nn.Module):
     """`x + mlp(norm(5×5 per channel(x)))`, `(N, C, H, W)` to the same shape."""
 
@@ -98,13 +104,8 @@ class LightDecoder(nn.Module):
         """Features `(..., width[0])` to the logits of a pixel's voxels, `(..., 18, 4 Z)`."""
         return self.head(features).unflatten(-1, (NUM_CLASSES, -1))
 
-    def fold(self, x: Tensor) -> Tensor:
-        """Voxels `(N, X, Y, Z, ...)` to pixels `(N, X / 2, Y / 2, ..., 4 Z)`."""
-        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # N, x, i, y, j, z, ...
-        return x.movedim((2, 4, 5), (-3, -2, -1)).flatten(-3)
-
     def unfold(self, x: Tensor) -> Tensor:
-        """Pixels `(N, X / 2, Y / 2, ..., 4 Z)` to voxels `(N, X, Y, Z, ...)`."""
+        """Pixels `(N, X / 2, Y / 2, ..., 4 Z)` to voxels `(N, X, Y, Z, ...)`; undoes `fold`."""
         x = x.unflatten(-1, (2, 2, self.heights))  # N, x, y, ..., i, j, z
         x = x.movedim((-3, -2, -1), (2, 4, 5))  # N, x, i, y, j, z, ...
         return x.flatten(3, 4).flatten(1, 2)
@@ -174,8 +175,8 @@ class LightEncoder(nn.Module):
 
     def forward(self, voxels: Tensor) -> Tensor:
         """Integer classes `(N, X, Y, Z)` to unscaled latents `(N, C, H, W)`."""
-        x = voxels.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
-        x = F.embedding(x.int(), self.classes.weight).flatten(3)  # N, X / 2, Y / 2, 4 Z E
+        x = F.embedding(fold(voxels).int(), self.classes.weight)
+        x = x.flatten(3)  # N, X / 2, Y / 2, 4 Z E
         return self.body(x.permute(0, 3, 1, 2)).contiguous()
 
 

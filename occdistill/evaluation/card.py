@@ -11,7 +11,7 @@ from typing import Any
 from occdistill.data.occ3d import CLASS_NAMES, FREE
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import PROTOCOLS
-from occdistill.evaluation.report import SHOWN, cell, markdown
+from occdistill.evaluation.report import FACTS, SHOWN, cell, markdown
 
 CURVES = 6  # rows drawn at most
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -49,20 +49,8 @@ def write_card(folder: str | Path, report: dict) -> list[Path]:
 def compact(report: dict) -> dict:
     """The numbers of the tables alone: no per-class values, no latencies."""
     keys = ("model", "nfe", "guidance", "conditioning", "protocol", "clips", "clips_expected")
-    facts = (
-        "fps",
-        "checkpoint",
-        "vae",
-        "decoder",
-        "encoder",
-        "cache",
-        "data",
-        "dtype",
-        "seed",
-        "git_commit",
-    )
     rows = [
-        {**{k: row.get(k) for k in keys + facts}, "mIoU": row["mIoU"], "IoU": row["IoU"]}
+        {**{k: row.get(k) for k in (*keys, "fps", *FACTS)}, "mIoU": row["mIoU"], "IoU": row["IoU"]}
         for row in report["rows"]
     ]
     return {**report, "rows": rows}

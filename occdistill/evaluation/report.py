@@ -18,6 +18,7 @@ import torch
 from occdistill.data.clips import ClipDataset
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.published import PUBLISHED, Published
+from occdistill.runtime.machine import model_name
 
 SHOWN = ("1.0s", "2.0s", "3.0s", "avg@1,2,3s", "avg@all")
 SCOPES = ("end_to_end", "generate_decode", "generate")
@@ -40,25 +41,14 @@ def git_commit(folder: Path = Path(__file__).parent) -> str | None:
 
 def environment(device: str = "cpu") -> dict[str, Any]:
     """Versions, device and threads of this process."""
-    name = torch.cuda.get_device_name(device) if "cuda" in str(device) else _cpu_name()
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": name,
+        "device": model_name(device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def plain(value: Any) -> Any:

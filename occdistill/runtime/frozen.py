@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occdistill.autoencoder.argmax import most_likely
-from occdistill.autoencoder.light import LightEncoder, Lightened
+from occdistill.autoencoder.light import LightEncoder, Lightened, fold
 from occdistill.autoencoder.tiles import tiled
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.occ3d import NUM_CLASSES
@@ -100,7 +100,7 @@ class ColumnSum(nn.Module):
 
     def forward(self, voxels: Tensor) -> Tensor:
         """Integer classes `(N, X, Y, Z)` to `(N, O, X / 2, Y / 2)`."""
-        cells = voxels.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
+        cells = fold(voxels)
         rows = cells.flatten(0, 2) + self.first_row
         summed = F.embedding_bag(rows, self.table, mode="sum") + self.bias
         return summed.view(*cells.shape[:3], -1).permute(0, 3, 1, 2).contiguous()

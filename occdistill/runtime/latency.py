@@ -26,9 +26,7 @@ import torch
 from torch import Tensor
 
 from occdistill.runtime.forecaster import Forecaster
-from occdistill.runtime.machine import device_name
 
-__all__ = ["SCOPES", "compare", "device_name", "measure", "peak_mb", "reset_peak"]
 SCOPES = ("end_to_end", "generate_decode", "generate")
 
 

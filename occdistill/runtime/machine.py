@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 
-def device_name(device: torch.device | str) -> str:
-    """The name to print beside a number, with the threads used on a CPU."""
+def model_name(device: torch.device | str) -> str:
+    """What the device's maker calls it."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -18,5 +18,11 @@ def device_name(device: torch.device | str) -> str:
         model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
         model = None
-    name = model[1].strip() if model else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return model[1].strip() if model else platform.processor() or platform.machine()
+
+
+def device_name(device: torch.device | str) -> str:
+    """The name to print beside a number, with the threads used on a CPU."""
+    name = model_name(device)
+    on_cpu = torch.device(device).type != "cuda"
+    return f"{name}, {torch.get_num_threads()} threads" if on_cpu else name

@@ -115,6 +115,14 @@ class Job:
         vae = build_vae(self.config).to(self.device)
         return vae, ckpt.fingerprint(vae.state_dict())
 
+    def keyframes(self, clips: ClipDataset) -> ConcatDataset:
+        """Every keyframe's labels, and where the past is LiDAR, that too; cached on first use."""
+        with first_rank_first():
+            caches = [VoxelCache(clips, self.cache)]
+            if clips.reader.source != "occ3d":
+                caches.append(VoxelCache(clips, self.cache, "past"))
+        return ConcatDataset(caches)
+
     def latents(self, codec, vae_fingerprint: str) -> LatentClips:
         """The training clips, encoded; encoding them on first use."""
         with first_rank_first():
@@ -206,11 +214,7 @@ def train_vae(args: argparse.Namespace) -> None:
     """
     job = Job(args, "vae")
     clips = job.clips("train")
-    with first_rank_first():
-        caches = [VoxelCache(clips, job.cache)]
-        if clips.reader.source != "occ3d":
-            caches.append(VoxelCache(clips, job.cache, "past"))
-    frames = ConcatDataset(caches)
+    frames = job.keyframes(clips)
     sample = torch.stack([frames[i]["voxels"] for i in spread(len(frames), 256)])
     balance = job.option("class_balance", 0.0)
     task = VAETraining(

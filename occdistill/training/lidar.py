@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from occdistill.autoencoder.losses import balanced_weights
-from occdistill.autoencoder.vae import Gaussian
 from occdistill.config import build_codec, build_lidar_encoder
 from occdistill.data.clips import ClipDataset
 from occdistill.data.latents import mirrored
@@ -24,11 +23,10 @@ from occdistill.data.voxel_cache import VoxelCache
 from occdistill.data.warp import warp
 from occdistill.distill.base import Loss
 from occdistill.errors import UserError
-from occdistill.evaluation.confusion import Confusion
 from occdistill.flow.path import Draws
 from occdistill.training.jobs import Job, first_rank_first
 from occdistill.training.tasks import OneNet
-from occdistill.training.validation import scores, spread
+from occdistill.training.validation import reconstruction, spread
 
 
 class LidarFrames(Dataset):
@@ -168,19 +166,16 @@ class LidarScore:
                 lidar.append(clips.reader.past(scene, newest, newest + 1)[0])
                 labels.append(clips.reader.labels(scene.keyframes[newest])[0])
             self.batches.append(tuple(torch.from_numpy(np.stack(x)) for x in (lidar, labels)))
-        self.dense = self._of(vae.encode, 1)  # the labels through the VAE: the ceiling
-        self.plain = self._of(vae.encode, 0)  # the LiDAR through the VAE: what there is to gain
+        self.dense = self._of(self._mean, 1)  # the labels through the VAE: the ceiling
+        self.plain = self._of(self._mean, 0)  # the LiDAR through the VAE: what there is to gain
 
-    @torch.no_grad()
-    def _of(self, encode: Callable, which: int) -> dict[str, float]:
+    def _mean(self, voxels: Tensor) -> Tensor:
+        return self.vae.encode(voxels).mean
+
+    def _of(self, encode: Callable[[Tensor], Tensor], which: int) -> dict[str, float]:
         device = next(self.vae.parameters()).device
-        confusion = Confusion(1)
-        for batch in self.batches:
-            z = encode(batch[which].to(device))
-            decoded = self.vae.decode(z.mean if isinstance(z, Gaussian) else z).cpu()
-            for one, truth in zip(decoded, batch[1]):
-                confusion.update(one[None], truth[None])
-        return scores(confusion)
+        batches = ((batch[which], batch[1]) for batch in self.batches)
+        return reconstruction(encode, self.vae.decode, batches, device)
 
     def __call__(self, encoder: nn.Module) -> dict[str, float]:
         """With one encoder; and mIoU with the VAE's own on labels and on LiDAR."""

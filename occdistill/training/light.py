@@ -7,24 +7,20 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset
 
-from occdistill.autoencoder.light import Light, LightDecoder, Lightened
+from occdistill.autoencoder.light import Light, LightDecoder, Lightened, fold
 from occdistill.autoencoder.losses import balanced_weights, lovasz_softmax
 from occdistill.config import build_light
 from occdistill.data.clips import ClipDataset
 from occdistill.data.latents import mirrored
 from occdistill.data.occ3d import NUM_CLASSES
-from occdistill.data.voxel_cache import VoxelCache
 from occdistill.distill.base import Loss, frozen
-from occdistill.evaluation.confusion import Confusion
 from occdistill.runtime import roofline
-from occdistill.training.jobs import Job, first_rank_first
+from occdistill.training.jobs import Job
 from occdistill.training.tasks import OneNet, VoxelBatch, voxel_batch
-from occdistill.training.validation import scores, spread
+from occdistill.training.validation import newest_frames, reconstruction, spread
 
 FRAMES = 6  # decoded per forecast, and what operations are stated for
 
@@ -118,7 +114,7 @@ class LightTraining(OneNet):
         features = decoder.features(z).flatten(0, 2)
         found = decoder.classes(features).float().log_softmax(1)
         divergence = -(target * found).sum(1) - entropy
-        labels, some = decoder.fold(voxels).flatten(0, 2).long(), slice(None)
+        labels, some = fold(voxels).flatten(0, 2).long(), slice(None)
         if 0 < self.lovasz_voxels < labels.numel():
             pixels = -(-self.lovasz_voxels // labels.shape[1])
             some = torch.randint(len(labels), (pixels,), device=labels.device)
@@ -132,7 +128,7 @@ class LightTraining(OneNet):
 
 def pixel_logits(vae: nn.Module, decoder: LightDecoder, z: Tensor) -> Tensor:
     """The full decoder's logits, centred over the classes, `(N * X / 2 * Y / 2, 18, 4 Z)`."""
-    logits = decoder.fold(vae.logits(z)).flatten(0, 2).float()
+    logits = fold(vae.logits(z)).flatten(0, 2).float()
     return logits - logits.mean(1, keepdim=True)
 
 
@@ -165,19 +161,13 @@ class LightScore:
     def __init__(
         self, clips: ClipDataset, vae: nn.Module, count: int = 64, batch_size: int = 16
     ) -> None:
-        frames = [clips.frames(i)[clips.past - 1] for i in spread(len(clips), count)]
-        voxels = torch.from_numpy(np.stack([clips.reader.labels(f)[0] for f in frames]))
-        self.voxels, self.vae = voxels.split(batch_size), vae
+        self.voxels, self.vae = newest_frames(clips, count).split(batch_size), vae
         self.full = self._reconstruct(vae)
 
     def _reconstruct(self, vae: nn.Module) -> dict[str, float]:
         device = next(self.vae.parameters()).device
-        confusion = Confusion(1)
-        for part in self.voxels:
-            decoded = vae.decode(vae.encode(part.to(device)).mean).cpu()
-            for one, truth in zip(decoded, part):
-                confusion.update(one[None], truth[None])
-        return scores(confusion)
+        batches = zip(self.voxels, self.voxels)
+        return reconstruction(lambda x: vae.encode(x).mean, vae.decode, batches, device)
 
     def __call__(self, light: Light) -> dict[str, float]:
         """Scores with every light part at once, and mIoU with each alone and with none."""
@@ -226,11 +216,7 @@ def train_light(args: argparse.Namespace) -> None:
     vae, vae_fingerprint = job.frozen_vae()
     light = build_light(job.config, vae, weights=False)
     clips = job.clips("train")
-    with first_rank_first():
-        caches = [VoxelCache(clips, job.cache)]
-        if clips.reader.source != "occ3d":
-            caches.append(VoxelCache(clips, job.cache, "past"))
-    frames = ConcatDataset(caches)
+    frames = job.keyframes(clips)
     sample = torch.stack([frames[i]["voxels"] for i in spread(len(frames), 256)])
     weights = balanced_weights(sample, NUM_CLASSES, job.option("class_balance", 0.0))
     known = (

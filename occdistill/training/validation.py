@@ -5,7 +5,7 @@ They show whether a run goes well; what is reported is measured by `tools/test.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -30,6 +30,34 @@ def scores(confusion: Confusion) -> dict[str, float]:
     return {name: result[name]["avg@all"] for name in ("mIoU", "IoU")}
 
 
+def newest_frames(clips: ClipDataset, count: int) -> Tensor:
+    """Labels of the newest past frame of at most `count` clips, uint8 `(N, X, Y, Z)`."""
+    frames = [clips.frames(i)[clips.past - 1] for i in spread(len(clips), count)]
+    return torch.from_numpy(np.stack([clips.reader.labels(f)[0] for f in frames]))
+
+
+@torch.no_grad()
+def reconstruction(
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+) -> dict[str, float]:
+    """Scores of decoded latents.
+
+    Args:
+        encode: voxels `(N, X, Y, Z)` to latents.
+        decode: and back to voxels.
+        batches: what is encoded, and the truth, uint8 `(N, X, Y, Z)` each.
+        device: where the networks are.
+    """
+    confusion = Confusion(1)
+    for voxels, labels in batches:
+        for one, truth in zip(decode(encode(voxels.to(device))).cpu(), labels):
+            confusion.update(one[None], truth[None])
+    return scores(confusion)
+
+
 class ReconstructionScore:
     """IoU and mIoU in percent of a VAE's reconstructions; fits its latent scale on the way.
 
@@ -51,8 +79,7 @@ class ReconstructionScore:
         count: int = 64,
         batch_size: int = 16,
     ) -> None:
-        frames = [clips.frames(i)[clips.past - 1] for i in spread(len(clips), count)]
-        self.voxels = torch.from_numpy(np.stack([clips.reader.labels(f)[0] for f in frames]))
+        self.voxels = newest_frames(clips, count)
         self.trained, self.scale_sample, self.batch_size = trained, scale_sample, batch_size
 
     def __call__(self, vae: nn.Module) -> dict[str, float]:
@@ -62,12 +89,9 @@ class ReconstructionScore:
             for net in (vae, self.trained):
                 net.latent_scale.fill_(scale)
         device = next(vae.parameters()).device
-        confusion = Confusion(1)
-        for part in self.voxels.split(self.batch_size):
-            decoded = vae.decode(vae.encode(part.to(device)).mean).cpu()
-            for one, truth in zip(decoded, part):
-                confusion.update(one[None], truth[None])
-        return scores(confusion) | {"latent_scale": vae.scale}
+        batches = ((part, part) for part in self.voxels.split(self.batch_size))
+        result = reconstruction(lambda x: vae.encode(x).mean, vae.decode, batches, device)
+        return result | {"latent_scale": vae.scale}
 
 
 class ForecastScore:

@@ -3,6 +3,7 @@ import torch
 
 from occdistill.runtime import latency
 from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.machine import device_name
 from tests.runtime.fakes import ClassesAsLatents, ToNewest, codec, drive, street
 
 ENCODE, GENERATE, DECODE = 0.002, 0.004, 0.008
@@ -94,4 +95,4 @@ def test_peak_memory_sees_an_allocation_that_is_gone_again():
 
 
 def test_a_cpu_has_a_name_with_its_threads():
-    assert latency.device_name("cpu").endswith(" threads")
+    assert device_name("cpu").endswith(" threads")

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened
+from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened, fold
 from occdistill.autoencoder.vae import VAE
 from occdistill.config import build_codec, build_forecaster, build_network, build_vae, load_config
 from occdistill.errors import UserError
@@ -202,6 +202,6 @@ def test_a_head_as_wide_as_the_logits_vary_starts_as_the_frozen_one():
     features = (logits.flatten(1) - mean.float()) @ components  # 16 channels made the logits
     torch.testing.assert_close(features.std(0), torch.ones(16), rtol=0.05, atol=0.05)
     torch.testing.assert_close(decoder.classes(features), logits, rtol=1e-3, atol=1e-3)
-    folded = decoder.fold(vae.decode(z))
+    folded = fold(vae.decode(z))
     assert torch.equal(decoder.unfold(folded), vae.decode(z))
     assert torch.equal(folded.flatten(0, 2).long(), logits.argmax(1))

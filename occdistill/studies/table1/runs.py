@@ -33,8 +33,9 @@ from occdistill.evaluation.rows import Row as Forecast
 from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row, forecast_row
 from occdistill.flow.path import Draws
 from occdistill.runtime.forecaster import Forecaster
-from occdistill.runtime.latency import device_name, peak_mb, reset_peak
+from occdistill.runtime.latency import peak_mb, reset_peak
 from occdistill.runtime.lineup import lineup
+from occdistill.runtime.machine import device_name
 from occdistill.studies.table1.plan import Plan
 from occdistill.training import checkpoint as checkpoints
 from occdistill.training.jobs import Job, train_distill
