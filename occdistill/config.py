@@ -31,7 +31,7 @@ TRAINING = (
     "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep", "workers",
     "condition_dropout", "moving_weight", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
     "class_balance", "compact", "noise", "latent_weight", "feature_weight",
-    "cross_entropy_weight", "plain",
+    "cross_entropy_weight", "plain", "hand_over",
 )  # fmt: skip
 PARTS = ("full", "light", "lidar")  # of the autoencoder; the last for the encoder only
 SCHEMA: dict[str, tuple[str, ...] | None] = {

@@ -82,6 +82,12 @@ class Job:
         self.settings = Settings.of(options)
         own = Settings.__dataclass_fields__.keys()
         self.options = {key: value for key, value in options.items() if key not in own}
+        self.hand_over = self.option("hand_over", "last")
+        if self.hand_over not in ("last", "best"):
+            raise UserError(
+                f"{args.config}: train_{part}.hand_over is {self.hand_over!r}; it says which weights "
+                'the next job gets, "last" or "best" (on validation)'
+            )
         self.device = _join(args.device, args.launcher)
         torch.manual_seed(self.settings.seed)
         work_dir = Path(self.config.get("work_dir") or "work_dirs")
@@ -155,7 +161,9 @@ class Job:
         )
         trainer.train()
         if trainer.rank == 0:
-            self._hand_over(trainer.weights_file)
+            best = self.work_dir / "best.pth"  # absent where no validation beat the start
+            wanted = self.hand_over == "best" and best.is_file()
+            self._hand_over(best if wanted else trainer.weights_file)
         return trainer.metrics
 
     def _hand_over(self, weights: Path) -> None:

@@ -1,6 +1,7 @@
 """The training tools from config to weights, on the small world and with tiny networks."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_a_run_is_neither_overwritten_nor_repeated(trained, monkeypatch, capsys)
     assert "was there before and is kept" in capsys.readouterr().out
     kept = ckpt.load(trained.parent / "weights" / "vae.pth")
     assert ckpt.fingerprint(before["model"]) == ckpt.fingerprint(kept["model"])
+
+
+def test_the_best_weights_are_handed_over_where_the_config_wants_them(
+    trained, monkeypatch, tmp_path
+):
+    work = tmp_path / "vae"
+    shutil.copytree(trained.parent / "work" / "vae", work)
+    best = ckpt.load(work / "best.pth")
+    best["model"]["latent_scale"] += 1  # the last ones may be the best ones as well
+    ckpt.save(work / "best.pth", best)
+    found = {}
+    for which in ("last", "best"):
+        place = tmp_path / f"{which}.pth"
+        changes = (f"train_vae.hand_over={which}", f"vae_checkpoint={place}")
+        run(monkeypatch, jobs.train_vae, trained, "--resume", "--work-dir", work, "--cfg-options", *changes)  # fmt: skip
+        found[which] = ckpt.load(place)["model"]["latent_scale"]
+    assert found["best"] == best["model"]["latent_scale"]
+    assert found["last"] == ckpt.load(work / "vae.pth")["model"]["latent_scale"] != found["best"]
+    with pytest.raises(UserError, match="hand_over is 'first'.*last.*best"):
+        run(monkeypatch, jobs.train_vae, trained, "--work-dir", tmp_path / "new", "--cfg-options", "train_vae.hand_over=first")  # fmt: skip
 
 
 def test_what_does_not_belong_together_is_refused(trained, monkeypatch, tmp_path):
