@@ -13,6 +13,11 @@ updates = 1000
 seeds = (0, 1, 2, 3, 4)
 clips = 0  # all
 train.update(batch_size=16, warmup=100, val_clips=48)
+rows["mfd"]["method"].update(ratio=10, ode_step=0.02)
+rows["velocity"]["method"].update(ratio=10)
+rows["diff_instruct"]["method"].update(ratio=10)
+rows["senseflow"]["method"].update(ratio=10)
+rows["no_auxiliary"]["method"].update(ode_step=0.02)
 rows["ayf_emd"]["method"].update(tangent_warmup=500)
 rows["meanflow"]["method"].update(tangent_warmup=500)
 search.update(updates=200)
