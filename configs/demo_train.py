@@ -13,8 +13,8 @@ with read_base():
 
 data.update(dataroot="data/world-train", stride=2)
 train_vae = dict(
-    iterations=1600, batch_size=8, lr=2e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
-    kl_weight=1e-2, lovasz_weight=0.5, lovasz_voxels=12288, class_balance=0.25, val_interval=800,
+    iterations=4000, batch_size=8, lr=2e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
+    kl_weight=5e-3, lovasz_weight=0.5, lovasz_voxels=12288, class_balance=0.25, val_interval=2000,
     val_clips=60, checkpoint_interval=500,
 )  # fmt: skip
 train_light = dict(
@@ -23,8 +23,9 @@ train_light = dict(
     val_interval=1500, val_clips=60, checkpoint_interval=500, compact=True,
 )  # fmt: skip
 train_teacher = dict(
-    iterations=4500, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.999, seed=0,
-    condition_dropout=0.2, mirror=True, val_interval=1500, val_clips=32, checkpoint_interval=250, compact=True,
+    iterations=2500, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
+    condition_dropout=0.2, moving_weight=5.0, mirror=True, val_interval=1250, val_clips=32, checkpoint_interval=250, compact=True,
+    hand_over="best",
 )  # fmt: skip
 advice = dict(
     data="make it with `python tools/make_world.py --out data/world-train --scenes 200 "
