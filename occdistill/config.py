@@ -6,6 +6,7 @@ key a tool understands is listed in `SCHEMA`; anything else is refused by name.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Mapping
@@ -79,7 +80,8 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except (SyntaxError, ImportError, AttributeError, NameError) as error:
         raise UserError(f"the config {path} doesn't load: {error}") from error
     if overrides:
-        config.merge_from_dict(dict(overrides))
+        # a copy: merging takes `_delete_` out of nested dicts
+        config.merge_from_dict(copy.deepcopy(dict(overrides)))
     _drop_imports(config)
     for key, value in config.items():
         _check_key(key, SCHEMA, path, "")

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from occdistill.config import build_forecaster, build_network, build_vae, load_config
+from occdistill.distill.velocity_matching import VelocityMatching
 from occdistill.errors import UserError
 from occdistill.training import checkpoint as checkpoints
 
@@ -13,6 +14,12 @@ def test_shipped_configs_load_and_hold_no_imports():
         config = load_config(f"configs/{path}.py")
         assert "read_base" not in config and "VAE" not in config
     assert load_config(DEMO, {"guidance": 3.0}).guidance == 3.0
+
+
+def test_overrides_that_replace_a_whole_dict_can_be_used_twice():
+    options = {"method": {"_delete_": True, "type": VelocityMatching, "ratio": 5}}
+    for _ in range(2):  # merging must leave the caller's dict alone
+        assert set(load_config(DEMO, options).method) == {"type", "ratio"}
 
 
 @pytest.mark.parametrize(
