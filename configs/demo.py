@@ -17,8 +17,8 @@ light_encoder = dict(type=LightEncoder, width=(32,), blocks=(4,))
 light_checkpoint = "data/demo-weights/light.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)
 train_distill = dict(
-    iterations=40, batch_size=8, lr=1e-4, warmup=10, clip=1.0, seed=0, val_interval=10,
-    val_clips=16, checkpoint_interval=20,
+    iterations=20, batch_size=8, lr=3e-4, warmup=10, clip=1.0, seed=0, val_interval=5,
+    val_clips=16, checkpoint_interval=10,
 )  # fmt: skip
 advice = dict(
     data="make it with `python tools/make_world.py --out data/world --scenes 20 --val-scenes 6 --seed 0`",

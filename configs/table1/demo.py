@@ -43,7 +43,7 @@ rows = dict(
     no_auxiliary=dict(title="MFD without auxiliary", method=dict(type=NoAuxiliary, ode_step=0.05)),
 )
 search = dict(
-    lr=(3e-5, 1e-4, 3e-4),
+    lr=(1e-4, 3e-4, 1e-3),
     updates=10,
     seed=100,
     # python tools/make_world.py --out data/world-tune --scenes 12 --val-scenes 4 --seed 2000 --no-lidar
