@@ -27,7 +27,7 @@ reference = "mfd"
 updates = 20
 seeds = (0, 1, 2)
 clips = 60
-train = dict(batch_size=4, lr=1e-4, warmup=10, clip=1.0, val_clips=12)
+train = dict(batch_size=4, lr=3e-4, warmup=10, clip=1.0, val_clips=12)
 rows = dict(
     mfd=dict(title="MFD", method=dict(type=MFD, ratio=5, ode_step=0.05)),
     velocity=dict(title="velocity matching", method=dict(type=VelocityMatching, ratio=5)),
