@@ -138,7 +138,7 @@ _HEADER = [
 _COST = (
     "What training cost. Evaluations are forward passes per clip, a derivative's tangent counted as "
     "one, backward passes not counted. Seconds and memory are of one student update with its "
-    "auxiliary updates, timed alone."
+    "auxiliary updates, without validation, beside the other processes of `--jobs`."
 )
 _COST_HEADER = ["method", "updates", "evaluations per update", "evaluations", "s per update", "MiB"]
 

@@ -122,7 +122,7 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
 
 
 def cost(plan: Plan, key: str, device: str, repeats: int = 2) -> dict:
-    """What a student update with its auxiliary updates costs, timed alone, once per row.
+    """What a student update with its auxiliary updates costs, timed once per row.
 
     Returns:
         `seconds`, `peak_mb` (a GPU's tensors; on a CPU the whole process), `device`, `threads`.
