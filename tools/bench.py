@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import date
@@ -96,6 +98,7 @@ def main() -> None:
     torch.manual_seed(0)
     ceilings = {dtype: roofline.ceiling(args.device, getattr(torch, dtype)) for dtype in args.dtype}
     machine = {
+        "command": shlex.join(["python", *sys.argv]),
         "device": device_name(args.device),
         "date": date.today().isoformat(),
         "torch": torch.__version__,
@@ -359,8 +362,12 @@ def table(rows: list[dict], machine: dict) -> str:
     columns = ["size", "model", "back end", "autoencoder", *(f"{s} p50 ms (×)" for s in SCOPES)]
     columns += ["end to end p90 / p99 ms", "clips/s", "GFLOP", "% of matmul", "% of copy"]
     columns += ["peak MiB", "voxels that differ"]
+    origin = (
+        f"`{machine['command']}`: {machine['device']}, {machine['date']}, torch {machine['torch']}."
+        " Drawn streets; weights of a size that has no files are drawn too."
+    )
     lines = [
-        f"{machine['device']}, {machine['date']}, torch {machine['torch']}",
+        origin,
         "",
         facts,
         "",
