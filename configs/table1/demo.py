@@ -1,10 +1,10 @@
-"""Table 1 on the embedded world, reduced so that a CPU does it in about an hour.
+"""Table 1 on the embedded world, reduced for two cores and little more than an hour.
 
     python tools/table1.py configs/table1/demo.py --jobs 2
 
 All rows share teacher, data, student network, batch size, warm-up and clipping. The learning rate
 is the only thing searched, over the same three values for every row, on a world of its own (see
-`search`); everything else is the method's published setting but for what this hour forced on all
+`search`); everything else is the method's published setting but for what time forced on all
 rows alike: five auxiliary updates per student update instead of ten, Euler steps of 0.05 instead
 of 0.02, warm-ups that count updates shortened.
 """
