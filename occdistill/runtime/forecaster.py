@@ -134,12 +134,12 @@ class Forecaster:
         """Standard normal `(batch, F, C, H, W)`; the same on every device for a CPU generator."""
         shape = (batch, self.codec.future, *self.codec.vae.latent_shape)
         device = self.device if generator is None else generator.device
-        return torch.randn(shape, generator=generator, device=device).to(self.device)
+        return self.here(torch.randn(shape, generator=generator, device=device))
 
     @torch.no_grad()
     def encode(self, voxels: Tensor) -> Tensor:
         """Voxels `(N, X, Y, Z)` to scaled latents `(N, C, H, W)`."""
-        return self._encode(voxels.to(self.device))
+        return self._encode(self.here(voxels))
 
     def frames(self, past: Tensor) -> Tensor:
         """Scaled latents `(B, P, C, H, W)` of `(B, P, X, Y, Z)`, encoded as a stream does it: one
@@ -159,7 +159,7 @@ class Forecaster:
             trajectory: see there.
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
         """
-        past, poses, trajectory = (x.to(self.device) for x in (past, poses, trajectory))
+        past, poses, trajectory = (self.here(x) for x in (past, poses, trajectory))
         batch, frames = past.shape[:2]
         if latents is None:
             latents = self.encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
@@ -191,6 +191,15 @@ class Forecaster:
         other = copy.copy(self)
         other.nfe = nfe
         return other
+
+    def here(self, x: Tensor) -> Tensor:
+        """The tensor on the forecaster's device; from pinned memory to a GPU, which the CPU then
+        needn't wait for.
+        """
+        if self.device.type != "cuda":
+            return x.to(self.device)
+        x = x.pin_memory() if x.device.type == "cpu" else x
+        return x.to(self.device, non_blocking=True)
 
     def synchronize(self) -> None:
         """Wait for the device, so that a clock read next is honest."""

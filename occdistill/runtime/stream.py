@@ -88,7 +88,7 @@ class Stream:
             time = self.frames[-1].time + self.interval if self.frames else 0.0
         if self.frames and time <= self.frames[-1].time:
             raise ValueError(f"a frame at {time:g} s after one at {self.frames[-1].time:g} s")
-        voxels = voxels.to(self.forecaster.device)
+        voxels = self.forecaster.here(voxels)
         latents = self.forecaster.encode(voxels[None])[0]
         self.frames.append(Frame(voxels, latents, np.asarray(ego_to_global, np.float64), time))
         while time - self.frames[0].time > (self.past + 0.5) * self.interval:

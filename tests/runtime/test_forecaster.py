@@ -119,3 +119,8 @@ def test_temperature_scales_the_noise_that_a_forecast_starts_from(small_networks
     assert torch.equal(cold.generate(condition, a), cold.generate(condition, b))
     assert torch.equal(half.generate(condition, a), plain.generate(condition, 0.5 * a))
     assert not torch.equal(plain.generate(condition, a), plain.generate(condition, b))
+
+
+def test_tensors_that_are_here_already_are_not_copied():
+    x = torch.zeros(3)
+    assert Forecaster(codec(), ToNewest()).here(x) is x
