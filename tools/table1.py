@@ -24,7 +24,7 @@ import torch
 
 from occdistill.errors import UserError, run
 from occdistill.studies.table1.plan import BUDGETS, Plan, load_plan, search_plan
-from occdistill.studies.table1.report import search_table, write
+from occdistill.studies.table1.report import search_page, search_results, write
 from occdistill.studies.table1.runs import finished, prepare, run_one, write_json
 
 
@@ -67,10 +67,13 @@ def main() -> None:
     if not args.report:
         train(plan, args)
     if args.search:
-        result, page = search_table(table, plan)
+        result = search_results(table)
+        if not result:
+            raise UserError(
+                f"no run in {plan.work_dir} is finished: search first, without --report"
+            )
         write_json(Path(plan.work_dir) / "search.json", result)
-        (Path(plan.work_dir) / "search.md").write_text(page)
-        print(page)
+        print(search_page(result))
     elif write(plan, command()) is None:
         raise UserError(
             f"no run in {plan.work_dir} is finished: train some first, without --report"

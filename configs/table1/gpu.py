@@ -1,6 +1,10 @@
 """Table 1 on the embedded world, long enough to tell the methods apart; for a GPU.
 
-python tools/table1.py configs/table1/gpu.py --jobs 4
+    python tools/table1.py configs/table1/gpu.py --search --jobs 4
+    python tools/table1.py configs/table1/gpu.py --jobs 4
+
+The rows' learning rates are what the search found for configs/table1/demo.py after 10 updates:
+put what it finds here after 200 into `rows` before the second command.
 """
 
 from mmengine.config import read_base

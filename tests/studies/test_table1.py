@@ -169,10 +169,15 @@ def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
     assert len(searched.rows) == 2 * len(trained.rows)
     for lr in ("0.0001", "0.001"):
         run_one(searched, "updates", f"mfd-lr{lr}", 100, "cpu")
-    result, page = report.search_table(trained, searched)
-    scores = result["mIoU"]["mfd"]
-    assert result["best"]["mfd"] == max(scores, key=scores.get)
-    assert "| MFD |" in page
+    result = report.search_results(trained)
+    assert list(result["rows"]) == ["mfd"]  # nothing else was searched
+    scores = result["rows"]["mfd"]["mIoU"]
+    assert set(scores) == {"0.0001", "0.001"}
+    assert scores[result["rows"]["mfd"]["best"]] == max(scores.values())
+    content = report.write(trained, "the command")
+    page = (Path(trained.work_dir) / "table.md").read_text()
+    assert content["search"] == report.plain(result)
+    assert f"| MFD | {scores['0.0001']:.2f} | {scores['0.001']:.2f} |" in page
 
 
 @pytest.mark.slow
@@ -218,7 +223,7 @@ def test_bad_table_configs_are_refused_in_one_sentence(config, tmp_path):
     path = tmp_path / "own_clips.py"
     path.write_text(config.read_text().replace("data.val_split", "sampler.steps"))
     with pytest.raises(UserError, match="own clips"):
-        search_plan(load_plan(path))
+        load_plan(path)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
         work_dir: instead of the file's.
 
     Raises:
-        UserError: no such file, an unknown or missing key, or a reference that is no row.
+        UserError: no such file, an unknown or missing key, a reference that is no row, or a search
+            that `search_plan` refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -119,7 +120,10 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
     rows = {key: Row(**row) for key, row in values["rows"].items()}
     if values["reference"] not in rows:
         raise UserError(f"{path}: reference {values['reference']!r} is none of its rows")
-    return Plan(**{**values, "rows": rows, "seeds": tuple(values.get("seeds", (0, 1, 2)))})
+    plan = Plan(**{**values, "rows": rows, "seeds": tuple(values.get("seeds", (0, 1, 2)))})
+    if plan.search:
+        search_plan(plan)  # refused now rather than after the trainings
+    return plan
 
 
 def _check(values: Mapping, kind: type, path: Path, prefix: str) -> None:

@@ -18,7 +18,7 @@ from occdistill.evaluation.protocols import DEFAULT
 from occdistill.evaluation.published import PUBLISHED
 from occdistill.evaluation.report import cell, environment, git_commit, plain, table
 from occdistill.studies.finding import canvas
-from occdistill.studies.table1.plan import BUDGETS, Plan
+from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
 from occdistill.studies.table1.runs import finished, write_json
 
 AVERAGE = DEFAULT.average
@@ -45,6 +45,7 @@ def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
             if found
         }
     references = finished(Path(plan.work_dir) / "references")
+    search = search_results(plan) if plan.search else {}
     return plain(
         {
             "base": plan.base,
@@ -58,6 +59,7 @@ def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
             "environment": environment(),
             "references": references["rows"] if references else {},
             "budgets": budgets,
+            "search": search,
             "published": [vars(p) for p in PUBLISHED if p.source.startswith("MFD,")],
         }
     )
@@ -140,7 +142,9 @@ _COST = (
     "one, backward passes not counted. Seconds and memory are of one student update with its "
     "auxiliary updates, without validation, beside the other processes of `--jobs`."
 )
-_COST_HEADER = ["method", "updates", "evaluations per update", "evaluations", "s per update", "MiB"]
+_COST_HEADER = [
+    "method", "lr", "updates", "evaluations per update", "evaluations", "s per update", "MiB",
+]  # fmt: skip
 
 
 def markdown(content: Mapping[str, Any], command: str) -> str:
@@ -159,6 +163,8 @@ def markdown(content: Mapping[str, Any], command: str) -> str:
     for budget, rows in content["budgets"].items():
         parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
         parts += [_COST, _cost_table(rows)]
+    if content["search"]:
+        parts += ["## The learning rates", search_page(content["search"])]
     about = (
         f"{content['published'][0]['source']}: other data, network and budget; average of 1, 2 and "
         "3 s. Not comparable with the numbers above, only with each other."
@@ -226,6 +232,7 @@ def _cost_table(rows: Mapping) -> str:
     body = [
         [
             row["title"],
+            f"{row['settings']['lr']:g}",
             row["updates"],
             f"{row['evaluations_per_update']:,.0f}",
             f"{row['evaluations']:,.0f}",
@@ -305,21 +312,41 @@ def write(plan: Plan, command: str) -> dict[str, Any] | None:
     return content
 
 
-def search_table(plan: Plan, searched: Plan) -> tuple[dict[str, Any], str]:
-    """The best learning rate of each row of `plan` in the finished search, as data and as a page."""
-    found: dict[str, dict[str, float]] = {}
-    for key in plan.rows:
-        for lr in plan.search["lr"]:
-            runs = finished_runs(searched, "updates", f"{key}-lr{lr:g}")
-            for _, record in runs.values():
-                found.setdefault(key, {})[f"{lr:g}"] = record["scores"]["mIoU"][AVERAGE]
-    best = {key: max(scores, key=scores.get) for key, scores in found.items()}
-    rates = [f"{lr:g}" for lr in plan.search["lr"]]
-    page = table(
-        ["method", *(f"lr {lr}" for lr in rates), "best"],
-        [
-            [plan.rows[k].title, *(scores.get(lr) for lr in rates), best[k]]
-            for k, scores in found.items()
-        ],
+def search_results(plan: Plan) -> dict[str, Any]:
+    """The finished runs of a plan's learning-rate search.
+
+    Returns:
+        `updates`, `seed`, `options`, and per row `title`, `mIoU` (by learning rate) and `best`;
+        empty if nothing is finished.
+    """
+    searched = search_plan(plan)
+    rows = {}
+    for key, row in plan.rows.items():
+        scores = {
+            f"{lr:g}": record["scores"]["mIoU"][AVERAGE]
+            for lr in plan.search["lr"]
+            for _, record in finished_runs(searched, "updates", f"{key}-lr{lr:g}").values()
+        }
+        if scores:
+            rows[key] = {"title": row.title, "mIoU": scores, "best": max(scores, key=scores.get)}
+    about = {
+        "updates": searched.updates,
+        "seed": searched.seeds[0],
+        "options": plan.search["options"],
+    }
+    return {**about, "rows": rows} if rows else {}
+
+
+def search_page(search: Mapping[str, Any]) -> str:
+    """The search as a paragraph and a table."""
+    rates = list(dict.fromkeys(lr for row in search["rows"].values() for lr in row["mIoU"]))
+    where = ", ".join(f"{key} = {value}" for key, value in search["options"].items())
+    body = [
+        [row["title"], *(row["mIoU"].get(lr) for lr in rates), row["best"]]
+        for row in search["rows"].values()
+    ]
+    return (
+        f"The only thing tuned, alike for every row: mIoU {AVERAGE} after {search['updates']} "
+        f"updates, seed {search['seed']}, validation clips of another world ({where}).\n\n"
+        + table(["method", *(f"lr {lr}" for lr in rates), "best"], body)
     )
-    return {"mIoU": found, "best": best}, page + "\n"
