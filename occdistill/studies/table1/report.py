@@ -165,6 +165,10 @@ def markdown(content: Mapping[str, Any], command: str) -> str:
     for budget, rows in content["budgets"].items():
         parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
         parts += [_COST, _cost_table(rows)]
+    parts += [
+        "![mIoU by horizon](horizons.png)",
+        "![validation mIoU and each method's gap in training](training.png)",
+    ]
     if content["search"]:
         parts += ["## The learning rates", search_page(content["search"])]
     about = (
