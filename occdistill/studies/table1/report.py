@@ -271,15 +271,14 @@ def horizon_figure(content: Mapping) -> Figure:
     titles = {key: row["title"] for rows in budgets.values() for key, row in rows.items()}
     styles = _styles(titles, content["reference"])
     figure, axes = canvas(max(1, len(budgets)), size=4.2)
+    axes = np.atleast_1d(axes)
 
     def draw(axis, scores: Mapping[str, float], **style) -> None:
-        seconds, values = _horizons(scores)
-        base = [teacher.get(f"{s:.1f}s", 0.0) for s in seconds]
-        axis.plot(seconds, np.subtract(values, base), **style)
+        above = {name: score - teacher.get(name, 0.0) for name, score in scores.items()}
+        axis.plot(*_horizons(above), **style)
 
-    for axis, (budget, rows) in zip(np.atleast_1d(axes), budgets.items()):
-        axis.axhline(0, color="grey", linestyle="--", label="teacher@10" if teacher else None)
-        for name, line in (("teacher@1", ":"), ("ego-warp", "-.")):
+    for axis, (budget, rows) in zip(axes, budgets.items()):
+        for name, line in (("teacher@10", "--"), ("teacher@1", ":"), ("ego-warp", "-.")):
             if name in references:
                 draw(axis, references[name]["mIoU"], color="grey", linestyle=line, label=name)
         for key, row in rows.items():
@@ -287,10 +286,8 @@ def horizon_figure(content: Mapping) -> Figure:
             draw(axis, means, marker="o", markersize=3, **styles[key])
         axis.set_title(_TITLES[budget], fontsize=10)
         axis.set_xlabel("seconds ahead")
-    np.atleast_1d(axes)[0].set_ylabel("mIoU minus teacher@10's, points" if teacher else "mIoU, %")
-    figure.legend(
-        *np.atleast_1d(axes)[0].get_legend_handles_labels(), fontsize=7, loc="outside right"
-    )
+    axes[0].set_ylabel("mIoU minus teacher@10's, points" if teacher else "mIoU, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, loc="outside right")
     return figure
 
 
