@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from occdistill.evaluation.compare import METRICS, Run, average, bootstrap, scene_tallies
@@ -163,6 +165,10 @@ def markdown(content: Mapping[str, Any], command: str) -> str:
     for budget, rows in content["budgets"].items():
         parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
         parts += [_COST, _cost_table(rows)]
+    parts += [
+        "![mIoU by horizon](horizons.png)",
+        "![validation mIoU and each method's gap in training](training.png)",
+    ]
     if content["search"]:
         parts += ["## The learning rates", search_page(content["search"])]
     about = (
@@ -244,23 +250,47 @@ def _cost_table(rows: Mapping) -> str:
     return table(_COST_HEADER, body)
 
 
+def _styles(titles: Mapping[str, str], reference: str) -> dict[str, dict]:
+    """How each row is drawn, in every picture: the reference thick and black."""
+    colours = colormaps["tab20"].colors
+    colours = colours[:14] + colours[16:]  # no greys: the baselines have them
+    colours = [*colours[::2], *colours[1::2]]  # the strong ones, then their pale relatives
+    styles = {
+        key: {"color": colour, "linewidth": 1.2, "label": titles[key]}
+        for key, colour in zip((k for k in titles if k != reference), cycle(colours))
+    }
+    if reference in titles:
+        styles[reference] = {"color": "k", "linewidth": 2.5, "label": titles[reference]}
+    return styles
+
+
 def horizon_figure(content: Mapping) -> Figure:
-    """mIoU over the horizon, per budget, with the teacher and copying the last frame."""
-    budgets = content["budgets"]
+    """mIoU over the horizon, per budget, above or below the guided teacher's."""
+    budgets, references = content["budgets"], content["references"]
+    teacher = references.get("teacher@10", {}).get("mIoU", {})
+    titles = {key: row["title"] for rows in budgets.values() for key, row in rows.items()}
+    styles = _styles(titles, content["reference"])
     figure, axes = canvas(max(1, len(budgets)), size=4.2)
+
+    def draw(axis, scores: Mapping[str, float], **style) -> None:
+        seconds, values = _horizons(scores)
+        base = [teacher.get(f"{s:.1f}s", 0.0) for s in seconds]
+        axis.plot(seconds, np.subtract(values, base), **style)
+
     for axis, (budget, rows) in zip(np.atleast_1d(axes), budgets.items()):
-        for name, scores in content["references"].items():
-            if name in ("teacher@10", "teacher@1", "copy-last"):
-                line = _horizons(scores["mIoU"])
-                axis.plot(*line, "k--" if name == "teacher@10" else ":", label=name, alpha=0.7)
+        axis.axhline(0, color="grey", linestyle="--", label="teacher@10" if teacher else None)
+        for name, line in (("teacher@1", ":"), ("ego-warp", "-.")):
+            if name in references:
+                draw(axis, references[name]["mIoU"], color="grey", linestyle=line, label=name)
         for key, row in rows.items():
             means = {name: value["mean"] for name, value in row["mIoU"].items()}
-            width = 2.5 if key == content["reference"] else 1.2
-            axis.plot(*_horizons(means), "-o", markersize=3, linewidth=width, label=row["title"])
+            draw(axis, means, marker="o", markersize=3, **styles[key])
         axis.set_title(_TITLES[budget], fontsize=10)
         axis.set_xlabel("seconds ahead")
-        axis.set_ylabel("mIoU, %")
-        axis.legend(fontsize=6, ncols=2)
+    np.atleast_1d(axes)[0].set_ylabel("mIoU minus teacher@10's, points" if teacher else "mIoU, %")
+    figure.legend(
+        *np.atleast_1d(axes)[0].get_legend_handles_labels(), fontsize=7, loc="outside right"
+    )
     return figure
 
 
@@ -272,18 +302,20 @@ def _horizons(scores: Mapping[str, float]) -> tuple[list[float], list[float]]:
 def training_figure(plan: Plan) -> Figure:
     """Curves of training (MFD, Fig. 6): validation mIoU, and each method's own gap."""
     figure, axes = canvas(2, size=4.2)
-    for key, row in plan.rows.items():
+    styles = _styles({key: row.title for key, row in plan.rows.items()}, plan.reference)
+    handles = {}
+    for key in plan.rows:
         for _, (folder, _record) in list(finished_runs(plan, "updates", key).items())[:1]:
             for axis, name in zip(axes, ("val/mIoU", "student/gap")):
                 steps, values = curve(folder, name)
                 if steps:
-                    axis.plot(steps, values, label=row.title)
+                    (handles[key],) = axis.plot(steps, values, **styles[key])
     axes[0].set_ylabel("validation mIoU, % (a few clips)")
-    axes[1].set_ylabel("the method's own gap")
+    axes[1].set_ylabel("its own gap, each method's another")
     axes[1].set_yscale("log")
     for axis in axes:
         axis.set_xlabel("student updates")
-        axis.legend(fontsize=6)
+    figure.legend(handles=list(handles.values()), fontsize=7, loc="outside right")
     return figure
 
 
