@@ -22,7 +22,7 @@ train_distill = dict(
     val_clips=16, checkpoint_interval=10,
 )  # fmt: skip
 advice = dict(
-    data="make it with `python tools/make_world.py --out data/world --scenes 20 --val-scenes 6 --seed 0`",
+    data="make it with `python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0`",
     vae="make it with `python tools/train_vae.py configs/demo_train.py`",
     light="make it with `python tools/train_light.py configs/demo_train.py`",
     teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",

@@ -23,8 +23,8 @@ train_light = dict(
     val_interval=1500, val_clips=60, checkpoint_interval=500, compact=True,
 )  # fmt: skip
 train_teacher = dict(
-    iterations=2500, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
-    condition_dropout=0.2, moving_weight=5.0, mirror=True, val_interval=1250, val_clips=32, checkpoint_interval=250, compact=True,
+    iterations=1500, batch_size=16, lr=1e-3, warmup=200, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
+    condition_dropout=0.2, moving_weight=5.0, mirror=True, val_interval=500, val_clips=32, checkpoint_interval=250, compact=True,
     hand_over="best",
 )  # fmt: skip
 advice = dict(

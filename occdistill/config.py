@@ -49,7 +49,7 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     "lidar_encoder_checkpoint": None,
     "network": None,
     "teacher_checkpoint": None,
-    "conditioning": ("kind", "align", "trajectory_length"),
+    "conditioning": ("kind", "align", "carry", "trajectory_length"),
     "guidance": None,
     "sampler": ("steps", "shift", "temperature"),
     "method": None,

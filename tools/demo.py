@@ -26,7 +26,7 @@ def main() -> None:
     student = out / "student.pth"
 
     if not (world / "splits.json").is_file():
-        tool("make_world", "--out", world, "--scenes", 20, "--val-scenes", 6, "--seed", 0)
+        tool("make_world", "--out", world, "--scenes", 14, "--val-scenes", 12, "--seed", 0)
     tool("train_mfd", args.config, "--work-dir", out, "--resume")
     tool("test", args.config, student, "--out", out)
     tool("benchmark", args.config, student, "--out", out)

@@ -50,7 +50,10 @@ from occdistill.evaluation.views import VIEWS, needs_masks
 from occdistill.training import checkpoint as checkpoints
 
 MEASURES = ("ray-iou", "consistency", "latent", "samples")
-ROWS = ("teacher", "student", "copy-last", "ego-warp", "ego-warp-extrapolated", "ceiling")
+ROWS = (
+    "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
+    "ceiling",
+)  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -139,8 +142,11 @@ def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
             rows += [from_labels_row(row, dataset) for row in full]
     if "copy-last" in args.rows:
         rows.append(copy_last_row(future))
-    if "ego-warp" in args.rows and config.conditioning.kind == "gt":  # where poses are given
-        rows.append(ego_warp_row(grid, future))
+    if config.conditioning.kind == "gt":  # where poses are given
+        if "ego-warp" in args.rows:
+            rows.append(ego_warp_row(grid, future))
+        if "ego-warp-carried" in args.rows and config.data.past >= 3:
+            rows.append(ego_warp_row(grid, future, carry=True))
     if "ego-warp-extrapolated" in args.rows:
         rows.append(ego_warp_row(grid, future, extrapolated=True))
     if "ceiling" in args.rows:

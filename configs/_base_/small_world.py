@@ -9,8 +9,8 @@ vae = dict(
     type=VAE, grid_shape=(48, 48, 8), channels=8, width=(64,), blocks=(2,), decoder_width=64,
 )  # fmt: skip
 # every future frame sees all past frames, warped into its place: four samples of what stands still,
-# and the tracks of what moves
-conditioning = dict(kind="gt", align=(0, 1, 2, 3))
+# and the tracks of what moves; in the newest one objects have moved on at constant velocity
+conditioning = dict(kind="gt", align=(0, 1, 2, 3), carry=True)
 network = dict(
     type=SpaceTimeUNet, latent_shape=(8, 24, 24), past=4, future=6, align=4, trajectory=10,
     width=48, blocks=(1, 1, 2),

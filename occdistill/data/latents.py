@@ -62,6 +62,7 @@ class LatentClips(Dataset):
             "windows": f"{len(dataset)} of {dataset.past}+{dataset.future}",
             "conditioning": codec.conditioning_class,
             "align": list(codec.align),
+            "carry": codec.carry,
             "trajectory_length": codec.trajectory_length,
             "dtype": np.dtype(dtype).name,
             "moving": bool(codec.align),

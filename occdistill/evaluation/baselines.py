@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
 from occdistill.data.warp import extrapolate, warp
 from occdistill.flow.condition import Codec
@@ -19,7 +20,12 @@ def copy_last(past: Tensor, future: int = 6) -> Tensor:
 
 
 def ego_warp(
-    past: Tensor, poses: Tensor, future: int, grid: Grid, extrapolated: bool = False
+    past: Tensor,
+    poses: Tensor,
+    future: int,
+    grid: Grid,
+    extrapolated: bool = False,
+    carry: bool = False,
 ) -> Tensor:
     """The newest past frame seen from each future ego frame: the world stands still.
 
@@ -30,12 +36,15 @@ def ego_warp(
         grid: the grid the voxels lie on.
         extrapolated: continue the last motion (constant velocity and yaw rate) instead of using
             the true future poses; then `(B, P, 4, 4)` is enough, and nothing leaks.
+        carry: move objects on at the constant velocity that the past frames show.
     """
     frames = past.shape[1]
     if extrapolated:
         target_to_source = extrapolate(poses[:, :frames], future)
     else:
         target_to_source = poses[:, frames : frames + future]
+    if carry:
+        return carry_objects(past, poses, target_to_source, grid)
     voxels = copy_last(past, future).flatten(0, 1)
     return warp(voxels, target_to_source.flatten(0, 1), grid).unflatten(0, (-1, future))
 

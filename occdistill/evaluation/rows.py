@@ -131,11 +131,14 @@ def copy_last_row(future: int) -> Row:
     return Row("copy-last", lambda batch: baselines.copy_last(batch.past, future))
 
 
-def ego_warp_row(grid: Grid, future: int, extrapolated: bool = False) -> Row:
-    """The newest frame, moved with the true (or the extrapolated) ego motion."""
+def ego_warp_row(grid: Grid, future: int, extrapolated: bool = False, carry: bool = False) -> Row:
+    """The newest frame, moved with the true (or the extrapolated) ego motion; with `carry` its
+    objects move on too.
+    """
+    name = "ego-warp" + ", extrapolated" * extrapolated + ", objects carried" * carry
     return Row(
-        "ego-warp, extrapolated" if extrapolated else "ego-warp",
-        lambda b: baselines.ego_warp(b.past, b.poses, future, grid, extrapolated),
+        name,
+        lambda b: baselines.ego_warp(b.past, b.poses, future, grid, extrapolated, carry),
         conditioning="none" if extrapolated else "gt",
     )
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
 from occdistill.data.warp import extrapolate, invert, warp
 
@@ -89,6 +90,8 @@ class Codec:
         future: number of frames to forecast, F.
         align: how many keyframes before the newest one each aligned frame lies, newest (0) first;
             empty for networks that take past latents only (OccFM).
+        carry: move the objects of the newest aligned frame on at constant velocity, so that a small
+            network need not learn to shift them; needs 0 in `align`.
         conditioning: `gt` warps with the true future poses and shows the whole trajectory;
             `hist` extrapolates the last motion and shows past displacements only.
         trajectory_length: entries of the trajectory shown, L. Default: all P + F for `gt`, and
@@ -102,13 +105,16 @@ class Codec:
         grid: Grid,
         future: int = 6,
         align: Sequence[int] = (),
+        carry: bool = False,
         conditioning: Literal["gt", "hist"] = "gt",
         trajectory_length: int | None = None,
     ) -> None:
         if conditioning not in ("gt", "hist"):
             raise ValueError(f"conditioning {conditioning!r} is neither 'gt' nor 'hist'")
+        if carry and 0 not in align:
+            raise ValueError("carry moves the objects of the newest frame: align must hold 0")
         self.vae, self.grid, self.future = vae, grid, future
-        self.align, self.conditioning = tuple(align), conditioning
+        self.align, self.carry, self.conditioning = tuple(align), carry, conditioning
         self.trajectory_length = trajectory_length
 
     @property
@@ -144,7 +150,10 @@ class Codec:
         )
         shape = (batch, self.future, len(sources), *past.shape[2:])
         voxels = past[:, sources].unsqueeze(1).expand(shape)
-        return warp(voxels.flatten(0, 2), target_to_source.flatten(0, 2), self.grid).view(shape)
+        seen = warp(voxels.flatten(0, 2), target_to_source.flatten(0, 2), self.grid).view(shape)
+        if self.carry:
+            seen[:, :, self.align.index(0)] = carry_objects(past, poses, future, self.grid)
+        return seen
 
     def visible_trajectory(self, trajectory: Tensor, past: int) -> Tensor:
         """The entries that this conditioning may show, `(B, L, 2)`."""

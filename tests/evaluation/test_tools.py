@@ -89,6 +89,7 @@ def test_the_report_has_every_row_with_its_facts(tested):
         ("student", 1, None, "gt"),
         ("copy-last", None, None, "none"),
         ("ego-warp", None, None, "gt"),
+        ("ego-warp, objects carried", None, None, "gt"),
         ("ego-warp, extrapolated", None, None, "none"),
         ("VAE ceiling", None, None, "truth"),
     ]

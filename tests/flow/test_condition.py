@@ -81,3 +81,20 @@ def test_null_and_dropout_zero_frames_and_keep_the_trajectory():
     assert both.batch_size == 4
     assert both.index(slice(2, 4)).past.sum() == 0
     assert c.repeat(3).past.shape[0] == 6
+
+
+def test_carried_objects_take_the_newest_aligned_frame_and_no_other():
+    past = torch.full((1, 3, 8, 8, 2), FREE, dtype=torch.uint8)
+    for frame, x in enumerate((1, 2, 3)):
+        past[0, frame, x : x + 2, 3, 0] = 4  # a car at one metre a frame; the ego stands
+    poses = torch.eye(4).repeat(1, 5, 1, 1)
+    plain, carried = (
+        Codec(OneHotVAE(), GRID, future=2, align=(1, 0), carry=carry) for carry in (False, True)
+    )
+    still, moved = plain.aligned_voxels(past, poses), carried.aligned_voxels(past, poses)
+    assert torch.equal(still[:, :, 0], moved[:, :, 0])
+    for frame in (0, 1):
+        assert (moved[0, frame, 1] == 4).nonzero()[:, 0].tolist() == [4 + frame, 5 + frame]
+        assert (still[0, frame, 1] == 4).nonzero()[:, 0].tolist() == [3, 4]
+    with pytest.raises(ValueError, match="align must hold 0"):
+        Codec(OneHotVAE(), GRID, align=(1,), carry=True)

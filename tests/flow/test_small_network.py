@@ -1,7 +1,7 @@
 import torch
 
 from occdistill.flow.condition import Condition
-from occdistill.flow.networks.small import SpaceTimeUNet
+from occdistill.flow.networks.small import SpaceTimeUNet, gaussian_velocity
 from tests.gaussian import GaussianField
 
 
@@ -22,6 +22,22 @@ def test_starts_as_the_gaussian_flow_around_the_aligned_past():
     m = c.aligned[:, :, :8]
     expected = field(x - t * m, t, None) + m  # a Gaussian of mean m is the centred one, moved
     torch.testing.assert_close(make(prior_std=0.7)(x, t, c), expected)
+
+
+def test_mean_and_spread_are_the_last_layers_to_choose():
+    x, t, c = inputs(1)
+    net = make(prior_std=0.7)
+    with torch.no_grad():
+        net.conv_out.bias[:8] = 0.3
+        net.conv_out.bias[8:] = torch.tensor(0.5).log()
+    m = c.aligned[:, :, :8] + 0.3
+    torch.testing.assert_close(net(x, t, c), GaussianField(0.0, 0.35)(x - t * m, t, None) + m)
+
+
+def test_without_spread_one_step_from_anywhere_lands_on_the_mean():
+    x, mean, t = torch.randn(2, 3, 8, 4, 4), torch.randn(2, 3, 8, 4, 4), torch.tensor([0.0, 0.6])
+    v = gaussian_velocity(x, t, mean, torch.full_like(mean, 1e-4))
+    torch.testing.assert_close(x + (1 - t).view(-1, 1, 1, 1, 1) * v, mean, atol=1e-4, rtol=1e-4)
 
 
 def test_every_input_reaches_the_output():

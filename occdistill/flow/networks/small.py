@@ -88,24 +88,27 @@ class SpaceTimeAttention(nn.Module):
 
 
 class SpaceTimeUNet(nn.Module):
-    """Velocity field around a Gaussian guess: the newest past frame, warped to each future frame.
+    """Velocity field of a Gaussian guess whose mean and spread the network chooses.
 
-    If a future latent were normal with mean m (its ego-aligned past) and standard deviation s, its
-    velocity would be `m + k_t (x_t - t m)` with `k_t = (t s² - (1 - t)) / (t² s² + (1 - t)²)`.
-    That closed form is the starting point; the U-Net learns what it misses: things that move, and
-    places that come into view.
+    If a future latent were normal with mean m and standard deviation s, its velocity would be
+    `m + k_t (x_t - t m)` with `k_t = (t s² - (1 - t)) / (t² s² + (1 - t)²)`. The U-Net gives m and
+    s for every latent cell from all it sees, x_t and t too, so that any field can be learned; it
+    starts from the newest past frame, warped to the future one, and `prior_std`. What stands still
+    is copied by a small s, which removes the noise of x_t exactly; where things move or come into
+    view, m changes and s grows.
 
     Args:
         latent_shape: `(C, H, W)` of one frame; H and W multiples of `2 ** (len(blocks) - 1)`.
         past: past frames P.
         future: future frames F.
-        align: aligned frames per future frame, K >= 1; the first one is the mean m.
+        align: aligned frames per future frame, K >= 1; m starts from the first one.
         trajectory: trajectory entries shown, L.
         width: channels at the finest level; each coarser level has twice as many.
         blocks: residual blocks on each side of each level, the finest first, and, the last number,
             in the coarsest level, where space-time attention follows each of them.
         heads: attention heads at the coarsest level.
-        prior_std: s, the standard deviation of a scaled latent around its aligned past.
+        prior_std: s before training, the standard deviation of a scaled latent around its aligned
+            past.
         two_time: also take the end time r of a step (flow maps); its embedding starts at zero, so
             that teacher weights give the same output.
     """
@@ -147,7 +150,7 @@ class SpaceTimeUNet(nn.Module):
             self.middle.append(ResBlock(e, e, e))
             self.middle.append(SpaceTimeAttention(e, heads, e))
         self.norm_out = nn.GroupNorm(8, width)
-        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(width, 2 * channels, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
@@ -179,11 +182,14 @@ class SpaceTimeUNet(nn.Module):
                 h = layer(torch.cat([h, skips.pop()], dim=1), frame_e)
             else:
                 h = layer(h)
-        learned = self.conv_out(F.silu(self.norm_out(h))).view(x_t.shape)
-        return self.prior_velocity(x_t, t, condition.aligned[:, :, :channels]) + learned
+        out = self.conv_out(F.silu(self.norm_out(h))).unflatten(0, (-1, frames))
+        shift, log_ratio = out.chunk(2, dim=2)
+        std = self.prior_std * log_ratio.clamp(-3, 3).exp()
+        return gaussian_velocity(x_t, t, condition.aligned[:, :, :channels] + shift, std)
 
-    def prior_velocity(self, x_t: Tensor, t: Tensor, mean: Tensor) -> Tensor:
-        """Velocity of the flow from noise to `N(mean, prior_std²)`, in closed form."""
-        t, s2 = expand(t, x_t), self.prior_std**2
-        k = (t * s2 - (1 - t)) / (t**2 * s2 + (1 - t) ** 2)
-        return mean + k * (x_t - t * mean)
+
+def gaussian_velocity(x_t: Tensor, t: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Velocity of the flow from noise to `N(mean, std²)`, in closed form."""
+    t, s2 = expand(t, x_t), std**2
+    k = (t * s2 - (1 - t)) / (t**2 * s2 + (1 - t) ** 2)
+    return mean + k * (x_t - t * mean)

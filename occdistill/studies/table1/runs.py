@@ -230,7 +230,8 @@ def prepare(plan: Plan, device: str) -> dict:
     rows = [forecast_row("teacher", forecaster, share="past") for forecaster in teachers.values()]
     rows.append(copy_last_row(config.data.future))
     if config.conditioning.kind == "gt":
-        rows.append(ego_warp_row(build_grid(config), config.data.future))
+        grid = build_grid(config)
+        rows += (ego_warp_row(grid, config.data.future, carry=carry) for carry in (False, True))
     rows.append(ceiling_row(codec))
     scores = _score(plan, config, rows, folder, device)
     record = {"signature": signature, "rows": {r.name: s for r, s in zip(rows, scores)}}
