@@ -18,7 +18,7 @@ light_checkpoint = "data/demo-weights/light.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)
 # the learning rate is what tools/table1.py --search found on data/world-tune
 train_distill = dict(
-    iterations=20, batch_size=8, lr=3e-4, warmup=10, clip=1.0, seed=0, val_interval=5,
+    iterations=20, batch_size=8, lr=1e-4, warmup=10, clip=1.0, seed=0, val_interval=5,
     val_clips=16, checkpoint_interval=10,
 )  # fmt: skip
 advice = dict(

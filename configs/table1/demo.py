@@ -27,24 +27,36 @@ reference = "mfd"
 updates = 15
 seeds = (0, 1, 2)
 clips = 60
-train = dict(batch_size=4, lr=3e-4, warmup=10, clip=1.0, val_clips=12)
+train = dict(batch_size=4, warmup=10, clip=1.0, val_clips=12)
 rows = dict(
-    mfd=dict(title="MFD", method=dict(type=MFD, ratio=5, ode_step=0.05)),
-    velocity=dict(title="velocity matching", method=dict(type=VelocityMatching, ratio=5)),
-    diff_instruct=dict(title="Diff-Instruct", method=dict(type=DiffInstruct, ratio=5)),
-    dmd2=dict(title="DMD2", method=dict(type=DMD2, ratio=5)),
-    senseflow=dict(title="SenseFlow", method=dict(type=SenseFlow, ratio=5)),
-    sid=dict(title="SiD", method=dict(type=SiD)),
+    mfd=dict(title="MFD", method=dict(type=MFD, ratio=5, ode_step=0.05), train=dict(lr=1e-4)),
+    velocity=dict(
+        title="velocity matching", method=dict(type=VelocityMatching, ratio=5), train=dict(lr=1e-4)
+    ),
+    diff_instruct=dict(
+        title="Diff-Instruct", method=dict(type=DiffInstruct, ratio=5), train=dict(lr=3e-4)
+    ),
+    dmd2=dict(title="DMD2", method=dict(type=DMD2, ratio=5), train=dict(lr=1e-3)),
+    senseflow=dict(title="SenseFlow", method=dict(type=SenseFlow, ratio=5), train=dict(lr=1e-3)),
+    sid=dict(title="SiD", method=dict(type=SiD), train=dict(lr=1e-4)),
     consistency=dict(
         title="consistency distillation", method=dict(type=Consistency), train=dict(lr=3e-3)
     ),
-    ayf_emd=dict(title="AYF, EMD", method=dict(type=AYF, objective="emd", tangent_warmup=10)),
-    ayf_lmd=dict(title="AYF, LMD", method=dict(type=AYF, objective="lmd"), train=dict(lr=3e-3)),
-    meanflow=dict(
-        title="MeanFlow", method=dict(type=MeanFlow, tangent_warmup=10), train=dict(lr=1e-3)
+    ayf_emd=dict(
+        title="AYF, EMD",
+        method=dict(type=AYF, objective="emd", tangent_warmup=10),
+        train=dict(lr=3e-4),
     ),
-    regression=dict(title="direct regression", method=dict(type=Regression), train=dict(lr=1e-3)),
-    no_auxiliary=dict(title="MFD without auxiliary", method=dict(type=NoAuxiliary, ode_step=0.05)),
+    ayf_lmd=dict(title="AYF, LMD", method=dict(type=AYF, objective="lmd"), train=dict(lr=1e-3)),
+    meanflow=dict(
+        title="MeanFlow", method=dict(type=MeanFlow, tangent_warmup=10), train=dict(lr=3e-3)
+    ),
+    regression=dict(title="direct regression", method=dict(type=Regression), train=dict(lr=3e-4)),
+    no_auxiliary=dict(
+        title="MFD without auxiliary",
+        method=dict(type=NoAuxiliary, ode_step=0.05),
+        train=dict(lr=1e-3),
+    ),
 )
 search = dict(
     lr=(1e-4, 3e-4, 1e-3, 3e-3),
