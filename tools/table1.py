@@ -25,7 +25,15 @@ import torch
 from occdistill.errors import UserError, run
 from occdistill.studies.table1.plan import BUDGETS, Plan, load_plan, search_plan
 from occdistill.studies.table1.report import search_page, search_results, write
-from occdistill.studies.table1.runs import finished, prepare, run_one, write_json
+from occdistill.studies.table1.runs import (
+    finished,
+    inputs,
+    prepare,
+    run_one,
+    signature,
+    updates_of,
+    write_json,
+)
 
 
 def parse() -> argparse.Namespace:
@@ -102,13 +110,17 @@ def train(plan: Plan, args: argparse.Namespace) -> None:
     if unknown:
         raise UserError(f"no row {min(unknown)!r}; there are {', '.join(plan.rows)}")
     wait([start(args, ["references", "references", "0"], Path(plan.work_dir) / "references.txt")])
+    made_of = inputs(plan)
     for budget in args.budget:
         todo = [
             (key, seed)
             for key, seed in plan.runs(budget)
             if key in (args.rows or plan.rows)
             and seed in (args.seeds or plan.seeds)
-            and not finished(plan.folder(budget, key, seed))
+            and not finished(
+                plan.folder(budget, key, seed),
+                signature(plan, made_of, key, updates_of(plan, budget, key), seed),
+            )
         ]
         running: list = []
         for number, (key, seed) in enumerate(todo):

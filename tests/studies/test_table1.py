@@ -14,7 +14,14 @@ from occdistill.config import build_network, build_vae, load_config
 from occdistill.errors import UserError
 from occdistill.studies.table1 import report
 from occdistill.studies.table1.plan import load_plan, search_plan
-from occdistill.studies.table1.runs import finished, prepare, run_one, updates_of
+from occdistill.studies.table1.runs import (
+    finished,
+    inputs,
+    prepare,
+    run_one,
+    signature,
+    updates_of,
+)
 from occdistill.training import checkpoint as checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +119,32 @@ def test_a_folder_with_other_settings_is_not_overwritten(trained, config, tmp_pa
         run_one(load_plan(other), "updates", "mfd", 0, "cpu")
 
 
+def test_another_teacher_or_learning_rate_is_noticed(trained, config, tmp_path):
+    folder = config.parent
+    made_of = inputs(trained)
+    mark = signature(trained, made_of, "mfd", 2, 0)
+    assert mark == finished(trained.folder("updates", "mfd", 0))["signature"]
+    assert mark != signature(trained, made_of, "mfd", 2, 1)
+    teacher = folder / "teacher.pth"
+    before = teacher.read_bytes()
+    state = checkpoints.load(teacher)
+    next(iter(state["model"].values())).add_(1)
+    checkpoints.save(teacher, state)
+    try:
+        with pytest.raises(UserError, match="other settings, networks or clips"):
+            run_one(trained, "updates", "mfd", 0, "cpu")
+    finally:
+        teacher.write_bytes(before)
+    run = trained.folder("updates", "dmd2", 0) / "run.json"
+    before = run.read_text()
+    run.write_text(before.replace(made_of["teacher"], "0123456789ab"))
+    try:
+        with pytest.raises(UserError, match="mixes runs of different networks"):
+            report.gather(trained)
+    finally:
+        run.write_text(before)
+
+
 def test_equal_evaluations_give_cheaper_methods_more_updates(trained):
     costs = {
         key: finished(trained.folder("updates", key, 0))["evaluations"]
@@ -182,8 +215,8 @@ def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
 
 @pytest.mark.slow
 def test_the_command_resumes_reports_and_refuses(config, tmp_path):
-    def call(*more):
-        command = [sys.executable, "tools/table1.py", str(config), "--out", str(tmp_path), *more]
+    def call(*more, path=config):
+        command = [sys.executable, "tools/table1.py", str(path), "--out", str(tmp_path), *more]
         return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
 
     assert call("--report").returncode == 2  # nothing to report yet
@@ -197,6 +230,11 @@ def test_the_command_resumes_reports_and_refuses(config, tmp_path):
     assert len(marks) == 4  # references, two rows, and consistency with equal evaluations
     assert call(*rows).returncode == 0
     assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("run.json")}
+    text = config.read_text().replace("lr=1e-3, warmup", "lr=2e-3, warmup")
+    changed = config.with_name("changed.py")
+    changed.write_text(text)
+    refused = call(*rows, path=changed)
+    assert refused.returncode == 2 and "holds a run with other settings" in refused.stderr
     (tmp_path / "updates" / "mfd" / "seed0" / "run.json").unlink()
     (tmp_path / "updates" / "mfd" / "seed0" / "signature.txt").write_text("other")
     broken = call(*rows)

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import torch
 
-from occdistill.config import build_dataset, load_config
+from occdistill.config import build_dataset, build_forecaster, load_config
 from occdistill.errors import UserError
 from occdistill.runtime.lineup import lineup
 from occdistill.studies.table1.plan import Plan
 from occdistill.studies.table1.report import finished_runs
-from occdistill.studies.table1.runs import student
-from occdistill.training import checkpoint as checkpoints
 from occdistill.visualization import panels
 
 
@@ -53,8 +51,8 @@ def draw(
     forecasters = {f"teacher, {t.nfe} step{'s' * (t.nfe > 1)}": t for t in teachers}
     for key, found in runs.items():
         if found:
-            state = checkpoints.load(found[0][0] / "student.pth", kind="distill")
-            forecasters[plan.rows[key].title] = student(config, state, device)
+            weights = found[0][0] / "student.pth"
+            forecasters[plan.rows[key].title] = build_forecaster(config, weights, device=device)
     item = dataset[clip]
     known = [item[name][None] for name in ("past", "poses", "trajectory")]
     rows = {"truth": item["future"].numpy()}

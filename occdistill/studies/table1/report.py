@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from occdistill.errors import UserError
 from occdistill.evaluation.compare import METRICS, Run, average, bootstrap, scene_tallies
 from occdistill.evaluation.counts import Counts, slug
 from occdistill.evaluation.metrics import horizon_names
@@ -47,6 +48,7 @@ def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
             if found
         }
     references = finished(Path(plan.work_dir) / "references")
+    _one_origin(plan, references)
     search = search_results(plan) if plan.search else {}
     return plain(
         {
@@ -65,6 +67,18 @@ def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
             "published": [vars(p) for p in PUBLISHED if p.source.startswith("MFD,")],
         }
     )
+
+
+def _one_origin(plan: Plan, references: Mapping | None) -> None:
+    """Refuse to put runs of different teachers, autoencoders or worlds into one table."""
+    runs = [finished_runs(plan, budget, key) for budget in BUDGETS for key in plan.rows]
+    records = [record for found in runs for _, record in found.values()]
+    records += [references] if references else []
+    if any(record.get("made_of") != records[0].get("made_of") for record in records):
+        raise UserError(
+            f"{plan.work_dir} mixes runs of different networks or clips (made_of in their "
+            "run.json): move the older ones away, or choose another --out"
+        )
 
 
 def _row(plan: Plan, key: str, runs: dict, reference: dict, draws: int) -> dict[str, Any]:

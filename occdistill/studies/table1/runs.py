@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,19 @@ from torch.utils.data import default_collate
 from occdistill.config import (
     build_codec,
     build_dataset,
+    build_forecaster,
     build_grid,
     build_method,
-    build_network,
     build_teacher,
     build_vae,
     load_config,
-    sampler_options,
 )
-from occdistill.distill.base import frozen, only_grad
-from occdistill.distill.flow_map import with_end_clock
+from occdistill.distill.base import only_grad
 from occdistill.errors import UserError
 from occdistill.evaluation.evaluate import count, score_counts
 from occdistill.evaluation.rows import Row as Forecast
 from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row, forecast_row
 from occdistill.flow.path import Draws
-from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.latency import peak_mb, reset_peak
 from occdistill.runtime.lineup import lineup
 from occdistill.runtime.machine import device_name
@@ -85,24 +83,53 @@ def updates_of(plan: Plan, budget: str, key: str) -> int:
     return max(1, round(plan.updates * cost[plan.reference] / cost[key]))
 
 
+def inputs(plan: Plan) -> dict[str, str]:
+    """Fingerprints of what every run of a table is made from: networks and clips."""
+    config = load_config(plan.base, plan.run_options(plan.reference, plan.updates))
+    weights = {
+        "vae": checkpoints.fingerprint(build_vae(config).state_dict()),
+        "teacher": checkpoints.fingerprint(build_teacher(config).state_dict()),
+    }
+    clips = {split: build_dataset(config, split).fingerprint[:12] for split in ("train", "val")}
+    return weights | clips
+
+
+def signature(
+    plan: Plan, made_of: Mapping[str, str], key: str = "", updates: int = 0, seed: int = 0
+) -> str:
+    """Of all that the result of a run, or without a row of the references, depends on.
+
+    Args:
+        plan: the table.
+        made_of: its `inputs`.
+        key: the row.
+        updates: of the student.
+        seed: of the training.
+    """
+    config = load_config(plan.base, plan.run_options(key or plan.reference, updates)).to_dict()
+    used = ["data", "vae", "network", "conditioning", "guidance", "sampler"]
+    used += ["method", "train_distill"] if key else []
+    content = [{name: config.get(name) for name in used}, dict(made_of), plan.clips, seed]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+
+
 def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
     """Train and score one run, or go on with it; returns its record.
 
     Raises:
-        UserError: if its folder holds a run with other settings.
+        UserError: if its folder holds a run with other settings, networks or clips.
     """
     folder, updates = plan.folder(budget, key, seed), updates_of(plan, budget, key)
-    options = plan.run_options(key, updates)
-    content = repr([plan.base, options, plan.clips, seed])
-    signature = hashlib.sha256(content.encode()).hexdigest()[:12]
-    if record := finished(folder, signature):
+    options, made_of = plan.run_options(key, updates), inputs(plan)
+    mark = signature(plan, made_of, key, updates, seed)
+    if record := finished(folder, mark):
         return record
-    _claim(folder, signature)
+    _claim(folder, mark)
 
     train_distill(_arguments(plan, options, seed, folder, device))
     config = load_config(plan.base, options)
     state = checkpoints.load(folder / "student.pth", kind="distill")
-    row = forecast_row("student", student(config, state, device))
+    row = forecast_row("student", build_forecaster(config, folder / "student.pth", device=device))
     [scores] = _score(plan, config, [row], folder, device)
     record = {
         "row": key,
@@ -111,25 +138,26 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
         "updates": updates,
         "evaluations": state["meta"]["nfe"],
         "settings": dict(config.train_distill),
-        "cost": cost(plan, key, device),
-        "fingerprints": state["fingerprints"],
+        "cost": cost(plan, key, made_of, device),
+        "made_of": made_of,
         "scores": scores,
-        "signature": signature,
+        "signature": mark,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
     write_json(folder / "run.json", record)
     return record
 
 
-def cost(plan: Plan, key: str, device: str, repeats: int = 2) -> dict:
+def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats: int = 2) -> dict:
     """What a student update with its auxiliary updates costs, timed once per row.
 
     Returns:
         `seconds`, `peak_mb` (a GPU's tensors; on a CPU the whole process), `device`, `threads`.
     """
     path = plan.folder("updates", key, 0).parent / "cost.json"
-    if path.is_file():
-        return json.loads(path.read_text())
+    mark = signature(plan, made_of, key, plan.updates)
+    if path.is_file() and (timed := json.loads(path.read_text())).get("signature") == mark:
+        return timed
     options = plan.run_options(key, plan.updates)
     job = Job(_arguments(plan, options, 0, path.parent / "cost", device), "distill")
     vae, vae_fingerprint = job.frozen_vae()
@@ -155,19 +183,21 @@ def cost(plan: Plan, key: str, device: str, repeats: int = 2) -> dict:
         "peak_mb": peak_mb(job.device),
         "device": device_name(job.device),
         "threads": torch.get_num_threads(),
+        "signature": mark,
     }
     write_json(path, result)
     return result
 
 
-def _claim(folder: Path, signature: str) -> None:
+def _claim(folder: Path, mark: str) -> None:
     note = folder / "signature.txt"
-    if note.is_file() and note.read_text().strip() != signature:
+    if note.is_file() and note.read_text().strip() != mark:
         raise UserError(
-            f"{folder} holds a run with other settings: move it away, or choose another --out"
+            f"{folder} holds a run with other settings, networks or clips: move it away, or choose "
+            "another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(signature + "\n")
+    note.write_text(mark + "\n")
 
 
 def _arguments(plan: Plan, options: dict, seed: int, folder: Path, device: str) -> Namespace:
@@ -181,15 +211,6 @@ def _arguments(plan: Plan, options: dict, seed: int, folder: Path, device: str) 
         launcher="none",
         seed=seed,
     )
-
-
-def student(config: Config, state: dict, device: str) -> Forecaster:
-    """The forecaster of a distilled student's checkpoint: one evaluation, unguided."""
-    weights = checkpoints.weights(state)
-    network = with_end_clock(build_network(config), weights)
-    checkpoints.load_weights(network, weights, "the student")
-    codec = build_codec(config, build_vae(config))
-    return Forecaster(codec, frozen(network), nfe=1, **sampler_options(config), device=device)
 
 
 def _score(
@@ -216,10 +237,9 @@ def prepare(plan: Plan, device: str) -> dict:
     folder = Path(plan.work_dir) / "references"
     options = plan.run_options(plan.reference, plan.updates)
     config = load_config(plan.base, options)
-    teacher = build_teacher(config)
-    changes = {k: v for k, v in options.items() if k.startswith("data.")}
-    signature = f"{checkpoints.fingerprint(teacher.state_dict())} {changes} {plan.clips}"
-    if record := finished(folder, signature):
+    made_of = inputs(plan)
+    mark = signature(plan, made_of)
+    if record := finished(folder, mark):
         return record
     job = Job(_arguments(plan, options, 0, folder, device), "distill")
     vae, vae_fingerprint = job.frozen_vae()
@@ -234,6 +254,7 @@ def prepare(plan: Plan, device: str) -> dict:
         rows += (ego_warp_row(grid, config.data.future, carry=carry) for carry in (False, True))
     rows.append(ceiling_row(codec))
     scores = _score(plan, config, rows, folder, device)
-    record = {"signature": signature, "rows": {r.name: s for r, s in zip(rows, scores)}}
+    scored = {row.name: score for row, score in zip(rows, scores)}
+    record = {"signature": mark, "made_of": made_of, "rows": scored}
     write_json(folder / "run.json", record)
     return record
