@@ -248,7 +248,7 @@ class FrameReader:
         return sweeps
 
     def fingerprint(self, scenes: list[Scene]) -> str:
-        """Hash of tokens, sizes of the files that will be read, grid and source (64 hex digits).
+        """Hash of tokens, poses, sizes of the files that will be read, grid and source (64 hex digits).
 
         Raises a `UserError` that counts the files that are not there.
         """
@@ -267,6 +267,9 @@ class FrameReader:
                 )
             for (_, frame), size in zip(frames, sizes):
                 digest.update(f"{frame.token} {size}\n".encode())
+        for _, frame in frames:
+            for motion in (frame.ego_to_global, frame.lidar_to_ego, frame.trajectory):
+                digest.update(np.ascontiguousarray(motion, np.float64))
         return digest.hexdigest()
 
     def _path(self, frame: Keyframe, kind: str) -> Path:

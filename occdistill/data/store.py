@@ -21,7 +21,7 @@ from tqdm import tqdm
 from occdistill.errors import UserError
 
 Arrays = dict[str, np.memmap]
-_BLOCKS, _BLOCK_BYTES = 64, 1 << 16
+_BLOCKS, _BLOCK_BYTES = 1024, 1 << 20
 
 
 def open_store(folder: str | Path, depends: Mapping[str, object]) -> Arrays:
@@ -153,11 +153,14 @@ def _write_json(path: Path, value: Mapping) -> None:
 
 
 def _checksum(path: Path) -> str:
-    """Of the size and of blocks spread evenly over a file: quick also where it is large."""
+    """Of the size and of all of a file, or, where that is over a gigabyte and would take minutes,
+    of that much of it in blocks spread evenly.
+    """
     size = path.stat().st_size
     crc = zlib.crc32(str(size).encode())
+    blocks = min(_BLOCKS, -(-size // _BLOCK_BYTES))
     with open(path, "rb") as file:
-        for start in np.linspace(0, max(0, size - _BLOCK_BYTES), _BLOCKS).astype(np.int64):
+        for start in np.linspace(0, max(0, size - _BLOCK_BYTES), blocks).astype(np.int64):
             file.seek(int(start))
             crc = zlib.crc32(file.read(_BLOCK_BYTES), crc)
     return f"{crc:08x}"

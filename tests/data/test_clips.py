@@ -91,10 +91,13 @@ def test_fingerprint_follows_what_is_read(tiny):
         clips(tiny, source="lidar").fingerprint,
         clips(tiny, source="lidar", merge=2).fingerprint,
     ]
+    turned = clips(tiny)
+    turned.scenes[0].keyframes[1].ego_to_global[0, 3] += 0.1
+    others.append(turned.reader.fingerprint(turned.scenes))
     path = tiny.root / "gts/scene-0001" / tiny.token(0, 0) / "labels.npz"
     path.write_bytes(path.read_bytes() + b"x")
     others.append(clips(tiny).fingerprint)
-    assert len({same, *others}) == 6
+    assert len({same, *others}) == 7
 
 
 @pytest.mark.parametrize("whole_folder", [True, False])

@@ -177,6 +177,24 @@ def fill_squares(arrays, start, stop):
     arrays["squares"][start:stop] = np.arange(start, stop) ** 2
 
 
+def test_a_flipped_byte_anywhere_is_noticed(tmp_path):
+    folder, depends = tmp_path / "store", {"rule": "squares"}
+    items = 3_000_001  # 24 MB
+    build_store(folder, depends, {"squares": ((items,), np.int64)}, fill_squares, items, items, "")
+    for place in np.random.default_rng(0).integers(1000, items * 8, 5):
+        with open(folder / "squares.npy", "rb+") as file:
+            file.seek(place)
+            byte = file.read(1)
+            file.seek(place)
+            file.write(bytes([byte[0] ^ 1]))
+        with pytest.raises(UserError, match="squares.npy has changed"):
+            open_store(folder, depends)
+        with open(folder / "squares.npy", "rb+") as file:
+            file.seek(place)
+            file.write(byte)
+    assert (open_store(folder, depends)["squares"][:3] == [0, 1, 4]).all()
+
+
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
     code = """
         import os, signal, sys
