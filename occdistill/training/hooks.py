@@ -30,7 +30,9 @@ class Curves(Hook):
         self.sums: dict[str, list[Tensor]] = defaultdict(list)
 
     def before_train(self, runner: Trainer) -> None:
-        """Open the bar."""
+        """Open the bar, and write where the curves begin: MFD's distance, for one, has risen by the
+        first update of the student, as the auxiliary's come before it.
+        """
         tty = os.isatty(2)
         self.bar = tqdm(
             desc=runner.kind,
@@ -40,6 +42,9 @@ class Curves(Hook):
             mininterval=0.5 if tty else 20.0,
             dynamic_ncols=tty,
         )
+        if runner.iter == 0:
+            self.sums.update({key: [value] for key, value in runner.first_losses().items()})
+            self._write(runner)
 
     def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
         """Collect, and write at the interval."""

@@ -23,7 +23,7 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from occdistill.distill.base import only_grad
 from occdistill.errors import UserError
@@ -303,6 +303,19 @@ class Trainer(Runner):
     def autocast(self) -> torch.autocast:
         """Half precision where it is used."""
         return torch.autocast(self.device.type, torch.float16, enabled=self.half)
+
+    @torch.no_grad()
+    def first_losses(self) -> dict[str, Tensor]:
+        """Losses of the main net before any update, on samples spread over the data set."""
+        size = len(self.dataset)
+        seeds = [i * size // self.settings.batch_size for i in range(self.settings.batch_size)]
+        items = default_collate([self.dataset[i] for i in seeds[self.rank :: self.world_size]])
+        items = {key: value.to(self.device) for key, value in items.items()}
+        batch = self.make_batch(items, Draws(seeds[self.rank :: self.world_size], self.device))
+        with self.autocast():
+            loss = self.task.losses(self.main, batch, 0)
+        logs = {"loss": loss.total, **loss.logs}
+        return {f"{self.main}/{key}": value.detach().float() for key, value in logs.items()}
 
     def write(self, scalars: Mapping[str, float], step: int | None = None) -> None:
         """Add points to the curves, at the number of main-net updates unless told otherwise."""

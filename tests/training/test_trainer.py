@@ -42,6 +42,11 @@ def curve(work_dir, key):
     return [points[step] for step in sorted(points)]
 
 
+def points(key):
+    """Of a curve over 30 steps: its losses also stand at 0, before the first update."""
+    return 30 + (key.startswith("student/") and "grad" not in key or key == "nfe")
+
+
 @pytest.mark.parametrize("task", [pytest.param("toy", marks=pytest.mark.slow), "mfd"])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
     killed = run_toy(tmp_path / "killed", "--task", task, "--die-at", "17")
@@ -59,7 +64,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
     assert not list((tmp_path / "killed").glob(".*"))
     for key in ("student/loss", "auxiliary/grad_norm", "nfe"):
         a, b = (curve(tmp_path / name, key) for name in ("killed", "whole"))
-        assert a == b and len(a) == 30
+        assert a == b and len(a) == points(key)
 
 
 def assert_same(a, b, path=""):
@@ -85,7 +90,7 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
     assert done.returncode == 0, done.stderr
     for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
         one, two = (curve(tmp_path / name, key) for name in ("one", "two"))
-        assert one == pytest.approx(two, rel=1e-3, abs=1e-6) and len(one) == 30
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-6) and len(one) == points(key)
     weights = [ckpt.load(tmp_path / name / "student.pth")["model"] for name in ("one", "two")]
     for key in weights[0]:
         torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-3, atol=1e-5)
@@ -94,7 +99,7 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
 def test_every_sample_once_per_epoch_in_another_order(tmp_path):
     task = toy.Toy()
     toy.trainer(tmp_path, iterations=8, task=task).train()
-    order = [i for batch in task.seen for i in batch]  # 8 steps, 3 batches of 4 each
+    order = [i for batch in task.seen[1:] for i in batch]  # 8 steps, 3 batches of 4 each
     epochs = [order[k : k + 23] for k in range(0, 92, 23)]
     assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
