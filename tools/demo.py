@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from occdistill.config import load_config
+from occdistill.data.scenes import MAKE_WORLD
 from occdistill.errors import UserError, run
 
 
@@ -22,11 +23,10 @@ def main() -> None:
     parser.add_argument("config", nargs="?", default="configs/demo.py")
     args = parser.parse_args()
     config = load_config(args.config)
-    world, out = Path(config.data.dataroot), Path(config.work_dir)
+    out = Path(config.work_dir)
     student = out / "student.pth"
 
-    if not (world / "splits.json").is_file():
-        tool("make_world", "--out", world, "--scenes", 14, "--val-scenes", 12, "--seed", 0)
+    tool("make_world", *shlex.split(MAKE_WORLD)[2:])  # nothing to do where it is complete
     tool("train_mfd", args.config, "--work-dir", out, "--resume")
     tool("test", args.config, student, "--out", out)
     tool("benchmark", args.config, student, "--out", out)

@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+from occdistill.data.scenes import MAKE_WORLD
 from occdistill.doctor.dataset import Doctor, check_caches
 from occdistill.doctor.environment import check_environment, check_weights
 from occdistill.doctor.findings import as_json, report
@@ -33,7 +34,7 @@ def main() -> int:
     if args.dataroot and not args.dataroot.is_dir():
         raise UserError(
             f"no data root at {args.dataroot}; make the embedded world with "
-            "`python tools/make_world.py --out data/world`, or see the README's nuScenes section"
+            f"`{MAKE_WORLD}`, or see the README's nuScenes section"
         )
     findings = []
     if not args.data_only:

@@ -21,7 +21,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import Tensor
 
-from occdistill.config import load_config
+from occdistill.config import data_root, load_config
 from occdistill.data.clips import FrameReader
 from occdistill.data.occ3d import GridTransform
 from occdistill.data.scenes import load_index
@@ -69,7 +69,7 @@ def packets(args: argparse.Namespace, config: Config, plan: int) -> Iterator[Pac
         return synthetic(transform, args.seed, args.rate, plan)
     if args.source == "folder":
         return lidar_folder(args.folder, transform, args.rate, merge, plan)
-    scenes = load_index(data.dataroot, data.version, data.val_split)
+    scenes = load_index(data_root(config), data.version, data.val_split)
     if args.scene is not None:
         names = [scene.name for scene in scenes]
         if args.scene not in names:

@@ -21,7 +21,8 @@ import numpy as np
 
 from occdistill.errors import UserError
 
-MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 12 --seed 0"
+# the demo's world
+MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0"
 # Translation and quaternion of LIDAR_TOP (x right, y forward) on nuScenes cars, within
 # centimetres: what is used when only annotations.json is there, which does not say.
 _NOMINAL_LIDAR_TO_EGO = (0.94, 0.0, 1.84, 0.5**0.5, 0.0, 0.0, -(0.5**0.5))
