@@ -21,19 +21,19 @@ from occdistill.autoencoder.light import Light, Lightened
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
 from occdistill.distill.base import Method, frozen
+from occdistill.distill.flow_map import with_end_clock
 from occdistill.errors import UserError
 from occdistill.flow.condition import Codec
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.training import checkpoint as checkpoints
 
 # what a config may hold; None: a value or a dict whose keys its type checks
-TRAINING = (
+SETTINGS = (  # of every training
     "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
-    "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep", "workers",
-    "condition_dropout", "moving_weight", "times", "mirror", "kl_weight", "lovasz_weight", "lovasz_voxels",
-    "class_balance", "compact", "noise", "latent_weight", "feature_weight",
-    "cross_entropy_weight", "plain", "hand_over",
+    "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep",
+    "workers", "compact", "hand_over",
 )  # fmt: skip
+LABELS = ("lovasz_weight", "lovasz_voxels", "class_balance")  # of those that compare with labels
 PARTS = ("full", "light", "lidar")  # of the autoencoder; the last for the encoder only
 SCHEMA: dict[str, tuple[str, ...] | None] = {
     "data": (
@@ -53,11 +53,13 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     "guidance": None,
     "sampler": ("steps", "shift", "temperature"),
     "method": None,
-    "train_vae": TRAINING,
-    "train_light": TRAINING,
-    "train_lidar_encoder": TRAINING,
-    "train_teacher": TRAINING,
-    "train_distill": TRAINING,
+    "train_vae": (*SETTINGS, *LABELS, "kl_weight"),
+    "train_light": (
+        *SETTINGS, *LABELS, "noise", "latent_weight", "feature_weight", "mirror",
+    ),
+    "train_lidar_encoder": (*SETTINGS, "class_balance", "cross_entropy_weight", "plain"),
+    "train_teacher": (*SETTINGS, "condition_dropout", "moving_weight", "times", "mirror"),
+    "train_distill": (*SETTINGS, "mirror"),
     "cache_dir": None,
     "work_dir": None,
     "custom_hooks": None,
@@ -132,9 +134,17 @@ def _check_arguments(spec: Mapping | None, path: Path, name: str) -> None:
 
 
 def _instantiate(spec: Mapping, **more: Any) -> Any:
-    """Build `dict(type=Class, **arguments)`."""
+    """Build `dict(type=Class, **arguments)`.
+
+    Raises:
+        UserError: the class refuses its arguments.
+    """
+    kind = _resolve(spec["type"])
     arguments = {k: _plain(v) for k, v in spec.items() if k != "type"}
-    return _resolve(spec["type"])(**{**more, **arguments})
+    try:
+        return kind(**{**more, **arguments})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the config's {kind.__name__} can't be built: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -143,12 +153,25 @@ def _plain(value: Any) -> Any:
 
 def build_dataset(config: Config, split: str, masks: bool = False) -> ClipDataset:
     """Clips of the `train` or `val` part; `split` may also be a split name of the data set."""
+    data_root(config)
     data = dict(config.data)
     transform = GridTransform(
         data.pop("crop", None), data.pop("coarsen", 1), data.pop("min_fill", 1)
     )
     split = {"train": data.pop("train_split"), "val": data.pop("val_split")}.get(split, split)
     return ClipDataset(split=split, transform=transform, masks=masks, **data)
+
+
+def data_root(config: Config) -> Path:
+    """The folder of the config's data set.
+
+    Raises:
+        UserError: it isn't there; says the command that brings it, as the config tells it.
+    """
+    root = Path(config.data.dataroot)
+    if not root.is_dir():
+        raise UserError(f"no data at {root.absolute()}; {advice(config, 'data')}")
+    return root
 
 
 def build_grid(config: Config):
@@ -300,8 +323,34 @@ def build_network(config: Config) -> torch.nn.Module:
 def build_teacher(config: Config) -> torch.nn.Module:
     """The teacher's velocity network, frozen, with its averaged weights."""
     network = build_network(config)
-    load_weights(config, "teacher_checkpoint", network)
+    state = _checkpoint(config, "teacher_checkpoint")
+    _same_conditioning(config, state, config.teacher_checkpoint)
+    checkpoints.load_weights(network, checkpoints.weights(state), config.teacher_checkpoint)
     return frozen(network)
+
+
+def conditioning_mark(config: Config) -> str:
+    """What velocity networks are shown, in words that go into their checkpoints' fingerprints."""
+    given = dict(config.conditioning)
+    shown = [f"{config.data.past} past frames", given["kind"]]
+    if given.get("align"):
+        shown.append(f"aligned {' '.join(map(str, given['align']))}")
+    if given.get("carry"):
+        shown.append("objects carried")
+    if given.get("trajectory_length") is not None:
+        shown.append(f"trajectory {given['trajectory_length']}")
+    return ", ".join(shown)
+
+
+def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None:
+    """Refuse a velocity network that was trained with another condition than the config's."""
+    trained = (state.get("fingerprints") or {}).get("conditioning")
+    ours = conditioning_mark(config)
+    if trained not in (None, ours):  # imported weights don't say
+        raise UserError(
+            f"{path} was trained with other conditioning ({trained}) than this config's ({ours}): "
+            "use the config it was trained with"
+        )
 
 
 def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
@@ -349,8 +398,10 @@ def build_forecaster(
                 f"{checkpoint} was trained on the latents of VAE {state['fingerprints']['vae']}, "
                 f"not of {config.vae_checkpoint} ({latents}): use the VAE it was trained with"
             )
-        network = build_network(config)
-        checkpoints.load_weights(network, checkpoints.weights(state), checkpoint)
+        _same_conditioning(config, state, checkpoint)
+        weights = checkpoints.weights(state)
+        network = with_end_clock(build_network(config), weights)
+        checkpoints.load_weights(network, weights, checkpoint)
     return Forecaster(
         codec,
         frozen(network),

@@ -26,6 +26,7 @@ from occdistill.config import (
     build_network,
     build_teacher,
     build_vae,
+    conditioning_mark,
     load_config,
     sampler_options,
 )
@@ -111,9 +112,6 @@ class Job:
 
     def clips(self, split: str) -> ClipDataset:
         """The `train` or `val` clips."""
-        root = Path(self.config.data.dataroot)
-        if not root.is_dir():
-            raise UserError(f"no data at {root.absolute()}; {advice(self.config, 'data')}")
         return build_dataset(self.config, split)
 
     def frozen_vae(self) -> tuple[nn.Module, str]:
@@ -251,12 +249,15 @@ def train_teacher(args: argparse.Namespace) -> None:
             "where the past lies in a future frame; leave it out, or align frames"
         )
     clips = job.latents(codec, vae_fingerprint)
-    task = FlowMatching(
-        build_network(job.config),
-        job.option("condition_dropout", 0.2),
-        job.option("times", None),
-        job.option("moving_weight", 1.0),
-    )
+    try:
+        task = FlowMatching(
+            build_network(job.config),
+            job.option("condition_dropout", 0.2),
+            job.option("times", None),
+            job.option("moving_weight", 1.0),
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{args.config}: train_teacher doesn't hold together: {error}") from error
     validate = ForecastScore(
         job.clips("val"),
         codec,
@@ -267,7 +268,11 @@ def train_teacher(args: argparse.Namespace) -> None:
             **sampler_options(job.config),
         ),
     )
-    fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint}
+    fingerprints = {
+        "vae": vae_fingerprint,
+        "data": clips.fingerprint,
+        "conditioning": conditioning_mark(job.config),
+    }
     job.train(task, clips, latent_batch, validate, fingerprints)
 
 
@@ -302,5 +307,6 @@ def train_distill(args: argparse.Namespace, method: type | None = None) -> None:
         "vae": vae_fingerprint,
         "data": clips.fingerprint,
         "teacher": ckpt.fingerprint(teacher.state_dict()),
+        "conditioning": conditioning_mark(job.config),
     }
     job.train(task, clips, latent_batch, validate, fingerprints)

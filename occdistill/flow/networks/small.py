@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occdistill.errors import UserError
 from occdistill.flow.condition import Condition
 from occdistill.flow.path import expand
 
@@ -111,6 +112,9 @@ class SpaceTimeUNet(nn.Module):
             past.
         two_time: also take the end time r of a step (flow maps); its embedding starts at zero, so
             that teacher weights give the same output.
+
+    Raises:
+        UserError: when called with a condition of other numbers of frames.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class SpaceTimeUNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, cells = latent_shape
+        self.takes = (past, align, trajectory)
         self.prior_std, self.two_time = prior_std, two_time
         widths = [width * 2**level for level in range(len(blocks))]
         e = widths[-1]
@@ -159,6 +164,7 @@ class SpaceTimeUNet(nn.Module):
     ) -> Tensor:
         """Velocity at `x_t (B, F, C, H, W)`, `t (B,)`; average velocity to `r (B,)` if two-time."""
         frames, channels = x_t.shape[1:3]
+        self._check(condition, channels)
         e = self.clock(t) + self.trajectory(condition.trajectory.flatten(1) / 5.0)
         if self.end_clock is not None and r is not None:
             e = e + self.end_clock(r - t)
@@ -186,6 +192,17 @@ class SpaceTimeUNet(nn.Module):
         shift, log_ratio = out.chunk(2, dim=2)
         std = self.prior_std * log_ratio.clamp(-3, 3).exp()
         return gaussian_velocity(x_t, t, condition.aligned[:, :, :channels] + shift, std)
+
+    def _check(self, condition: Condition, channels: int) -> None:
+        aligned = 0 if condition.aligned is None else condition.aligned.shape[2] // channels
+        given = (condition.past.shape[1], aligned, condition.trajectory.shape[1])
+        if given != self.takes:
+            raise UserError(
+                "the network takes {} past frames, {} aligned ones and {} trajectory entries, but "
+                "data and conditioning give {}, {} and {}: make them agree in the config".format(
+                    *self.takes, *given
+                )
+            )
 
 
 def gaussian_velocity(x_t: Tensor, t: Tensor, mean: Tensor, std: Tensor) -> Tensor:
