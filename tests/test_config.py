@@ -15,10 +15,9 @@ from occdistill.config import (
     data_root,
     load_config,
 )
-from occdistill.data.scenes import MAKE_WORLD
 from occdistill.distill.flow_map import two_time
 from occdistill.distill.velocity_matching import VelocityMatching
-from occdistill.errors import UserError
+from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.training import checkpoint as checkpoints
 

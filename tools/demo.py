@@ -13,8 +13,7 @@ import time
 from pathlib import Path
 
 from occdistill.config import load_config
-from occdistill.data.scenes import MAKE_WORLD
-from occdistill.errors import UserError, run
+from occdistill.errors import MAKE_WORLD, UserError, run
 
 
 def main() -> None:

@@ -12,11 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
-from occdistill.data.scenes import MAKE_WORLD
 from occdistill.doctor.dataset import Doctor, check_caches
 from occdistill.doctor.environment import check_environment, check_weights
 from occdistill.doctor.findings import as_json, report
-from occdistill.errors import UserError, run
+from occdistill.errors import MAKE_WORLD, UserError, run
 
 
 def main() -> int:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
-from occdistill.data.scenes import MAKE_WORLD, Keyframe, Scene, invert_pose, load_index
+from occdistill.data.scenes import Keyframe, Scene, invert_pose, load_index
 from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
-from occdistill.errors import UserError
+from occdistill.errors import MAKE_WORLD, UserError
 
 Source = Literal["occ3d", "lidar"]
 _log = logging.getLogger(__name__)

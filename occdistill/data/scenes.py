@@ -19,10 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from occdistill.errors import UserError
+from occdistill.errors import MAKE_WORLD, UserError
 
-# the demo's world
-MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0"
 # Translation and quaternion of LIDAR_TOP (x right, y forward) on nuScenes cars, within
 # centimetres: what is used when only annotations.json is there, which does not say.
 _NOMINAL_LIDAR_TO_EGO = (0.94, 0.0, 1.84, 0.5**0.5, 0.0, 0.0, -(0.5**0.5))
