@@ -52,7 +52,7 @@ from occdistill.training import checkpoint as checkpoints
 MEASURES = ("ray-iou", "consistency", "latent", "samples")
 ROWS = (
     "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
-    "ceiling",
+    "ego-warp-extrapolated-carried", "ceiling",
 )  # fmt: skip
 
 
@@ -131,7 +131,6 @@ def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
     """Every row asked for that this config's conditioning allows; where the past is LiDAR, also
     what its labels would have given.
     """
-    grid, future = build_grid(config), config.data.future
     rows = []
     if {"teacher", "student", "ceiling"} & set(args.rows):
         vae = build_vae(config)
@@ -141,16 +140,23 @@ def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
             full = [row for row in rows if row.facts["encoder"] == "full"]
             rows += [from_labels_row(row, dataset) for row in full]
     if "copy-last" in args.rows:
-        rows.append(copy_last_row(future))
-    if config.conditioning.kind == "gt":  # where poses are given
-        if "ego-warp" in args.rows:
-            rows.append(ego_warp_row(grid, future))
-        if "ego-warp-carried" in args.rows and config.data.past >= 3:
-            rows.append(ego_warp_row(grid, future, carry=True))
-    if "ego-warp-extrapolated" in args.rows:
-        rows.append(ego_warp_row(grid, future, extrapolated=True))
+        rows.append(copy_last_row(config.data.future))
+    rows += ego_warp_rows(args, config)
     if "ceiling" in args.rows:
         rows += ceiling_rows(args, config, vae, vae_mark, dataset)
+    return rows
+
+
+def ego_warp_rows(args: argparse.Namespace, config) -> list[Row]:
+    """With true poses where the models are given them too, and with objects carried where there
+    are the three past frames that it takes.
+    """
+    grid, rows = build_grid(config), []
+    for extrapolated, carry in product((False, True), repeat=2):
+        name = "ego-warp" + "-extrapolated" * extrapolated + "-carried" * carry
+        given = extrapolated or config.conditioning.kind == "gt"
+        if name in args.rows and given and (not carry or config.data.past >= 3):
+            rows.append(ego_warp_row(grid, config.data.future, extrapolated, carry))
     return rows
 
 

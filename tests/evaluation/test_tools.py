@@ -91,6 +91,7 @@ def test_the_report_has_every_row_with_its_facts(tested):
         ("ego-warp", None, None, "gt"),
         ("ego-warp, objects carried", None, None, "gt"),
         ("ego-warp, extrapolated", None, None, "none"),
+        ("ego-warp, extrapolated, objects carried", None, None, "none"),
         ("VAE ceiling", None, None, "truth"),
     ]
     teacher, student = rows[0], rows[2]
@@ -102,6 +103,19 @@ def test_the_report_has_every_row_with_its_facts(tested):
     }  # fmt: skip
     assert {r["protocol"] for r in tested["rows"]} == {"occdistill", "dome", "come-visible"}
     assert tested["dataset"]["grid"]["shape"] == [32, 32, 8]
+
+
+def test_a_history_model_is_compared_with_nothing_that_knows_the_future(setup, monkeypatch):
+    call(
+        monkeypatch, "test", setup / "config.py", "--out", setup / "hist", "--rows", "ego-warp",
+        "ego-warp-carried", "ego-warp-extrapolated", "ego-warp-extrapolated-carried",
+        "--limit-clips", 1, "--device", "cpu", "--cfg-options", "conditioning.kind=hist",
+    )  # fmt: skip
+    rows = json.loads((setup / "hist" / "report.json").read_text())["rows"]
+    assert [(r["model"], r["conditioning"]) for r in rows] == [
+        ("ego-warp, extrapolated", "none"),
+        ("ego-warp, extrapolated, objects carried", "none"),
+    ]
 
 
 def test_light_parts_have_rows_beside_the_full_ones(setup, tested, monkeypatch):
