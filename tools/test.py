@@ -47,6 +47,7 @@ from occdistill.evaluation.rows import (
     forecast_row,
 )
 from occdistill.evaluation.views import VIEWS, needs_masks
+from occdistill.runtime.lineup import positive
 from occdistill.training import checkpoint as checkpoints
 
 MEASURES = ("ray-iou", "consistency", "latent", "samples")
@@ -64,11 +65,11 @@ def parse() -> argparse.Namespace:
     add("checkpoint", nargs="?", help="a distilled student or a teacher; default: the teacher only")
     add(
         "--nfe",
-        type=int,
+        type=positive,
         nargs="+",
         help="evaluations for CHECKPOINT (student 1; teacher 10 5 2 1)",
     )
-    add("--teacher-nfe", type=int, nargs="+", default=[10, 5, 2, 1])
+    add("--teacher-nfe", type=positive, nargs="+", default=[10, 5, 2, 1])
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--decoder", nargs="+", choices=PARTS[:2], default=["full"], help="rows for each of these")
     add("--encoder", nargs="+", choices=PARTS, default=["full"], help="likewise")
@@ -76,11 +77,11 @@ def parse() -> argparse.Namespace:
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
     add("--measure", nargs="+", choices=MEASURES, default=[], help="measures beyond mIoU")
-    add("--samples", type=int, default=4, help="futures per clip for --measure samples")
+    add("--samples", type=positive, default=4, help="futures per clip for --measure samples")
     add("--save-predictions", type=Path, metavar="DIR", help="write npz that tools/score.py reads")
     add("--name", help="what to call CHECKPOINT in the table")
-    add("--limit-clips", type=int, help="this many clips, spread evenly over the split")
-    add("--batch-size", type=int, default=4)
+    add("--limit-clips", type=positive, help="this many clips, spread evenly over the split")
+    add("--batch-size", type=positive, default=4)
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
