@@ -105,7 +105,9 @@ def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
     rows = []
 
     def add(name: str, path: str | None, steps: list[int], guidance: float | None, mark: str):
-        facts = dict(checkpoint=mark, vae=vae_mark, cache=None)  # nothing is read from a cache
+        state = checkpoints.load(path or config.teacher_checkpoint)
+        trained_on = (state.get("fingerprints") or {}).get("data")  # imported weights don't say
+        facts = dict(checkpoint=mark, vae=vae_mark, cache=trained_on)
         for decoder, encoder in product(args.decoder, args.encoder):
             parts = dict(decoder=decoder, encoder=encoder)
             full_name = with_parts(name, **parts)
