@@ -16,7 +16,7 @@ DEMO = "configs/demo.py"
 
 
 def test_shipped_configs_load_and_hold_no_imports():
-    for path in ("demo", "demo_train", "nus", "nus_hist", "nus_vae", "nus_teacher"):
+    for path in ("demo", "demo_train", "demo_hist", "nus", "nus_hist", "nus_vae", "nus_teacher"):
         config = load_config(f"configs/{path}.py")
         assert "read_base" not in config and "VAE" not in config
     assert load_config(DEMO, {"guidance": 3.0}).guidance == 3.0
