@@ -13,7 +13,7 @@ with read_base():
     from .nus import *
 
 network.update(trajectory_length=6)
-conditioning.update(kind="hist", trajectory_length=6)
+conditioning.update(kind="hist+1")
 vae_checkpoint = "data/occfm/occfm/vae.pth"
 teacher_checkpoint = "data/occfm/occfm/teacher.pth"
 light_checkpoint = "data/occfm/occfm/light.pth"

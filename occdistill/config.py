@@ -23,7 +23,7 @@ from occdistill.data.occ3d import GridTransform
 from occdistill.distill.base import Method, frozen
 from occdistill.distill.flow_map import with_end_clock
 from occdistill.errors import UserError
-from occdistill.flow.condition import Codec
+from occdistill.flow.condition import CONDITIONINGS, Codec
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.training import checkpoint as checkpoints
 
@@ -49,7 +49,7 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     "lidar_encoder_checkpoint": None,
     "network": None,
     "teacher_checkpoint": None,
-    "conditioning": ("kind", "align", "carry", "trajectory_length"),
+    "conditioning": ("kind", "align", "carry"),
     "guidance": None,
     "sampler": ("steps", "shift", "temperature"),
     "method": None,
@@ -298,7 +298,12 @@ def lightened(
 def build_codec(
     config: Config, vae: torch.nn.Module, decoder: str = "full", encoder: str = "full"
 ) -> Codec:
-    """The voxel-latent codec with the config's conditioning; parts as for `lightened`."""
+    """The voxel-latent codec with the config's conditioning; parts as for `lightened`.
+
+    Raises:
+        UserError: the conditioning contradicts itself, or asks for more past than there is.
+    """
+    _check_conditioning(config)
     conditioning = dict(config.conditioning)
     return Codec(
         lightened(config, vae, decoder, encoder),
@@ -307,6 +312,27 @@ def build_codec(
         conditioning=conditioning.pop("kind"),
         **conditioning,
     )
+
+
+def _check_conditioning(config: Config) -> None:
+    """Refuse what no `Codec` can do, naming the config's keys."""
+    kind, align, carry = (config.conditioning.get(key) for key in ("kind", "align", "carry"))
+    align, past = tuple(align or ()), config.data.past
+    if kind not in CONDITIONINGS:
+        raise UserError(f"conditioning.kind is {kind!r}; it can be {', '.join(CONDITIONINGS)}")
+    if not all(0 <= offset < past for offset in align):
+        raise UserError(
+            f"conditioning.align is {align}, but the {past} past frames (data.past) lie 0 to "
+            f"{past - 1} before the newest"
+        )
+    if carry and 0 not in align:
+        raise UserError(
+            "conditioning.carry moves the objects of the newest frame: conditioning.align must hold 0"
+        )
+    if carry and past < 3:
+        raise UserError(
+            f"conditioning.carry takes velocities from three past frames, but data.past is {past}"
+        )
 
 
 def sampler_options(config: Config) -> dict[str, float]:
@@ -337,8 +363,6 @@ def conditioning_mark(config: Config) -> str:
         shown.append(f"aligned {' '.join(map(str, given['align']))}")
     if given.get("carry"):
         shown.append("objects carried")
-    if given.get("trajectory_length") is not None:
-        shown.append(f"trajectory {given['trajectory_length']}")
     return ", ".join(shown)
 
 

@@ -12,6 +12,13 @@ MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 14 --val-scen
 class UserError(Exception):
     """Bad input, told in one sentence: what is wrong, where, and what to do next."""
 
+    def __init__(self, sentence: str) -> None:
+        # torch raises a loader process's error anew with that process's traceback as its text,
+        # which ends with the sentence
+        if sentence.startswith("Caught UserError in DataLoader worker"):
+            sentence = sentence.rpartition("UserError: ")[2].strip()
+        super().__init__(sentence)
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit: 0 on success, 2 with one line on stderr for a `UserError`."""

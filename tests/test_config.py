@@ -25,7 +25,7 @@ DEMO = "configs/demo.py"
 
 
 def test_shipped_configs_load_and_hold_no_imports():
-    for path in ("demo", "demo_train", "nus", "nus_hist", "nus_vae", "nus_teacher"):
+    for path in ("demo", "demo_train", "demo_hist", "nus", "nus_hist", "nus_vae", "nus_teacher"):
         config = load_config(f"configs/{path}.py")
         assert "read_base" not in config and "VAE" not in config
     assert load_config(DEMO, {"guidance": 3.0}).guidance == 3.0
@@ -81,6 +81,26 @@ def test_shipped_vae_and_a_student_of_it_make_a_forecaster(tmp_path):
     save("0" * 12)
     with pytest.raises(UserError, match="trained on the latents of VAE 000000000000"):
         build_forecaster(config, student)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ({"conditioning.kind": "none"}, "conditioning.kind is 'none'; it can be gt, hist, hist.1"),
+        ({"conditioning.align": (0, 4)}, r"conditioning.align is \(0, 4\), but the 4 past"),
+        ({"conditioning.align": (1, 2)}, "conditioning.carry .* conditioning.align must hold 0"),
+        ({"conditioning.align": (0,), "data.past": 2}, "conditioning.carry .* data.past is 2"),
+    ],
+)
+def test_a_conditioning_that_cannot_be_is_one_sentence(override, message):
+    config = load_config(DEMO, override)
+    with pytest.raises(UserError, match=message):
+        build_codec(config, build_vae(config, weights=False))
+
+
+def test_no_config_can_show_a_history_model_more_of_the_future():
+    with pytest.raises(UserError, match="unknown key conditioning.trajectory_length"):
+        load_config("configs/nus_hist.py", {"conditioning.trajectory_length": 7})
 
 
 def test_missing_weights_say_how_to_make_them():

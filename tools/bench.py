@@ -41,12 +41,12 @@ from occdistill.config import (
 )
 from occdistill.data.occ3d import OCC3D
 from occdistill.data.voxelize import Sweep, merge
-from occdistill.errors import UserError, run
+from occdistill.errors import run
 from occdistill.evaluation.confusion import confusion
 from occdistill.runtime import roofline
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
 from occdistill.runtime.latency import SCOPES, compare
-from occdistill.runtime.lineup import DTYPES
+from occdistill.runtime.lineup import DTYPES, positive
 from occdistill.runtime.machine import device_name
 
 CONFIGS = ("configs/demo.py", "configs/nus.py")
@@ -77,14 +77,12 @@ def parse() -> argparse.Namespace:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     add("--backend", nargs="+", choices=BACKENDS, help="default: what the device can")
-    add("--repeats", type=int, default=20, help="timed forecasts per line")
+    add("--repeats", type=positive, default=20, help="timed forecasts per line")
     add("--seconds", type=float, default=240.0, help="fewer repeats where all take longer, but 2")
     add("--quick", action="store_true", help="demo size, no compiled back ends")
     add("--out", type=Path, default=Path("work_dirs/bench"))
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
     args = parser.parse_args()
-    if args.repeats < 1:
-        raise UserError("--repeats starts at 1")
     args.configs = args.configs or CONFIGS[: 1 if args.quick else None]
     if args.quick and args.backend is None:
         args.backend = ["plain", "eager"]

@@ -20,7 +20,7 @@ from occdistill.config import build_dataset, load_config
 from occdistill.errors import UserError, run
 from occdistill.evaluation.agreement import agreement
 from occdistill.runtime.latency import SCOPES, compare
-from occdistill.runtime.lineup import add_options, forecaster_options, lineup
+from occdistill.runtime.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.runtime.machine import device_name
 
 
@@ -28,16 +28,16 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
-    parser.add_argument("--nfe", type=int, nargs="*", default=[10, 5, 2, 1], help="of the teacher")
-    parser.add_argument("--student-nfe", type=int, nargs="+", default=[1])
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument(
+        "--nfe", type=positive, nargs="*", default=[10, 5, 2, 1], help="of the teacher"
+    )
+    parser.add_argument("--student-nfe", type=positive, nargs="+", default=[1])
+    parser.add_argument("--repeats", type=positive, default=20)
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--batch-size", type=positive, default=1)
     parser.add_argument("--check", type=int, default=4, help="clips to compare with plain float32")
     parser.add_argument("--out", type=Path, help="folder; default: the config's work_dir")
     args = parser.parse_args()
-    if min(args.repeats, args.batch_size, *args.nfe, *args.student_nfe) < 1:
-        raise UserError("repeats, batch size and evaluations start at 1")
     if min(args.warmup, args.check) < 0:
         raise UserError("warm-up and clips to check start at 0")
 

@@ -26,7 +26,7 @@ from occdistill.data.clips import FrameReader
 from occdistill.data.occ3d import GridTransform
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError, run
-from occdistill.runtime.lineup import add_options, forecaster_options, lineup
+from occdistill.runtime.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet, lidar_folder, replay, synthetic
@@ -40,21 +40,23 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     add = parser.add_argument
-    add("--nfe", type=int, default=1, help="evaluations per forecast")
+    add("--nfe", type=positive, default=1, help="evaluations per forecast")
     add("--source", choices=SOURCES, default="replay")
     add("--folder", type=Path, help="of LiDAR sweeps")
     add("--scene", help="replay this scene only")
     add("--rate", type=float, default=2.0, help="frames per second")
     add("--frames", type=int, help="stop after so many frames; default: when the source ends")
     add("--deadline", type=float, help="milliseconds; default: until the next frame comes")
-    add("--queue", type=int, default=2, help="frames that may wait before the oldest is dropped")
+    add(
+        "--queue", type=positive, default=2, help="frames that may wait; then the oldest is dropped"
+    )
     add("--seed", type=int, default=0)
     add("--tensorboard", type=Path, metavar="DIR")
     add("--window", action="store_true", help="show the forecasts, 1 s and 3 s ahead")
     add("--out", type=Path, help="folder for realtime.json; default: the config's work_dir")
     args = parser.parse_args()
-    if args.rate <= 0 or args.queue < 1 or args.nfe < 1:
-        raise UserError("rate, queue and nfe must be positive")
+    if args.rate <= 0:
+        raise UserError("--rate must be positive")
     if (args.source == "folder") != (args.folder is not None):
         raise UserError("--source folder and --folder DIR belong together")
     return args

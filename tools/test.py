@@ -47,12 +47,13 @@ from occdistill.evaluation.rows import (
     forecast_row,
 )
 from occdistill.evaluation.views import VIEWS, needs_masks
+from occdistill.runtime.lineup import positive
 from occdistill.training import checkpoint as checkpoints
 
 MEASURES = ("ray-iou", "consistency", "latent", "samples")
 ROWS = (
     "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
-    "ceiling",
+    "ego-warp-extrapolated-carried", "ceiling",
 )  # fmt: skip
 
 
@@ -64,11 +65,11 @@ def parse() -> argparse.Namespace:
     add("checkpoint", nargs="?", help="a distilled student or a teacher; default: the teacher only")
     add(
         "--nfe",
-        type=int,
+        type=positive,
         nargs="+",
         help="evaluations for CHECKPOINT (student 1; teacher 10 5 2 1)",
     )
-    add("--teacher-nfe", type=int, nargs="+", default=[10, 5, 2, 1])
+    add("--teacher-nfe", type=positive, nargs="+", default=[10, 5, 2, 1])
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--decoder", nargs="+", choices=PARTS[:2], default=["full"], help="rows for each of these")
     add("--encoder", nargs="+", choices=PARTS, default=["full"], help="likewise")
@@ -76,11 +77,11 @@ def parse() -> argparse.Namespace:
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
     add("--measure", nargs="+", choices=MEASURES, default=[], help="measures beyond mIoU")
-    add("--samples", type=int, default=4, help="futures per clip for --measure samples")
+    add("--samples", type=positive, default=4, help="futures per clip for --measure samples")
     add("--save-predictions", type=Path, metavar="DIR", help="write npz that tools/score.py reads")
     add("--name", help="what to call CHECKPOINT in the table")
-    add("--limit-clips", type=int, help="this many clips, spread evenly over the split")
-    add("--batch-size", type=int, default=4)
+    add("--limit-clips", type=positive, help="this many clips, spread evenly over the split")
+    add("--batch-size", type=positive, default=4)
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -104,7 +105,9 @@ def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
     rows = []
 
     def add(name: str, path: str | None, steps: list[int], guidance: float | None, mark: str):
-        facts = dict(checkpoint=mark, vae=vae_mark, cache=None)  # nothing is read from a cache
+        state = checkpoints.load(path or config.teacher_checkpoint)
+        trained_on = (state.get("fingerprints") or {}).get("data")  # imported weights don't say
+        facts = dict(checkpoint=mark, vae=vae_mark, cache=trained_on)
         for decoder, encoder in product(args.decoder, args.encoder):
             parts = dict(decoder=decoder, encoder=encoder)
             full_name = with_parts(name, **parts)
@@ -131,7 +134,6 @@ def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
     """Every row asked for that this config's conditioning allows; where the past is LiDAR, also
     what its labels would have given.
     """
-    grid, future = build_grid(config), config.data.future
     rows = []
     if {"teacher", "student", "ceiling"} & set(args.rows):
         vae = build_vae(config)
@@ -141,16 +143,23 @@ def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
             full = [row for row in rows if row.facts["encoder"] == "full"]
             rows += [from_labels_row(row, dataset) for row in full]
     if "copy-last" in args.rows:
-        rows.append(copy_last_row(future))
-    if config.conditioning.kind == "gt":  # where poses are given
-        if "ego-warp" in args.rows:
-            rows.append(ego_warp_row(grid, future))
-        if "ego-warp-carried" in args.rows and config.data.past >= 3:
-            rows.append(ego_warp_row(grid, future, carry=True))
-    if "ego-warp-extrapolated" in args.rows:
-        rows.append(ego_warp_row(grid, future, extrapolated=True))
+        rows.append(copy_last_row(config.data.future))
+    rows += ego_warp_rows(args, config)
     if "ceiling" in args.rows:
         rows += ceiling_rows(args, config, vae, vae_mark, dataset)
+    return rows
+
+
+def ego_warp_rows(args: argparse.Namespace, config) -> list[Row]:
+    """With true poses where the models are given them too, and with objects carried where there
+    are the three past frames that it takes.
+    """
+    grid, rows = build_grid(config), []
+    for extrapolated, carry in product((False, True), repeat=2):
+        name = "ego-warp" + "-extrapolated" * extrapolated + "-carried" * carry
+        given = extrapolated or config.conditioning.kind == "gt"
+        if name in args.rows and given and (not carry or config.data.past >= 3):
+            rows.append(ego_warp_row(grid, config.data.future, extrapolated, carry))
     return rows
 
 

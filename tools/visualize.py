@@ -19,7 +19,7 @@ import torch
 
 from occdistill.config import build_dataset, load_config
 from occdistill.errors import UserError, run
-from occdistill.runtime.lineup import add_options, forecaster_options, lineup
+from occdistill.runtime.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.runtime.spread import spread
 from occdistill.visualization import panels
 from occdistill.visualization.open3d_scene import RenderError, Window
@@ -32,8 +32,8 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--clip", type=int, default=0, help="number in the validation split")
     parser.add_argument("--out", type=Path, help="a .gif or .png file")
-    parser.add_argument("--nfe", type=int, nargs="*", default=[10, 1], help="of the teacher")
-    parser.add_argument("--samples", type=int, default=1, help="futures of the student")
+    parser.add_argument("--nfe", type=positive, nargs="*", default=[10, 1], help="of the teacher")
+    parser.add_argument("--samples", type=positive, default=1, help="futures of the student")
     parser.add_argument("--style", choices=("3d", "bev"), default="3d")
     parser.add_argument("--size", type=int, nargs=2, default=[480, 340], help="of a panel, pixels")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, the same for all")
@@ -41,8 +41,6 @@ def main() -> None:
     args = parser.parse_args()
     if not args.window and args.out is None:
         raise UserError("nothing to do: pass --out FILE.gif, --out FILE.png, or --window")
-    if args.samples < 1:
-        raise UserError("--samples starts at 1")
 
     config = load_config(args.config, args.cfg_options)
     forecasters = lineup(config, args.checkpoint, args.nfe, **forecaster_options(args))

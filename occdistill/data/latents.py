@@ -63,7 +63,6 @@ class LatentClips(Dataset):
             "conditioning": codec.conditioning_class,
             "align": list(codec.align),
             "carry": codec.carry,
-            "trajectory_length": codec.trajectory_length,
             "dtype": np.dtype(dtype).name,
             "moving": bool(codec.align),
         }

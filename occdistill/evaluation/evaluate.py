@@ -19,6 +19,7 @@ from occdistill.evaluation.measures.observers import Observer, results
 from occdistill.evaluation.measures.subsets import subset_scores
 from occdistill.evaluation.metrics import score
 from occdistill.evaluation.protocols import DEFAULT, Protocol
+from occdistill.evaluation.report import FACTS
 from occdistill.evaluation.rows import Batch, Row
 from occdistill.evaluation.views import look, needs_masks
 from occdistill.runtime.latency import compare
@@ -147,14 +148,14 @@ def views_for(protocols: Iterable[Protocol], extra: Iterable[str] = ()) -> list[
 
 
 def row_record(row: Row, scores: dict, common: dict[str, Any]) -> dict:
-    """One row of `report.json`; what the row itself knows wins over `common`."""
+    """One row of `report.json`, its facts all named; what the row knows wins over `common`."""
     identity = {
         "model": row.model,
         "nfe": row.nfe,
         "guidance": row.guidance,
         "conditioning": row.conditioning,
     }
-    return {**identity, **scores, **common, **row.facts}
+    return {**identity, **scores, **dict.fromkeys(FACTS), **common, **row.facts}
 
 
 def evaluate(
@@ -174,7 +175,8 @@ def evaluate(
         rows: what to score.
         dataset: clips with their truth.
         protocols: presets.
-        repeats: timed forecasts per row, side by side; fills `fps` and `latency_ms`. 0: none.
+        repeats: timed forecasts per row, side by side, for `fps` and `latency_ms`; 0: none, and
+            they are None.
         common: facts stated in every row (data fingerprint, git commit, …).
         views: voxel subsets to count besides those the protocols need.
         measures: further measures; each row's are under its `measures`.
@@ -204,14 +206,15 @@ def evaluate(
 
 
 def _timing(rows: Sequence[Row], dataset: ClipDataset, repeats: int) -> list[dict]:
-    """`fps` and `latency_ms` of the rows that have a forecaster, on the first clip."""
+    """`fps` and `latency_ms` on the first clip; None for rows without a forecaster."""
     forecasters = {row.name: row.forecaster for row in rows if row.forecaster is not None}
-    if repeats < 1 or not forecasters:
-        return [{} for _ in rows]
-    item = dataset[0]
-    clip = (item[name][None] for name in ("past", "poses", "trajectory"))
-    measured = compare(forecasters, *clip, repeats)
-    return [_speed(measured[row.name]) if row.name in measured else {} for row in rows]
+    measured = {}
+    if repeats > 0 and forecasters:
+        item = dataset[0]
+        clip = (item[name][None] for name in ("past", "poses", "trajectory"))
+        measured = compare(forecasters, *clip, repeats)
+    untimed = {"fps": None, "latency_ms": None}
+    return [_speed(measured[row.name]) if row.name in measured else untimed for row in rows]
 
 
 def _speed(scopes: dict[str, dict[str, float]]) -> dict:

@@ -22,10 +22,11 @@ from occdistill.runtime.machine import model_name
 
 SHOWN = ("1.0s", "2.0s", "3.0s", "avg@1,2,3s", "avg@all")
 SCOPES = ("end_to_end", "generate_decode", "generate")
-FACTS = (
+COLUMNS = (
     "checkpoint", "vae", "decoder", "encoder", "cache", "data", "temperature", "dtype", "seed",
     "git_commit",
 )  # fmt: skip
+FACTS = (*COLUMNS, "align", "carry")  # of every row, None where they don't apply
 
 
 def git_commit(folder: Path = Path(__file__).parent) -> str | None:
@@ -170,13 +171,13 @@ def _protocol_block(name: str, rows: list[dict]) -> list[str]:
     parts = [f"## Protocol `{name}`", about]
     header = ["model", "NFE", "guidance", "conditioning", "clips"]
     header += [f"{m} {h}" for m in ("mIoU", "IoU") for h in SHOWN]
-    timed = any("fps" in row for row in rows)
+    timed = any(row.get("fps") for row in rows)
     header += [f"clips/s {s.replace('_', ' ')}" for s in SCOPES if timed]
     body = []
     for row in rows:
         line = [row["model"], row["nfe"], row["guidance"], row["conditioning"], _clips(row)]
         line += [row[m].get(h) for m in ("mIoU", "IoU") for h in SHOWN]
-        line += [row.get("fps", {}).get(s) for s in SCOPES if timed]
+        line += [(row.get("fps") or {}).get(s) for s in SCOPES if timed]
         body.append(line)
     parts.append(table(header, body))
     absent = sorted({c for row in rows for names in row["absent"].values() for c in names})
@@ -243,8 +244,8 @@ def _clips(row: dict) -> str:
 
 
 def _facts_table(rows: list[dict]) -> str:
-    body = [[r["model"], r["nfe"], *(_fact(r.get(f)) for f in FACTS)] for r in _unique(rows)]
-    return table(["model", "NFE", *FACTS], body)
+    body = [[r["model"], r["nfe"], *(_fact(r.get(f)) for f in COLUMNS)] for r in _unique(rows)]
+    return table(["model", "NFE", *COLUMNS], body)
 
 
 def _fact(value: Any) -> Any:

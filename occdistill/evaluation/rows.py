@@ -78,7 +78,7 @@ class Row:
         nfe: network evaluations per forecast; None: no network.
         guidance: guidance scale; None: unguided.
         conditioning: `none`, `hist+1`, `pred` or `gt`: what is known of the future ego motion.
-        facts: checkpoint, vae and cache fingerprints, dtype, …
+        facts: of `report.FACTS`, those that apply.
         forecaster: what to time, if anything.
         draw: like `predict`, but future number s of several.
     """
@@ -110,13 +110,16 @@ def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **f
         shape = (forecaster.codec.future, *forecaster.codec.vae.latent_shape)
         return forecaster.decode(forecaster.generate(condition, batch.noise(shape, sample)))
 
+    codec = forecaster.codec
     return Row(
         model,
         draw,
         forecaster.nfe,
         forecaster.guidance,
-        forecaster.codec.conditioning_class,
+        codec.conditioning_class,
         {
+            "align": list(codec.align),
+            "carry": codec.carry,
             "temperature": forecaster.temperature,
             "dtype": str(forecaster.dtype).removeprefix("torch."),
             **facts,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
 from occdistill.data.warp import extrapolate, invert, warp
+
+Conditioning = Literal["gt", "hist", "hist+1"]
+CONDITIONINGS = get_args(Conditioning)
 
 
 @dataclass
@@ -92,11 +95,10 @@ class Codec:
             empty for networks that take past latents only (OccFM).
         carry: move the objects of the newest aligned frame on at constant velocity, so that a small
             network need not learn to shift them; needs 0 in `align`.
-        conditioning: `gt` warps with the true future poses and shows the whole trajectory;
-            `hist` extrapolates the last motion and shows past displacements only.
-        trajectory_length: entries of the trajectory shown, L. Default: all P + F for `gt`, and
-            P - 1 for `hist`, so that the step into the first future frame stays hidden. OccFM's
-            history model takes P (and so does see that step: conditioning class `hist+1`).
+        conditioning: `gt` warps with the true future poses and shows the whole trajectory, P + F
+            entries; `hist` extrapolates the last motion and shows the displacements between past
+            frames, P - 1; `hist+1`, what OccFM's history model takes, does the same and shows one
+            more, the true step to the first future frame.
     """
 
     def __init__(
@@ -106,23 +108,19 @@ class Codec:
         future: int = 6,
         align: Sequence[int] = (),
         carry: bool = False,
-        conditioning: Literal["gt", "hist"] = "gt",
-        trajectory_length: int | None = None,
+        conditioning: Conditioning = "gt",
     ) -> None:
-        if conditioning not in ("gt", "hist"):
-            raise ValueError(f"conditioning {conditioning!r} is neither 'gt' nor 'hist'")
+        if conditioning not in CONDITIONINGS:
+            raise ValueError(f"conditioning is {conditioning!r}, not one of {CONDITIONINGS}")
         if carry and 0 not in align:
             raise ValueError("carry moves the objects of the newest frame: align must hold 0")
         self.vae, self.grid, self.future = vae, grid, future
         self.align, self.carry, self.conditioning = tuple(align), carry, conditioning
-        self.trajectory_length = trajectory_length
 
     @property
     def conditioning_class(self) -> str:
-        """`gt`, `none` (strict history) or `hist+1` (history that holds the first true step)."""
-        if self.conditioning == "gt":
-            return "gt"
-        return "none" if self.trajectory_length is None else "hist+1"
+        """What is known of the future: `gt`, `none` (strict history) or `hist+1`."""
+        return "none" if self.conditioning == "hist" else self.conditioning
 
     @torch.no_grad()
     def encode(self, voxels: Tensor) -> Tensor:
@@ -136,9 +134,9 @@ class Codec:
 
     def future_poses(self, poses: Tensor, past: int) -> Tensor:
         """Future ego frame to newest past frame, `(B, F, 4, 4)`: the true or extrapolated ones."""
-        if self.conditioning == "hist":
-            return extrapolate(poses[:, :past], self.future)
-        return poses[:, past : past + self.future]
+        if self.conditioning == "gt":
+            return poses[:, past : past + self.future]
+        return extrapolate(poses[:, :past], self.future)
 
     def aligned_voxels(self, past: Tensor, poses: Tensor) -> Tensor:
         """Past voxels seen from each future ego frame, uint8 `(B, F, K, X, Y, Z)`."""
@@ -157,10 +155,8 @@ class Codec:
 
     def visible_trajectory(self, trajectory: Tensor, past: int) -> Tensor:
         """The entries that this conditioning may show, `(B, L, 2)`."""
-        length = self.trajectory_length
-        if length is None:
-            length = past + self.future if self.conditioning == "gt" else past - 1
-        return trajectory[:, :length]
+        length = {"gt": past + self.future, "hist": past - 1, "hist+1": past}
+        return trajectory[:, : length[self.conditioning]]
 
     def condition(self, past: Tensor, poses: Tensor, trajectory: Tensor) -> Condition:
         """Build the condition of a batch of clips.

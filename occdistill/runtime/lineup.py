@@ -74,6 +74,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, as argparse's `type`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
 def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_options` parsed, as arguments of `lineup`."""
     return dict(

@@ -59,7 +59,8 @@ def setup(tiny_world, tmp_path_factory):
     torch.manual_seed(0)
     nets = {"vae": build_vae(config, weights=False), "teacher": build_network(config)}
     for kind, net in nets.items():
-        checkpoint.save(folder / f"{kind}.pth", {"kind": kind, "model": net.state_dict()})
+        state = {"kind": kind, "model": net.state_dict(), "fingerprints": {"data": "0123456789ab"}}
+        checkpoint.save(folder / f"{kind}.pth", state)
     light = {"kind": "light", "model": build_light(config, nets["vae"], weights=False).state_dict()}
     light["fingerprints"] = {"vae": checkpoint.fingerprint(nets["vae"].state_dict())}
     checkpoint.save(folder / "light.pth", light)
@@ -91,8 +92,21 @@ def test_the_report_has_every_row_with_its_facts(tested):
         ("ego-warp", None, None, "gt"),
         ("ego-warp, objects carried", None, None, "gt"),
         ("ego-warp, extrapolated", None, None, "none"),
+        ("ego-warp, extrapolated, objects carried", None, None, "none"),
         ("VAE ceiling", None, None, "truth"),
     ]
+    every = {
+        "model", "nfe", "guidance", "conditioning", "align", "carry", "clips", "checkpoint", "vae",
+        "cache", "data", "dtype", "seed",
+    }  # fmt: skip
+    assert all(every <= row.keys() == rows[0].keys() for row in tested["rows"])
+    *models, copy_last, _, carried, _, _, ceiling = rows
+    assert [(r["cache"], r["align"], r["carry"]) for r in models] == [
+        ("0123456789ab", [0], False), ("0123456789ab", [0], False), (None, [0], False),
+    ]  # fmt: skip
+    for row in (copy_last, carried):
+        assert {row[k] for k in ("checkpoint", "vae", "cache", "dtype", "fps")} == {None}
+    assert ceiling["checkpoint"] is None and ceiling["vae"] == rows[0]["vae"]
     teacher, student = rows[0], rows[2]
     assert len(teacher["checkpoint"]) == 12 and teacher["checkpoint"] != student["checkpoint"]
     assert teacher["vae"] == student["vae"] and teacher["dtype"] == "float32"
@@ -102,6 +116,19 @@ def test_the_report_has_every_row_with_its_facts(tested):
     }  # fmt: skip
     assert {r["protocol"] for r in tested["rows"]} == {"occdistill", "dome", "come-visible"}
     assert tested["dataset"]["grid"]["shape"] == [32, 32, 8]
+
+
+def test_a_history_model_is_compared_with_nothing_that_knows_the_future(setup, monkeypatch):
+    call(
+        monkeypatch, "test", setup / "config.py", "--out", setup / "hist", "--rows", "ego-warp",
+        "ego-warp-carried", "ego-warp-extrapolated", "ego-warp-extrapolated-carried",
+        "--limit-clips", 1, "--device", "cpu", "--cfg-options", "conditioning.kind=hist",
+    )  # fmt: skip
+    rows = json.loads((setup / "hist" / "report.json").read_text())["rows"]
+    assert [(r["model"], r["conditioning"]) for r in rows] == [
+        ("ego-warp, extrapolated", "none"),
+        ("ego-warp, extrapolated, objects carried", "none"),
+    ]
 
 
 def test_light_parts_have_rows_beside_the_full_ones(setup, tested, monkeypatch):

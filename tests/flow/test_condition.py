@@ -58,9 +58,20 @@ def test_history_extrapolates_and_hides_future_poses_and_steps(clip):
     assert torch.equal(a.aligned, b.aligned)
     assert a.trajectory.shape == (1, 1, 2)
     assert codec.conditioning_class == "none"
-    assert Codec(
-        OneHotVAE(), GRID, conditioning="hist", trajectory_length=2
-    ).conditioning_class == ("hist+1")
+
+
+@pytest.mark.parametrize(
+    "kind, entries, class_", [("gt", 4, "gt"), ("hist", 1, "none"), ("hist+1", 2, "hist+1")]
+)
+def test_a_conditioning_class_says_what_is_shown_of_the_trajectory(clip, kind, entries, class_):
+    past, poses, trajectory = clip
+    codec = Codec(OneHotVAE(), GRID, future=2, align=(0,), conditioning=kind)
+    assert codec.conditioning_class == class_
+    assert codec.condition(past, poses, trajectory).trajectory.shape[1] == entries
+    wrong = poses.clone()
+    wrong[:, 2:] = shift(50.0)
+    same = torch.equal(codec.aligned_voxels(past, poses), codec.aligned_voxels(past, wrong))
+    assert same == (kind != "gt")
 
 
 def test_scale_is_applied_once_each_way(clip):

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
     "name, length, kind, class_",
     [
         ("nus", 12, "gt", "gt"),
-        ("nus_hist", 6, "hist", "hist+1"),
+        ("nus_hist", 6, "hist+1", "hist+1"),
         ("nus_vae", 12, "gt", "gt"),
         ("nus_teacher", 12, "gt", "gt"),
     ],

@@ -163,14 +163,30 @@ def test_wrong_command_lines_are_sentences(setup, monkeypatch):
     for tool, arguments, message in (
         ("visualize", (), "pass --out"),
         ("visualize", ("--clip", 999, "--out", "x.gif"), "no clip 999"),
-        ("visualize", ("--samples", 0, "--out", "x.gif"), "starts at 1"),
-        ("benchmark", ("--repeats", 0), "start at 1"),
+        ("benchmark", ("--warmup", -1), "start at 0"),
         ("realtime", ("--source", "folder"), "--folder"),
         ("realtime", ("--rate", 0), "positive"),
         ("realtime", ("--scene", "scene-9999"), "no scene scene-9999"),
     ):
         with pytest.raises(UserError, match=message):
             call(monkeypatch, tool, *base, *arguments, "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    "tool, option",
+    [
+        ("test", "--nfe"), ("test", "--teacher-nfe"), ("test", "--batch-size"),
+        ("visualize", "--nfe"), ("visualize", "--samples"), ("benchmark", "--nfe"),
+        ("benchmark", "--student-nfe"), ("benchmark", "--repeats"), ("realtime", "--nfe"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["0", "-1", "1.5"])
+def test_counts_start_at_one(tool, option, value, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, tool, "config.py", "student.pth", option, value)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith(f"argument {option}: '{value}' is not a whole number from 1 on")
 
 
 def bench_rows(setup, monkeypatch, *options):

@@ -385,8 +385,8 @@ class OccFMTransition(nn.Module):
         if trajectory.shape[1] + missing < self.trajectory_length:
             raise UserError(
                 f"the condition holds {trajectory.shape[1]} trajectory entries and the OccFM "
-                f"network needs {self.trajectory_length - missing}: "
-                "set conditioning.trajectory_length to that"
+                f"network needs {self.trajectory_length - missing}: conditioning.kind gt shows one "
+                "per frame, hist+1 one per past frame, hist one less"
             )
         trajectory = F.pad(trajectory[:, hidden - missing :], (0, 0, hidden, 0))
         return past, trajectory[:, : self.trajectory_length]
