@@ -62,6 +62,8 @@ def test_teacher_and_student_know_the_past_alone_and_so_do_their_rivals(score):
 def test_a_single_rival_can_be_asked_for(score):
     rows = score("--rows", "ego-warp", "ego-warp-extrapolated")
     assert [r["model"] for r in rows] == ["ego-warp, extrapolated"]
+    with pytest.raises(UserError, match="nothing to score: of --rows ego-warp this config"):
+        score("--rows", "ego-warp")
 
 
 def test_the_missing_teacher_is_named_with_its_command(tmp_path):

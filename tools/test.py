@@ -26,7 +26,7 @@ from occdistill.config import (
     build_vae,
     load_config,
 )
-from occdistill.errors import run
+from occdistill.errors import UserError, run
 from occdistill.evaluation.card import write_card
 from occdistill.evaluation.evaluate import evaluate, views_for
 from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
@@ -147,6 +147,11 @@ def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
     rows += ego_warp_rows(args, config)
     if "ceiling" in args.rows:
         rows += ceiling_rows(args, config, vae, vae_mark, dataset)
+    if not rows:
+        raise UserError(
+            f"nothing to score: of --rows {' '.join(args.rows)} this config and checkpoint have "
+            "none"
+        )
     return rows
 
 
