@@ -170,9 +170,14 @@ def observed_mask(
     -------
     (X, Y, Z) uint8, 1 where a ray passed or ended.
     """
-    seen = np.zeros(np.shape(occupied), np.uint8)
     start = _in_voxels(origin, grid_origin, voxel_size)
-    _observe(seen, start, _in_voxels(endpoints, grid_origin, voxel_size), seen)
+    return observed_cells(np.shape(occupied), start, _in_voxels(endpoints, grid_origin, voxel_size))
+
+
+def observed_cells(shape: tuple[int, ...], start: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """`observed_mask` of a grid of `shape`, all lengths in voxels from its low corner, float64."""
+    seen = np.zeros(shape, np.uint8)
+    _observe(seen, start, ends, seen)
     return seen
 
 

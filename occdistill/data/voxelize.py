@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, MOVABLE, OCC3D, Grid
-from occdistill.data.raycast import observed_mask
+from occdistill.data.raycast import observed_cells
 from occdistill.data.scenes import invert_pose
 from occdistill.errors import UserError
 
@@ -147,7 +147,7 @@ def voxelize(
     """
     cells, classes = [], []
     for sweep in sweeps:
-        cells.append(_cells(_points(sweep), _to_grid(sweep, ego_to_global, grid), grid.shape))
+        cells.append(_cells(_placed(sweep, ego_to_global, grid)[1], grid.shape))
         classes.append(_classes(sweep, unlabelled))
     return _counted(cells, classes, grid)
 
@@ -159,7 +159,7 @@ def observed(sweeps: Sequence[Sweep], ego_to_global: np.ndarray, grid: Grid = OC
     """
     seen = np.zeros(grid.shape, np.uint8)
     for sweep in sweeps:
-        seen |= _passed(_points(sweep), _to_grid(sweep, ego_to_global, grid), grid)
+        seen |= observed_cells(grid.shape, *_placed(sweep, ego_to_global, grid))
     return seen
 
 
@@ -187,24 +187,24 @@ def merge(
     seen, left = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
     cells, classes = [], []
     for sweep in reversed(sweeps):
-        points, to_grid = _points(sweep), _to_grid(sweep, ego_to_global, grid)
-        cell, label = _cells(points, to_grid, grid.shape), _classes(sweep, unlabelled)
+        start, ends = _placed(sweep, ego_to_global, grid)
+        cell, label = _cells(ends, grid.shape), _classes(sweep, unlabelled)
         gone = _IS_MOVABLE[label] & (cell >= 0) & (left.reshape(-1)[cell] == 1)
         cells.append(cell)
         classes.append(np.where(gone, np.uint8(NO_VOTE), label))
-        passed = _passed(points, to_grid, grid)
+        passed = observed_cells(grid.shape, start, ends)
         seen |= passed
         passed.reshape(-1)[cell[cell >= 0]] = 0
         left |= passed
     return Merged(_counted(cells, classes, grid), seen)
 
 
-def _to_grid(sweep: Sweep, ego_to_global: np.ndarray, grid: Grid) -> np.ndarray:
-    """Transform (4, 4) from a sweep's coordinates to units of voxels."""
+def _placed(sweep: Sweep, ego_to_global: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Sensor (3,) and points (N, 3) in voxels from the grid's low corner, float64."""
     to_grid = invert_pose(ego_to_global) @ sweep.lidar_to_global
     to_grid[:3, 3] -= grid.origin
     to_grid[:3] /= grid.voxel_size
-    return to_grid
+    return to_grid[:3, 3].copy(), _moved(_points(sweep), to_grid)
 
 
 def _points(sweep: Sweep) -> np.ndarray:
@@ -236,13 +236,6 @@ def _classes(sweep: Sweep, unlabelled: int) -> np.ndarray:
     return labels
 
 
-def _passed(points: np.ndarray, to_grid: np.ndarray, grid: Grid) -> np.ndarray:
-    """Voxels on the way from a sensor to its points, those of the points included."""
-    ends = points @ to_grid[:3, :3].T + to_grid[:3, 3]
-    # In units of voxels: the grid starts at zero and a voxel has size one.
-    return observed_mask(np.empty(grid.shape, bool), (0.0, 0.0, 0.0), 1.0, to_grid[:3, 3], ends)
-
-
 def _counted(cells: list[np.ndarray], classes: list[np.ndarray], grid: Grid) -> np.ndarray:
     """The grid that the votes `classes` in the voxels `cells` elect."""
     out = np.full(grid.shape, FREE, np.uint8)
@@ -257,18 +250,27 @@ _IS_MOVABLE = np.isin(np.arange(NO_VOTE + 1), MOVABLE)
 
 
 @numba.njit(cache=True, nogil=True)
-def _cells(points, to_grid, shape):
+def _moved(points, transform):
+    """Points (N, 3) after a transform (4, 4), float64."""
+    out = np.empty(points.shape, np.float64)
+    for i, (x, y, z) in enumerate(points):
+        for axis in range(3):
+            m = transform[axis]
+            out[i, axis] = m[0] * x + m[1] * y + m[2] * z + m[3]
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _cells(points, shape):
     """Flat voxel index of each point, -1 outside the grid."""
     cells = np.empty(len(points), np.int32)
-    for i, (x, y, z) in enumerate(points):
+    for i, point in enumerate(points):
         cell = 0
         for axis in range(3):
-            m = to_grid[axis]
-            position = m[0] * x + m[1] * y + m[2] * z + m[3]
-            if position < 0 or position >= shape[axis]:
+            if point[axis] < 0 or point[axis] >= shape[axis]:
                 cell = -1
                 break
-            cell = cell * shape[axis] + int(position)
+            cell = cell * shape[axis] + int(point[axis])
         cells[i] = cell
     return cells
 

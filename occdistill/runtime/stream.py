@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from occdistill.data.occ3d import FREE, NUM_CLASSES
+from occdistill.data.occ3d import FREE, MOVABLE, NUM_CLASSES
 from occdistill.data.scenes import invert_pose, pose_matrix
 from occdistill.data.warp import invert
 from occdistill.flow.condition import Condition
@@ -95,7 +95,9 @@ class Stream:
             self.frames.popleft()
 
     def warm_up(self) -> None:
-        """Forecast once from an empty street, so that nothing is compiled or allocated later.
+        """Forecast once, so that nothing is compiled or allocated later.
+
+        On an empty street one voxel drives in: what carries moving objects on has to run as well.
 
         Raises:
             ValueError: there are frames in the window already.
@@ -105,8 +107,10 @@ class Stream:
         codec = self.forecaster.codec
         still = np.tile(np.eye(4), (codec.future + 1, 1, 1))
         empty = torch.full(codec.vae.grid_shape, FREE, dtype=torch.uint8)
-        for _ in range(self.past):
-            self.push(empty, still[0])
+        for i in range(self.past):
+            voxels = empty.clone()
+            voxels[i, voxels.shape[1] // 2, 0] = MOVABLE[0]
+            self.push(voxels, still[0])
         self.forecast(still)
         self.forecaster.synchronize()
         self.frames.clear()

@@ -178,11 +178,13 @@ def missing_packages() -> list[str]:
 
 
 def _diagnosis(stderr: str) -> str:
-    absent = missing_packages()
-    if absent:
-        return f"Open3D can't render without system packages: apt-get install {' '.join(absent)}"
+    """The process' last words, and the packages whose lack may be behind them."""
     lines = [line for line in stderr.splitlines() if line.strip()]
-    return f"Open3D can't render here ({lines[-1].strip() if lines else 'it crashed'})"
+    failure = f"Open3D can't render here ({lines[-1].strip() if lines else 'it crashed'})"
+    absent = missing_packages()
+    if not absent:
+        return failure
+    return f"{failure}; it may need these system packages: apt-get install {' '.join(absent)}"
 
 
 class Renderer:

@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from occdistill.data import objects
+from occdistill.data.occ3d import Grid
+from occdistill.flow.condition import Codec
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.stream import trajectory_from_poses
-from tests.runtime.fakes import ToNewest, codec, drive, street
+from tests.runtime.fakes import GRID, ClassesAsLatents, ToNewest, codec, drive, street
 
 
 def relative(poses, newest):
@@ -102,3 +105,18 @@ def test_warming_up_runs_every_stage_and_leaves_nothing_behind():
     stream.push(street(1)[0], np.eye(4), time=-3.0)
     with pytest.raises(ValueError, match="before its first frame"):
         stream.warm_up()
+
+
+@pytest.mark.parametrize("voxel_size", [0.4, 1.6])
+def test_warming_up_paints_a_moving_object(monkeypatch, voxel_size):
+    painted, sample = [], objects._sample
+
+    def counted(seen, *rest):
+        sample(seen, *rest)
+        painted.append((seen == rest[2]).any())
+
+    monkeypatch.setattr(objects, "_sample", counted)
+    grid = Grid(GRID.shape, voxel_size, (-4 * voxel_size, -4 * voxel_size, 0.0))
+    carrying = Codec(ClassesAsLatents(), grid, future=2, align=(0,), carry=True)
+    Forecaster(carrying, ToNewest()).stream(past=4).warm_up()
+    assert painted == [True, True]  # in each future frame

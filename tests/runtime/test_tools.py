@@ -243,3 +243,14 @@ def test_a_gain_is_fewer_operations_times_operations_a_second():
     assert "| full | plain float32 | end_to_end | 20.0× | 10.0× | 2.00× | 8×, met |" in text
     assert "5.0× | 10.0× | 0.50× | 8×, missed: 4.0 GFLOP run at 20 %" in text
     assert "would give 25×" in text  # 4 GFLOP at 100 GFLOP/s are 40 ms
+
+
+@pytest.mark.parametrize("rate, verdict", [(19.96, "missed"), (20.0, "met")])
+def test_bench_says_whether_lidar_is_merged_fast_enough(rate, verdict):
+    machine = {
+        "command": "bench", "device": "abacus", "date": "today", "torch": "2",
+        "matmul_gflops": {"float32": 1.0}, "copy_gbytes_per_s": 1.0,
+        "merge_keyframes_per_s": rate, "confusion_clips_per_s": 1.0,
+    }  # fmt: skip
+    text = load("bench").table([], machine)
+    assert f"keyframe: 20.0 a second and core (target 20, {verdict})" in text

@@ -13,6 +13,7 @@ from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
 from occdistill.training import checkpoint as ckpt
 from occdistill.training import jobs
+from tests.training.curves import curve
 
 REPO = Path(__file__).parents[2]
 CONFIG = """
@@ -51,6 +52,18 @@ def run(monkeypatch, job, *arguments, **options):
     job(jobs.parse("."), **options)
 
 
+def tool(name, *arguments, launcher=()):
+    """One of the tools as a user starts it."""
+    return subprocess.run(
+        [sys.executable, *launcher, f"tools/{name}.py", *map(str, arguments)],
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def config(tiny_world, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
@@ -87,6 +100,33 @@ def test_train_mfd_trains_mfd_whatever_the_config_says(trained, monkeypatch):
     run(monkeypatch, jobs.train_distill, trained, *options, method=MFD)
     state = ckpt.step_files(folder)[-1]
     assert set(ckpt.load(state)["training"]["updaters"]) == {"student", "auxiliary"}
+
+
+def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, monkeypatch, tmp_path):
+    config = tmp_path / "mfd.py"
+    config.write_text(
+        trained.read_text()
+        + "from occdistill.distill.mfd import MFD\n"
+        + "method = dict(type=MFD, ratio=2, ode_step=0.2)\n"
+        + "train_distill.update(iterations=3, batch_size=4, lr=1e-3, warmup=1, log_interval=1)\n"
+    )
+    run(monkeypatch, jobs.train_distill, config, "--work-dir", tmp_path / "one", method=MFD)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    options = ("--device", "cpu", "--launcher", "pytorch")
+    done = tool("train_mfd", config, "--work-dir", tmp_path / "two", *options, launcher=torchrun)
+    assert done.returncode == 0, done.stderr
+    for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
+        one, two = (curve(tmp_path / name, key) for name in ("one", "two"))
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-6) and len(one) == 3
+    start, one, two = (
+        torch.nn.utils.parameters_to_vector(ckpt.load(file)["model"].values())
+        for file in (
+            trained.parent / "weights" / "teacher.pth",
+            tmp_path / "one" / "student.pth",
+            tmp_path / "two" / "student.pth",
+        )
+    )
+    assert (one - two).norm() < 1e-3 * (one - start).norm()
 
 
 def test_a_run_is_neither_overwritten_nor_repeated(trained, monkeypatch, capsys):
@@ -153,14 +193,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(config, monkey
 
 
 def test_tools_exit_with_one_sentence(config, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "tools/train_mfd.py", str(config), "--work-dir", str(tmp_path)]
-        + ["--cfg-options", f"vae_checkpoint={tmp_path}/no.pth"],
-        cwd=REPO,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    missing = ("--cfg-options", f"vae_checkpoint={tmp_path}/no.pth")
+    done = tool("train_mfd", config, "--work-dir", tmp_path, *missing)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no vae weights at") and done.stderr.count("\n") == 1

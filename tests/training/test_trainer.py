@@ -1,6 +1,5 @@
 import errno
 import importlib.util
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import torch
 from occdistill.errors import UserError
 from occdistill.training import checkpoint as ckpt
 from occdistill.training.updates import MovingAverage, Updater
+from tests.training.curves import curve
 
 HERE = Path(__file__).parent
 spec = importlib.util.spec_from_file_location("toy", HERE / "toy.py")
@@ -29,17 +29,6 @@ def run_toy(work_dir, *options, launcher=()):
         text=True,
         check=False,
     )
-
-
-def curve(work_dir, key):
-    """A scalar over its steps, over all starts of a run; later starts replace earlier ones."""
-    points = {}
-    for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            if key in entry:
-                points[entry["step"]] = entry[key]
-    return [points[step] for step in sorted(points)]
 
 
 def points(key):
