@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo weights test test-slow lint bench clean
 
 setup: $(VENV)/.ready  ## virtual environment, packages, system libraries for rendering
 
@@ -18,6 +18,26 @@ $(VENV)/.ready: requirements.txt tests/constraints.txt pyproject.toml
 
 demo: setup  ## the whole chain on the embedded world: work_dirs/demo/report.md and forecast.gif
 	$(BIN)/python tools/demo.py configs/demo.py
+
+# Trained in a folder of their own: a training keeps the weights that lie where the next one looks,
+# which would go on with the shipped ones.
+WEIGHTS := work_dirs/weights
+INTO := --resume --cfg-options work_dir=$(WEIGHTS) \
+	$(foreach part,vae light teacher lidar_encoder,$(part)_checkpoint=$(WEIGHTS)/$(part).pth)
+
+weights: setup data/world-train/splits.json data/world/splits.json  ## data/demo-weights anew, 2 h
+	$(BIN)/python tools/train_vae.py configs/demo_train.py $(INTO)
+	$(BIN)/python tools/train_light.py configs/demo_train.py $(INTO)
+	$(BIN)/python tools/train_teacher.py configs/demo_train.py $(INTO)
+	$(BIN)/python tools/train_lidar_encoder.py configs/demo_lidar.py $(INTO)
+	cp $(WEIGHTS)/*.pth data/demo-weights/
+	$(BIN)/python tests/test_demo_weights.py
+
+data/world-train/splits.json: | setup
+	$(BIN)/python tools/make_world.py --out $(@D) --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
+
+data/world/splits.json: | setup
+	$(BIN)/python tools/make_world.py --out $(@D) --scenes 14 --val-scenes 12 --seed 0
 
 test: setup  ## the fast test suite
 	$(BIN)/python -m pytest

@@ -1,9 +1,8 @@
-"""The demo's VAE and teacher, made again on a larger embedded world of other towns (2 h on 2 cores).
+"""The demo's VAE, light parts and teacher, trained on a larger embedded world of other towns.
 
-python tools/make_world.py --out data/world-train --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
-python tools/train_vae.py configs/demo_train.py
-python tools/train_light.py configs/demo_train.py
-python tools/train_teacher.py configs/demo_train.py
+`make weights` runs these trainings and the one in `demo_lidar.py` in work_dirs/weights, about 2 h on
+2 cores, and copies what they leave to data/demo-weights. Stopped, it goes on where it was; remove
+work_dirs/weights to begin anew.
 """
 
 from mmengine.config import read_base

@@ -1,9 +1,12 @@
 """The shipped weights: they fit in the repository and still give the scores committed with them.
 
-After retraining, `python tests/test_demo_weights.py` prints the scores anew.
+`make weights` trains them anew and runs `python tests/test_demo_weights.py`, which rewrites the scores.
 """
 
 import json
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,8 @@ from occdistill.evaluation.rows import ceiling_row, forecast_row
 from occdistill.runtime.lineup import lineup
 from occdistill.training import checkpoint as checkpoints
 
-WEIGHTS = Path(__file__).parent.parent / "data" / "demo-weights"
+REPO = Path(__file__).parents[1]
+WEIGHTS = REPO / "data" / "demo-weights"
 
 
 def measured(world: Path) -> dict:
@@ -48,6 +52,25 @@ def test_the_shipped_weights_give_the_committed_scores(tiny_world):
 
 def test_the_shipped_weights_are_small():
     assert sum(file.stat().st_size for file in WEIGHTS.glob("*.pth")) <= 12e6
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_make_weights_trains_each_of_them_on_those_it_has_just_trained():
+    dry_run = ["make", "--dry-run", "--no-print-directory", "weights"]
+    done = subprocess.run(dry_run, cwd=REPO, capture_output=True, text=True, check=True)
+    trainings = [shlex.split(line) for line in done.stdout.splitlines() if "tools/train_" in line]
+    made = set()
+    for _, tool, path, resume, flag, *options in trainings:
+        assert (resume, flag) == ("--resume", "--cfg-options")
+        config = load_config(path, dict(option.split("=") for option in options))
+        for part in (file.stem for file in WEIGHTS.glob("*.pth")):
+            place = Path(config[f"{part}_checkpoint"])
+            assert place == Path(config.work_dir, f"{part}.pth")
+            if Path(tool).stem == f"train_{part}":
+                assert config[f"train_{part}"].iterations
+                made.add(place.name)
+    assert made == {file.name for file in WEIGHTS.glob("*.pth")}
+    assert f"cp {config.work_dir}/*.pth data/demo-weights/" in done.stdout
 
 
 if __name__ == "__main__":

@@ -1,12 +1,6 @@
-"""32 keyframes of a real nuScenes drive, where somebody has them.
+"""32 keyframes of a real nuScenes drive, see the fixture `real_sweeps`."""
 
-The folder named by OCCDISTILL_REAL_LIDAR holds 000.npz … with xyz (N, 3) in the LiDAR frame,
-label (N,) of merged lidarseg classes and lidar_to_first (4, 4).
-"""
-
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,35 +8,23 @@ import torch
 
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.scenes import invert_pose, pose_matrix
-from occdistill.data.voxelize import NO_VOTE, Sweep, merge, observed
+from occdistill.data.voxelize import merge, observed
 from occdistill.data.warp import extrapolate, warp
 
-FOLDER = Path(os.environ.get("OCCDISTILL_REAL_LIDAR", "absent"))
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / "000.npz").is_file(),
-    reason="OCCDISTILL_REAL_LIDAR names no folder with 000.npz …",
-)
 LIDAR_TO_EGO = pose_matrix([0.94, 0, 1.84], [0.5**0.5, 0, 0, -(0.5**0.5)])
-# road, sidewalk, building, barrier/cone, vegetation, person, two-wheeler, car, truck, bus, none
-CLASSES = np.array([11, 13, 15, 1, 16, 7, 2, 4, 10, 3, NO_VOTE], np.uint8)
 MERGE = 5
 
 
 @pytest.fixture(scope="module")
-def sweeps():
-    frames = [np.load(path) for path in sorted(FOLDER.glob("[0-9]*.npz"))]
-    return [Sweep(f["xyz"], CLASSES[f["label"]], f["lidar_to_first"]) for f in frames]
+def egos(real_sweeps):
+    return np.stack([s.lidar_to_global @ invert_pose(LIDAR_TO_EGO) for s in real_sweeps])
 
 
 @pytest.fixture(scope="module")
-def egos(sweeps):
-    return np.stack([s.lidar_to_global @ invert_pose(LIDAR_TO_EGO) for s in sweeps])
-
-
-@pytest.fixture(scope="module")
-def grids(sweeps, egos):
+def grids(real_sweeps, egos):
     return [
-        merge(sweeps[max(0, i + 1 - MERGE) : i + 1], egos[i]).voxels for i in range(len(sweeps))
+        merge(real_sweeps[max(0, i + 1 - MERGE) : i + 1], egos[i]).voxels
+        for i in range(len(real_sweeps))
     ]
 
 
@@ -52,8 +34,8 @@ def overlap(a, b):
     return float((a & b).sum() / (a | b).sum())
 
 
-def test_every_frame_voxelises(grids, sweeps):
-    assert len(grids) == len(sweeps) == 32
+def test_every_frame_voxelises(grids, real_sweeps):
+    assert len(grids) == len(real_sweeps) == 32
     counts = [(g != FREE).sum() for g in grids]
     assert min(counts[MERGE:]) > 8000 and max(counts) < 40000
     # Merging five sweeps at least doubles what one sees.
@@ -67,9 +49,9 @@ def test_the_road_is_where_the_wheels_are(grids):
     assert np.argmax(levels) in (2, 1) and sum(levels[3:]) < 0.01
 
 
-def test_observed_space_surrounds_the_car(sweeps, egos, grids):
+def test_observed_space_surrounds_the_car(real_sweeps, egos, grids):
     for i in (10, 31):
-        seen = observed(sweeps[i + 1 - MERGE : i + 1], egos[i])
+        seen = observed(real_sweeps[i + 1 - MERGE : i + 1], egos[i])
         assert seen[grids[i] != FREE].all()
         assert seen[100:110, 97:103, 5:8].mean() > 0.9  # the air ahead of the bonnet
         assert 0.1 < seen.mean() < 0.6
@@ -94,11 +76,11 @@ def test_ego_warped_copy_beats_copy_last(grids, egos, ahead):
     assert guessed_warp > copy
 
 
-def test_merged_keyframes_come_at_sensor_rate(sweeps, egos):
+def test_merged_keyframes_come_at_sensor_rate(real_sweeps, egos):
     """20 a second are wanted, mask included; half of that passes on a busy machine."""
     start = time.process_time()
     for i in range(MERGE, 15):
-        merge(sweeps[i + 1 - MERGE : i + 1], egos[i])
+        merge(real_sweeps[i + 1 - MERGE : i + 1], egos[i])
     rate = 10 / (time.process_time() - start)
     print(f"{rate:.1f} merged keyframes a second")
     assert rate > 10
