@@ -149,10 +149,14 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str | P
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """12 hex characters that change with any name, shape, dtype or bit of a state dict."""
+    """12 hex characters that change with any name, shape, dtype or bit of a state dict.
+
+    What a checkpoint stores in float16 is hashed as the float32 it is loaded as.
+    """
     digest = hashlib.sha256()
     for key in sorted(state):
         value = torch.as_tensor(state[key]).detach().cpu().contiguous()
+        value = value.float() if value.dtype == torch.float16 else value
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:12]

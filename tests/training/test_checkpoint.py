@@ -130,6 +130,8 @@ def test_fingerprint_sees_every_bit_but_not_the_order():
     others = [changed, {**state, "a": state["a"].view(3, 2)}, {**state, "a": state["a"].double()}]
     others += [{"a": state["a"], "c": state["b"]}]
     assert len({reference, *map(ckpt.fingerprint, others)}) == 5
+    stored = {"a": state["a"].half(), "b": state["b"]}  # numbers that float16 holds
+    assert ckpt.fingerprint(stored) == reference
 
 
 def test_step_files_are_ordered_by_number(tmp_path):
