@@ -1,0 +1,48 @@
+"""`make demo` calls the tools as a user would; the tools themselves are tested where they live."""
+
+import importlib.util
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from occdistill.config import load_config
+from occdistill.errors import MAKE_WORLD, UserError
+
+TOOLS = Path(__file__).parents[1] / "tools"
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    """The tool's module; `calls` are the commands it would have run, `codes` what they return."""
+    spec = importlib.util.spec_from_file_location("demo", TOOLS / "demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.calls, module.codes = [], {}
+
+    def pretend(command, check):
+        module.calls.append(["python", f"tools/{Path(command[1]).name}", *command[2:]])
+        return SimpleNamespace(returncode=module.codes.get(Path(command[1]).stem, 0))
+
+    monkeypatch.setattr(module.subprocess, "run", pretend)
+    monkeypatch.setattr("sys.argv", ["demo.py", "configs/demo.py"])
+    return module
+
+
+def test_it_makes_the_world_that_its_config_reads_then_a_student_then_everything_of_it(demo):
+    demo.main()
+    names = [Path(call[1]).stem for call in demo.calls]
+    assert names == ["make_world", "train_mfd", "test", "benchmark", "realtime", "visualize"]
+    assert all((TOOLS / f"{name}.py").is_file() for name in names)
+    config = load_config("configs/demo.py")
+    assert shlex.join(demo.calls[0]) == MAKE_WORLD and config.data.dataroot in MAKE_WORLD
+    student = f"{config.work_dir}/student.pth"
+    assert all(call[2:4] == ["configs/demo.py", student] for call in demo.calls[2:])
+
+
+def test_it_stops_where_a_tool_stops(demo):
+    demo.codes["test"] = 2
+    with pytest.raises(UserError, match="tools/test.py stopped with exit code 2"):
+        demo.main()
+    assert len(demo.calls) == 3
