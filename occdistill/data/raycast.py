@@ -152,30 +152,25 @@ def cast_rays(
     return hits, (distance * voxel_size).astype(np.float32)
 
 
-def observed_mask(
-    occupied: np.ndarray, grid_origin, voxel_size: float, origin, endpoints: np.ndarray
-) -> np.ndarray:
+def observed_mask(shape: tuple[int, ...], start: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Mark the voxels between a sensor and its measured points, the points' own included.
+
+    What stands between isn't looked at: a measured point has by itself shown the way to it to be
+    free.
 
     Parameters
     ----------
-    occupied : (X, Y, Z)
-        Only its shape is used: a measured point has by itself shown the way to it to be free.
-    grid_origin, voxel_size, origin
-        As in `cast_rays`.
-    endpoints : (R, 3) metres
-        Measured points, inside the grid or not; rows that are not finite are skipped.
+    shape : (X, Y, Z)
+        Of the grid.
+    start : (3,) float64
+        The sensor, in voxels from the grid's low corner.
+    ends : (R, 3) float64
+        Measured points, likewise, inside the grid or not; rows that are not finite are skipped.
 
     Returns
     -------
     (X, Y, Z) uint8, 1 where a ray passed or ended.
     """
-    start = _in_voxels(origin, grid_origin, voxel_size)
-    return observed_cells(np.shape(occupied), start, _in_voxels(endpoints, grid_origin, voxel_size))
-
-
-def observed_cells(shape: tuple[int, ...], start: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """`observed_mask` of a grid of `shape`, all lengths in voxels from its low corner, float64."""
     seen = np.zeros(shape, np.uint8)
     _observe(seen, start, ends, seen)
     return seen

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, MOVABLE, OCC3D, Grid
-from occdistill.data.raycast import observed_cells
+from occdistill.data.raycast import observed_mask
 from occdistill.data.scenes import invert_pose
 from occdistill.errors import UserError
 
@@ -159,7 +159,7 @@ def observed(sweeps: Sequence[Sweep], ego_to_global: np.ndarray, grid: Grid = OC
     """
     seen = np.zeros(grid.shape, np.uint8)
     for sweep in sweeps:
-        seen |= observed_cells(grid.shape, *_placed(sweep, ego_to_global, grid))
+        seen |= observed_mask(grid.shape, *_placed(sweep, ego_to_global, grid))
     return seen
 
 
@@ -192,7 +192,7 @@ def merge(
         gone = _IS_MOVABLE[label] & (cell >= 0) & (left.reshape(-1)[cell] == 1)
         cells.append(cell)
         classes.append(np.where(gone, np.uint8(NO_VOTE), label))
-        passed = observed_cells(grid.shape, start, ends)
+        passed = observed_mask(grid.shape, start, ends)
         seen |= passed
         passed.reshape(-1)[cell[cell >= 0]] = 0
         left |= passed

@@ -76,20 +76,26 @@ def test_random_rays_agree_with_fine_sampling():
                 assert hit.tolist() == index[solid[0]].tolist()
 
 
+def observed(occupied, ends):
+    """Seen from (-0.8, -0.3, -0.3), in metres as the rays below."""
+    start, ends = ((np.array(x) - ORIGIN) / SIZE for x in ((-0.8, -0.3, -0.3), ends))
+    return observed_mask(occupied.shape, start, ends)
+
+
 def test_observed_voxels_are_those_up_to_the_endpoint():
-    seen = observed_mask(grid(), ORIGIN, SIZE, (-0.8, -0.3, -0.3), [[1.2, -0.3, -0.3]])
+    seen = observed(grid(), [[1.2, -0.3, -0.3]])
     assert seen.dtype == np.uint8
     assert np.argwhere(seen).tolist() == [[x, 1, 1] for x in range(5)]
 
 
 def test_observed_ignores_what_stands_between_and_points_that_are_not_finite():
     ends = [[1.2, -0.3, -0.3], [np.nan, 0, 0], [np.inf, 0, 0]]
-    seen = observed_mask(grid((2, 1, 1)), ORIGIN, SIZE, (-0.8, -0.3, -0.3), ends)
+    seen = observed(grid((2, 1, 1)), ends)
     assert seen.sum() == 5
 
 
 def test_observed_clips_rays_that_leave_the_grid():
-    seen = observed_mask(grid(), ORIGIN, SIZE, (-0.8, -0.3, -0.3), [[50.0, -0.3, -0.3]])
+    seen = observed(grid(), [[50.0, -0.3, -0.3]])
     assert np.argwhere(seen).tolist() == [[x, 1, 1] for x in range(8)]
 
 

@@ -118,7 +118,8 @@ def test_observed_unites_the_rays_of_all_sweeps():
     for x in (3.1, 6.3):
         origin, points = np.array([x, 5.2, 1.7]), rng.normal(0, 6, (60, 3)).astype(np.float32)
         sweeps.append(sweep(points, [15] * 60, pose_matrix(origin, [1, 0, 0, 0])))
-        exact |= observed_mask(exact, GRID.origin, 1.0, origin, points + origin)
+        start = origin - GRID.origin  # voxels of one metre
+        exact |= observed_mask(exact.shape, start, points + start)
     seen = observed(sweeps, EYE, GRID)
     assert np.array_equal(seen, exact)
     assert seen[voxelize(sweeps, EYE, GRID) != FREE].all()
