@@ -133,18 +133,22 @@ def _check_arguments(spec: Mapping | None, path: Path, name: str) -> None:
         _check_key(key, sorted(known - {"self"}), path, f"{name}.")
 
 
-def _instantiate(spec: Mapping, **more: Any) -> Any:
-    """Build `dict(type=Class, **arguments)`.
+def construct(kind: type, *arguments: Any, **options: Any) -> Any:
+    """An object of a class, from what a config says.
 
     Raises:
-        UserError: the class refuses its arguments.
+        UserError: the class refuses it.
     """
-    kind = _resolve(spec["type"])
-    arguments = {k: _plain(v) for k, v in spec.items() if k != "type"}
     try:
-        return kind(**{**more, **arguments})
+        return kind(*arguments, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"the config's {kind.__name__} can't be built: {error}") from error
+
+
+def _instantiate(spec: Mapping, **more: Any) -> Any:
+    """Build `dict(type=Class, **arguments)`."""
+    arguments = {k: _plain(v) for k, v in spec.items() if k != "type"}
+    return construct(_resolve(spec["type"]), **{**more, **arguments})
 
 
 def _plain(value: Any) -> Any:
@@ -191,11 +195,15 @@ def load_weights(config: Config, key: str, net: torch.nn.Module) -> None:
     Raises:
         UserError: no such file, another kind of checkpoint, or weights of another architecture.
     """
-    checkpoints.load_weights(net, checkpoints.weights(_checkpoint(config, key)), config[key])
+    checkpoints.load_weights(net, checkpoints.weights(load_checkpoint(config, key)), config[key])
 
 
-def _checkpoint(config: Config, key: str) -> dict:
-    """The checkpoint named by `config[key]`, `<kind>_checkpoint`, which must be of that kind."""
+def load_checkpoint(config: Config, key: str) -> dict:
+    """The checkpoint named by `config[key]`, `<kind>_checkpoint`.
+
+    Raises:
+        UserError: no such file, or another kind of checkpoint.
+    """
     what = key.removesuffix("_checkpoint")
     path = config.get(key)
     if not path or not Path(path).is_file():
@@ -261,7 +269,7 @@ def build_lidar_encoder(
 def _same_vae(config: Config, key: str, vae: torch.nn.Module) -> None:
     """Refuse the weights of parts that were distilled from another autoencoder than `vae`."""
     what = key.removesuffix("_checkpoint")
-    made_from = _checkpoint(config, key).get("fingerprints", {}).get("vae")
+    made_from = load_checkpoint(config, key)["fingerprints"].get("vae")
     mark = checkpoints.fingerprint(vae.state_dict())
     if made_from != mark:
         raise UserError(
@@ -349,7 +357,7 @@ def build_network(config: Config) -> torch.nn.Module:
 def build_teacher(config: Config) -> torch.nn.Module:
     """The teacher's velocity network, frozen, with its averaged weights."""
     network = build_network(config)
-    state = _checkpoint(config, "teacher_checkpoint")
+    state = load_checkpoint(config, "teacher_checkpoint")
     _same_conditioning(config, state, config.teacher_checkpoint)
     checkpoints.load_weights(network, checkpoints.weights(state), config.teacher_checkpoint)
     return frozen(network)
@@ -368,8 +376,7 @@ def conditioning_mark(config: Config) -> str:
 
 def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None:
     """Refuse a velocity network that was trained with another condition than the config's."""
-    trained = (state.get("fingerprints") or {}).get("conditioning")
-    ours = conditioning_mark(config)
+    trained, ours = state["fingerprints"].get("conditioning"), conditioning_mark(config)
     if trained not in (None, ours):  # imported weights don't say
         raise UserError(
             f"{path} was trained with other conditioning ({trained}) than this config's ({ours}): "
@@ -417,7 +424,7 @@ def build_forecaster(
                 f"{checkpoint} holds a {state['kind']}, not a teacher or a distilled student"
             )
         latents = checkpoints.fingerprint(vae.state_dict())
-        if (state.get("fingerprints") or {}).get("vae") not in (None, latents):
+        if state["fingerprints"].get("vae") not in (None, latents):
             raise UserError(
                 f"{checkpoint} was trained on the latents of VAE {state['fingerprints']['vae']}, "
                 f"not of {config.vae_checkpoint} ({latents}): use the VAE it was trained with"

@@ -22,8 +22,8 @@ from occdistill.config import (
     build_dataset,
     build_forecaster,
     build_grid,
-    build_teacher,
     build_vae,
+    load_checkpoint,
     load_config,
 )
 from occdistill.errors import UserError, run
@@ -104,10 +104,9 @@ def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
     options = dict(device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend)
     rows = []
 
-    def add(name: str, path: str | None, steps: list[int], guidance: float | None, mark: str):
-        state = checkpoints.load(path or config.teacher_checkpoint)
-        trained_on = (state.get("fingerprints") or {}).get("data")  # imported weights don't say
-        facts = dict(checkpoint=mark, vae=vae_mark, cache=trained_on)
+    def add(name: str, path: str | None, state: dict, steps: list[int], guidance: float | None):
+        mark = checkpoints.fingerprint(checkpoints.weights(state))
+        facts = dict(checkpoint=mark, vae=vae_mark, cache=state["fingerprints"].get("data"))
         for decoder, encoder in product(args.decoder, args.encoder):
             parts = dict(decoder=decoder, encoder=encoder)
             full_name = with_parts(name, **parts)
@@ -117,16 +116,15 @@ def model_rows(args: argparse.Namespace, config, vae_mark: str) -> list[Row]:
                 rows.append(forecast_row(full_name, forecaster, share=share, **parts, **facts))
 
     if "teacher" in args.rows:
-        mark = checkpoints.fingerprint(build_teacher(config).state_dict())
-        add("teacher", None, args.teacher_nfe, config.guidance, mark)
+        state = load_checkpoint(config, "teacher_checkpoint")
+        add("teacher", None, state, args.teacher_nfe, config.guidance)
     if args.checkpoint and "student" in args.rows:
         state = checkpoints.load(args.checkpoint)
         student = state["kind"] == "distill"
         steps = args.nfe or ([1] if student else [10, 5, 2, 1])
         guidance = args.guidance if student or args.guidance else config.guidance
         name = args.name or ("student" if student else "checkpoint")
-        mark = checkpoints.fingerprint(checkpoints.weights(state))
-        add(name, args.checkpoint, steps, guidance, mark)
+        add(name, args.checkpoint, state, steps, guidance)
     return rows
 
 

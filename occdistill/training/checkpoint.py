@@ -99,6 +99,7 @@ def load(path: str | Path, kind: str | None = None) -> dict:
         raise UserError(
             f"checkpoint {path} holds a {checkpoint['kind']}, not a {kind}: give the {kind}'s file"
         )
+    checkpoint["fingerprints"] = checkpoint.get("fingerprints") or {}  # imported weights have none
     return checkpoint
 
 

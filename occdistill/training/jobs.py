@@ -27,6 +27,7 @@ from occdistill.config import (
     build_teacher,
     build_vae,
     conditioning_mark,
+    construct,
     load_config,
     sampler_options,
 )
@@ -249,15 +250,13 @@ def train_teacher(args: argparse.Namespace) -> None:
             "where the past lies in a future frame; leave it out, or align frames"
         )
     clips = job.latents(codec, vae_fingerprint)
-    try:
-        task = FlowMatching(
-            build_network(job.config),
-            job.option("condition_dropout", 0.2),
-            job.option("times", None),
-            job.option("moving_weight", 1.0),
-        )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{args.config}: train_teacher doesn't hold together: {error}") from error
+    task = construct(
+        FlowMatching,
+        build_network(job.config),
+        job.option("condition_dropout", 0.2),
+        job.option("times", None),
+        job.option("moving_weight", 1.0),
+    )
     validate = ForecastScore(
         job.clips("val"),
         codec,

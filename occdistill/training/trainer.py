@@ -307,11 +307,11 @@ class Trainer(Runner):
     @torch.no_grad()
     def first_losses(self) -> dict[str, Tensor]:
         """Losses of the main net before any update, on samples spread over the data set."""
-        size = len(self.dataset)
-        seeds = [i * size // self.settings.batch_size for i in range(self.settings.batch_size)]
-        items = default_collate([self.dataset[i] for i in seeds[self.rank :: self.world_size]])
+        size, count = len(self.dataset), self.settings.batch_size
+        seeds = [i * size // count for i in range(self.rank, count, self.world_size)]
+        items = default_collate([self.dataset[i] for i in seeds])
         items = {key: value.to(self.device) for key, value in items.items()}
-        batch = self.make_batch(items, Draws(seeds[self.rank :: self.world_size], self.device))
+        batch = self.make_batch(items, Draws(seeds, self.device))
         with self.autocast():
             loss = self.task.losses(self.main, batch, 0)
         logs = {"loss": loss.total, **loss.logs}
