@@ -37,9 +37,16 @@ def finished_runs(plan: Plan, budget: str, key: str) -> dict[int, tuple[Path, di
 
 def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
     """Everything that the finished runs say, in JSON's types."""
+    found_in = {
+        budget: {key: finished_runs(plan, budget, key) for key in plan.rows} for budget in BUDGETS
+    }
+    references = finished(Path(plan.work_dir) / "references")
+    records = [
+        run for runs in found_in.values() for found in runs.values() for _, run in found.values()
+    ]
+    _one_origin(plan, records + ([references] if references else []))
     budgets = {}
-    for budget in BUDGETS:
-        runs = {key: finished_runs(plan, budget, key) for key in plan.rows}
+    for budget, runs in found_in.items():
         if not any(runs[key] for key in runs if budget == "updates" or key != plan.reference):
             continue
         budgets[budget] = {
@@ -47,8 +54,6 @@ def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
             for key, found in runs.items()
             if found
         }
-    references = finished(Path(plan.work_dir) / "references")
-    _one_origin(plan, references)
     search = search_results(plan) if plan.search else {}
     return plain(
         {
@@ -69,11 +74,8 @@ def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
     )
 
 
-def _one_origin(plan: Plan, references: Mapping | None) -> None:
+def _one_origin(plan: Plan, records: Sequence[Mapping]) -> None:
     """Refuse to put runs of different teachers, autoencoders or worlds into one table."""
-    runs = [finished_runs(plan, budget, key) for budget in BUDGETS for key in plan.rows]
-    records = [record for found in runs for _, record in found.values()]
-    records += [references] if references else []
     if any(record.get("made_of") != records[0].get("made_of") for record in records):
         raise UserError(
             f"{plan.work_dir} mixes runs of different networks or clips (made_of in their "
