@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from occdistill.config import build_dataset, load_config
 from occdistill.errors import UserError, run
 from occdistill.runtime.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.runtime.spread import spread
+from occdistill.seeds import torch_generator
 from occdistill.visualization import panels
 from occdistill.visualization.open3d_scene import RenderError, Window
 
@@ -51,7 +51,7 @@ def main() -> None:
     clip = [item[key][None] for key in ("past", "poses", "trajectory")]
     rows = {"truth": item["future"].numpy()}
     for name, forecaster in forecasters.items():
-        seed = torch.Generator().manual_seed(args.seed)
+        seed = torch_generator(args.seed)
         model, nfe = name.split("@")
         steps = "1 step" if nfe == "1" else f"{nfe} steps"
         count = args.samples if model == "student" else 1

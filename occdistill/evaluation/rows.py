@@ -13,6 +13,7 @@ from occdistill.data.occ3d import Grid
 from occdistill.evaluation import baselines
 from occdistill.evaluation.views import Clip
 from occdistill.flow.condition import Codec, Condition
+from occdistill.flow.path import Draws
 from occdistill.runtime.forecaster import Forecaster
 
 
@@ -55,12 +56,8 @@ class Batch:
             shape: of one clip.
             sample: number of the future, for several futures of a clip.
         """
-
-        def draw(index: int) -> Tensor:
-            stream = (index * 4096 + sample) * 65536 + self.seed
-            return torch.randn(*shape, generator=torch.Generator().manual_seed(stream))
-
-        return torch.stack([draw(int(i)) for i in self.index]).to(self.past.device)
+        keys = [(self.seed, int(index), sample) for index in self.index]
+        return Draws(keys, self.past.device).normal(*shape)
 
     def clip(self, b: int) -> Clip:
         """Clip `b` for the views."""

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from occdistill.seeds import Key, normal, stream, uniform
+
 
 def expand(t: Tensor, like: Tensor) -> Tensor:
     """View `t (B,)` so that it broadcasts over `like (B, ...)`."""
@@ -43,12 +45,12 @@ class Draws:
     another device (the streams live on the CPU), which makes resumed and distributed runs exact.
 
     Args:
-        seeds: one non-negative integer per sample.
+        keys: what names a sample's stream, an integer or a tuple of them, see `occdistill.seeds`.
         device: where the drawn tensors go.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    def __init__(self, keys: Sequence[Key], device: torch.device | str = "cpu") -> None:
+        self.streams = [stream(*(key if isinstance(key, tuple) else (key,))) for key in keys]
         self.device = device
 
     def __len__(self) -> int:
@@ -56,11 +58,11 @@ class Draws:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal `(B, *shape)`."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.streams]).to(self.device)
+        return torch.stack([normal(g, *shape) for g in self.streams]).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform on [0, 1), `(B, *shape)`."""
-        return torch.stack([torch.rand(shape, generator=g) for g in self.streams]).to(self.device)
+        return torch.stack([uniform(g, *shape) for g in self.streams]).to(self.device)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from occdistill.runtime.backends import BACKENDS
 from occdistill.runtime.spread import Spread, spread
 from occdistill.runtime.stages import Decode, Encode, Velocity
 from occdistill.runtime.stream import Stream, trajectory_from_poses
+from occdistill.seeds import torch_generator
 
 __all__ = ["BACKENDS", "Forecaster", "disagreement", "same_noise"]
 
@@ -231,7 +232,7 @@ def same_noise(
     seed: int = 0,
 ) -> list[Tensor]:
     """Forecasts uint8 `(B, F, X, Y, Z)` on the CPU, of each forecaster from the same noise."""
-    noise = forecasters[0].noise(len(past), torch.Generator().manual_seed(seed))
+    noise = forecasters[0].noise(len(past), torch_generator(seed))
     forecasts = []
     for f in forecasters:
         condition = f.condition(past, poses, trajectory, f.frames(past))

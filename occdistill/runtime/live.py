@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from occdistill.runtime.sources import Packet
 from occdistill.runtime.stream import Stream
+from occdistill.seeds import torch_generator
 
 _log = logging.getLogger(__name__)
 STAGES = ("read", "encode", "condition", "generate", "decode", "total")
@@ -239,7 +239,7 @@ class LiveRunner:
         self.listener = listener
         self.clock = clock or queue.clock
         self.tally = Tally()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch_generator(seed)
         self._stop = threading.Event()
         self._began = self._ended = self.clock.now()
 

@@ -6,6 +6,7 @@ import torch
 
 from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
+from occdistill.seeds import number
 from occdistill.studies import toy
 from occdistill.studies.finding import Finding, canvas
 
@@ -21,7 +22,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         "without auxiliary": (NoAuxiliary, dict(ode_step=0.05)),
     }
     for name, (cls, options) in rows.items():
-        torch.manual_seed(seed)
+        torch.manual_seed(number(seed))
         method = cls(toy.teacher(quick), toy.SHAPE, guidance=1.0, **options)
         clouds[f"{name}, before"] = toy.student_samples(method, count, upper=True)
         toy.fit(method, updates, lr=toy.LEARNING_RATES, seed=seed)

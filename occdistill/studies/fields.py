@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from occdistill.flow.condition import Condition
 from occdistill.flow.solver import average_velocity
+from occdistill.seeds import torch_generator
 from occdistill.studies import toy
 from occdistill.studies.finding import Finding, canvas
 
@@ -67,7 +68,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
     shown = {"v, clean": None, "u, clean": average(field, 30)[0]}
     for name, length in (("independent", 0.0), ("correlated", 0.1)):
         for steps in counts:
-            generator = torch.Generator().manual_seed(seed + steps)
+            generator = torch_generator(seed, toy.FIELD, steps)
             u = average(Noisy(field, length, generator), steps)
             variance[name].append(float(u.var(0).mean()))
             if steps == counts[0] and not length:

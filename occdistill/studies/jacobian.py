@@ -17,6 +17,7 @@ from torch import Tensor
 from occdistill.distill.mfd import MFD
 from occdistill.flow.path import interpolate
 from occdistill.flow.solver import average_velocity
+from occdistill.seeds import number, torch_generator
 from occdistill.studies import toy
 from occdistill.studies.affine import average_velocity as affine_average
 from occdistill.studies.affine import gaussian_velocity, logit_normal, sorted_pairs
@@ -25,7 +26,7 @@ from occdistill.studies.finding import Finding, canvas
 
 def directions(method: MFD, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Full and identity direction at re-noised student samples, both `(count, 2)`."""
-    batch = toy.make_batch(count, torch.Generator().manual_seed(seed))
+    batch = toy.make_batch(count, torch_generator(seed, toy.LOSSES))
     with torch.no_grad():
         x_1 = method.generate(batch)
     t, r = method.times.intervals(batch.draws)
@@ -61,7 +62,7 @@ def gaussian_rules(std: float, mean: float) -> dict[str, tuple[float, float]]:
 def study(quick: bool = False, seed: int = 0) -> Finding:
     """Cosines of the two directions, before and after distillation, and the Gaussian case."""
     updates, count = (5, 100) if quick else (600, 2000)
-    torch.manual_seed(seed)
+    torch.manual_seed(number(seed))
     method = MFD(toy.teacher(quick), toy.SHAPE, guidance=1.0, ratio=2 if quick else 10)
     start = copy.deepcopy(method)
     start.plan = lambda step: ("auxiliary",)

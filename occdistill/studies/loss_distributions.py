@@ -9,6 +9,7 @@ import torch
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.mfd import MFD
 from occdistill.distill.velocity_matching import VelocityMatching
+from occdistill.seeds import number, torch_generator
 from occdistill.studies import toy
 from occdistill.studies.finding import Finding, canvas
 
@@ -32,7 +33,7 @@ def scatter(trained: MFD, batches: int, seed: int) -> dict[str, dict]:
             auxiliary=copy.deepcopy(trained.nets["auxiliary"]),
             **options,
         )
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch_generator(seed, toy.LOSSES)
         losses, gaps = [], []
         for _ in range(batches):
             with torch.no_grad():
@@ -52,7 +53,7 @@ def scatter(trained: MFD, batches: int, seed: int) -> dict[str, dict]:
 def study(quick: bool = False, seed: int = 0) -> Finding:
     """Violins before and after distillation, networks frozen."""
     updates, batches = (5, 20) if quick else (600, 300)
-    torch.manual_seed(seed)
+    torch.manual_seed(number(seed))
     method = MFD(toy.teacher(quick), toy.SHAPE, guidance=1.0, ratio=2 if quick else 10)
     auxiliary_only = copy.deepcopy(method)
     auxiliary_only.plan = lambda step: ("auxiliary",)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 
 from occdistill.distill.mfd import MFD
+from occdistill.seeds import number, torch_generator
 from occdistill.studies import toy
 from occdistill.studies.finding import Finding, canvas
 
 
 def curve(guidance: float, updates: int, ratio: int, quick: bool, seed: int) -> list[float]:
     """The distance at each student update, the first one before the auxiliary has learned."""
-    torch.manual_seed(seed)
+    torch.manual_seed(number(seed))
     method = MFD(toy.teacher(quick), toy.SHAPE, guidance=guidance, ratio=ratio)
-    first = toy.make_batch(256, torch.Generator().manual_seed(seed))
+    first = toy.make_batch(256, torch_generator(seed, toy.LOSSES))
     with torch.no_grad():
         distances = [float(method.losses("student", first, 0).logs["gap"])]
 

@@ -11,6 +11,7 @@ import torch
 
 from occdistill.distill.mfd import MFD
 from occdistill.distill.velocity_matching import VelocityMatching
+from occdistill.seeds import number
 from occdistill.studies import toy
 from occdistill.studies.affine import (
     GuidedGaussian,
@@ -41,7 +42,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
     for one in seeds:
         reference = toy.teacher_samples(toy.teacher(quick), 2000, guidance=2.0)
         for name, (cls, options) in rows.items():
-            torch.manual_seed(one)
+            torch.manual_seed(number(one))
             method = cls(toy.teacher(quick), toy.SHAPE, guidance=2.0, ratio=ratio, **options)
             toy.fit(method, updates, lr=toy.LEARNING_RATES, seed=one)
             points = toy.student_samples(method, 2000)

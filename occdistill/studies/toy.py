@@ -19,12 +19,17 @@ from occdistill.distill.base import Batch, frozen, only_grad
 from occdistill.flow.condition import Condition
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import sample
+from occdistill.seeds import number, torch_generator
 from occdistill.training.tasks import FlowMatching
 
 SHAPE = (1, 2, 1, 1)
 RADIUS, SPREAD, MODES = 2.0, 0.15, 8
 _ANGLES = 2 * math.pi * (torch.arange(MODES) + 0.5) / MODES
 CENTRES = RADIUS * torch.stack([_ANGLES.cos(), _ANGLES.sin()], dim=1)  # (8, 2), upper half first
+
+
+# what a study draws numbers for: equal seeds must not give one the numbers of another
+TRAINING, TEACHER, TEACHER_SAMPLES, STUDENT_SAMPLES, LOSSES, FIELD = range(6)
 
 
 class Stream:
@@ -82,6 +87,7 @@ def fit(
     batch_size: int = 256,
     lr: float | dict[str, float] = 1e-3,
     seed: int = 0,
+    use: int = TRAINING,
     observe: Callable[[int, str, dict], None] | None = None,
 ) -> nn.Module:
     """Train a method or task on the ring with Adam, its plan step by step.
@@ -92,9 +98,10 @@ def fit(
         batch_size: points of one update.
         lr: learning rate, or one per net.
         seed: of data and noise.
+        use: what for, one of the uses above.
         observe: called with step, name and logs of every update.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_generator(seed, use)
     optimisers = {
         name: torch.optim.Adam(net.parameters(), lr=lr[name] if isinstance(lr, dict) else lr)
         for name, net in task.nets.items()
@@ -114,9 +121,9 @@ def fit(
 
 @lru_cache(maxsize=4)
 def _trained(steps: int, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
+    torch.manual_seed(number(seed))
     task = FlowMatching(ToyField(), condition_dropout=0.2)
-    return frozen(fit(task, steps, seed=seed).nets["teacher"])
+    return frozen(fit(task, steps, seed=seed, use=TEACHER).nets["teacher"])
 
 
 def teacher(quick: bool = False, seed: int = 0) -> nn.Module:
@@ -127,26 +134,26 @@ def teacher(quick: bool = False, seed: int = 0) -> nn.Module:
 LEARNING_RATES = {"student": 3e-4, "auxiliary": 1e-3}
 
 
-def _queries(count: int, seed: int, upper: bool) -> Batch:
-    batch = make_batch(count, torch.Generator().manual_seed(seed))
+def _queries(count: int, seed: int, use: int, upper: bool) -> Batch:
+    batch = make_batch(count, torch_generator(seed, use))
     if upper:
         batch.condition = Condition(torch.ones_like(batch.condition.past))
     return batch
 
 
 def teacher_samples(
-    field: nn.Module, count: int, guidance: float, seed: int = 1, upper: bool = False
+    field: nn.Module, count: int, guidance: float, seed: int = 0, upper: bool = False
 ) -> Tensor:
     """Points `(count, 2)` of the teacher's 50-step sampler; `upper`: of that half alone."""
-    batch = _queries(count, seed, upper)
+    batch = _queries(count, seed, TEACHER_SAMPLES, upper)
     with torch.no_grad():
         guided = Guided(field, guidance)
         return sample(guided, batch.draws.normal(*SHAPE), batch.condition, 50).flatten(1)
 
 
-def student_samples(method: nn.Module, count: int, seed: int = 2, upper: bool = False) -> Tensor:
+def student_samples(method: nn.Module, count: int, seed: int = 0, upper: bool = False) -> Tensor:
     """Points `(count, 2)` of a method's one-step student; `upper`: of that half alone."""
-    batch = _queries(count, seed, upper)
+    batch = _queries(count, seed, STUDENT_SAMPLES, upper)
     return method.sample(batch.condition, batch.draws.normal(*SHAPE)).flatten(1)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from occdistill.errors import UserError
+from occdistill.seeds import stream
 
 
 class EndlessBatches(Sampler[list[int]]):
@@ -54,7 +55,7 @@ class EndlessBatches(Sampler[list[int]]):
         epoch, offset = divmod(place, self.length)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+            self._order = stream(self.seed, epoch).permutation(self.length)
         return int(self._order[offset])
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -62,10 +63,6 @@ class EndlessBatches(Sampler[list[int]]):
         for number in count(self.start):
             yield [self._at(number * self.batch_size + row) for row in self.rows]
 
-    def noise_seeds(self, number: int) -> list[int]:
-        """One seed per sample of this rank's piece of a batch, by its place in the whole batch."""
-        return [
-            int(np.random.SeedSequence((self.seed, number, row)).generate_state(1, np.uint64)[0])
-            >> 1
-            for row in self.rows
-        ]
+    def noise_keys(self, number: int) -> list[tuple[int, int, int]]:
+        """A key per sample of this rank's piece of a batch, by its place in the whole batch."""
+        return [(self.seed, number, row) for row in self.rows]

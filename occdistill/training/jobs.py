@@ -36,6 +36,7 @@ from occdistill.data.latents import LatentClips
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.data.voxel_cache import VoxelCache
 from occdistill.errors import UserError
+from occdistill.seeds import number
 from occdistill.training import checkpoint as ckpt
 from occdistill.training.tasks import FlowMatching, VAETraining, latent_batch, voxel_batch
 from occdistill.training.trainer import Settings, Trainer
@@ -91,7 +92,7 @@ class Job:
                 'the next job gets, "last" or "best" (on validation)'
             )
         self.device = _join(args.device, args.launcher)
-        torch.manual_seed(self.settings.seed)
+        torch.manual_seed(number(self.settings.seed))
         work_dir = Path(self.config.get("work_dir") or "work_dirs")
         self.cache = Path(self.config.get("cache_dir") or work_dir / "cache")
         name = self._method_name().lower() if part == "distill" else part

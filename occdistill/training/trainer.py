@@ -25,6 +25,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from occdistill import seeds
 from occdistill.distill.base import only_grad
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
@@ -137,13 +138,14 @@ class UpdateLoop(BaseLoop):
             persistent_workers=settings.workers > 0,
         )
         for items in loader:
-            seeds = order.noise_seeds(self.batches)
-            torch.manual_seed(seeds[0])  # for layers that draw by themselves, such as dropout
+            keys = order.noise_keys(self.batches)
+            # for layers that draw by themselves, such as dropout
+            torch.manual_seed(seeds.number(*keys[0]))
             self.batches += 1
             items = {
                 key: value.to(trainer.device, non_blocking=True) for key, value in items.items()
             }
-            yield trainer.make_batch(items, Draws(seeds, trainer.device))
+            yield trainer.make_batch(items, Draws(keys, trainer.device))
 
     def _step(self, batches: Iterator) -> dict[str, Tensor]:
         trainer, task = self.runner, self.runner.task
@@ -228,7 +230,7 @@ class Trainer(Runner):
                 type="Visualizer",
                 vis_backends=[dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")],
             ),
-            randomness=dict(seed=settings.seed),
+            randomness=dict(seed=seeds.number(settings.seed)),
             experiment_name=f"{kind}_{uuid4().hex[:8]}",
             cfg=cfg,
             resume=resume,
@@ -308,10 +310,10 @@ class Trainer(Runner):
     def first_losses(self) -> dict[str, Tensor]:
         """Losses of the main net before any update, on samples spread over the data set."""
         size, count = len(self.dataset), self.settings.batch_size
-        seeds = [i * size // count for i in range(self.rank, count, self.world_size)]
-        items = default_collate([self.dataset[i] for i in seeds])
+        chosen = [i * size // count for i in range(self.rank, count, self.world_size)]
+        items = default_collate([self.dataset[i] for i in chosen])
         items = {key: value.to(self.device) for key, value in items.items()}
-        batch = self.make_batch(items, Draws(seeds, self.device))
+        batch = self.make_batch(items, Draws(chosen, self.device))
         with self.autocast():
             loss = self.task.losses(self.main, batch, 0)
         logs = {"loss": loss.total, **loss.logs}

@@ -16,6 +16,7 @@ from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import score, tally
 from occdistill.flow.condition import Codec, Condition
 from occdistill.runtime.forecaster import Forecaster
+from occdistill.seeds import torch_generator
 from occdistill.training.tasks import latent_std
 
 
@@ -135,7 +136,7 @@ class ForecastScore:
     def __call__(self, net: nn.Module) -> dict[str, float]:
         """Of one network."""
         forecaster = self._forecaster(net)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch_generator(self.seed)
         confusion = Confusion(self.codec.future)
         for condition, future in self.batches:
             forecast = forecaster.futures(condition.to(self.device), generator=generator).cpu()

@@ -169,9 +169,9 @@ def test_ranks_share_what_one_process_does():
     parts = [EndlessBatches(10, 6, seed=3, rank=rank, ranks=3) for rank in range(3)]
     together = [[i for piece in row for i in piece] for row in zip(*(islice(p, 7) for p in parts))]
     assert together == list(islice(whole, 7))
-    assert [s for part in parts for s in part.noise_seeds(5)] == whole.noise_seeds(5)
+    assert [s for part in parts for s in part.noise_keys(5)] == whole.noise_keys(5)
     assert list(islice(EndlessBatches(10, 6, seed=3, start=4), 3)) == together[4:]
-    assert len({s for k in range(50) for s in whole.noise_seeds(k)}) == 300
+    assert len({s for k in range(50) for s in whole.noise_keys(k)}) == 300
 
 
 def test_updater_warms_up_decays_and_clips():

@@ -6,6 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from occdistill.errors import UserError
+
 from .agents import untouched
 from .columns import Columns
 from .labels import annotated, in_sight, label_grid, survey
@@ -120,10 +122,23 @@ def _place(town: Town, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(translation, 5), rotation
 
 
+def stream(seed: int, split: int, number: int, part: int) -> np.random.Generator:
+    """The random numbers of one part of a scene: `part` is the attempt at its traffic, or 1000 + k
+    for sweep k. Four numbers each, so that none repeats another; worlds already made stay as they
+    are, which is why this isn't `occdistill.seeds`.
+
+    Raises:
+        UserError: for a negative seed.
+    """
+    if seed < 0:
+        raise UserError(f"a seed is an integer from 0 on, not {seed}")
+    return np.random.default_rng([seed, split, number, part])
+
+
 def _drive(seed: int, split: str, number: int, keyframes: int) -> tuple[Town, Tracks, object]:
     """A drive that goes somewhere: standing still all along happens, but seldom."""
     for attempt in range(8):
-        rng = np.random.default_rng([seed, SPLITS.index(split), number, attempt])
+        rng = stream(seed, SPLITS.index(split), number, attempt)
         town = plan_town(rng)
         tracks = simulate(town, rng, keyframes)
         way = np.hypot(*np.diff(tracks.ego[:, :2], axis=0).T).sum()

@@ -20,7 +20,7 @@ from ..occ3d import save_labels
 from .labels import visibility
 from .plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
 from .scan import Scan, scan
-from .simulate import SceneWorld, build_scene
+from .simulate import SceneWorld, build_scene, stream
 from .tables import annotations, scene_tables, write_tables
 
 VERSION = "v1.0-synthetic"
@@ -225,7 +225,7 @@ def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:
 def _sweep(plan: ScenePlan, world: SceneWorld, k: int) -> Scan:
     which, kinds, feet, yaws = world.boxes_in_ego(k)
     # Its own stream of numbers: labels do not depend on whether there is a LiDAR.
-    rng = np.random.default_rng([plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k])
+    rng = stream(plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k)
     boxes = (kinds, feet, yaws, world.sizes[which])
     return scan(world.columns, world.ego_to_global(k), world.eyes[k], *boxes, rng)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from occdistill.config import build_dataset, build_forecaster, load_config
 from occdistill.errors import UserError
 from occdistill.runtime.lineup import lineup
+from occdistill.seeds import torch_generator
 from occdistill.studies.table1.plan import Plan
 from occdistill.studies.table1.report import finished_runs
 from occdistill.visualization import panels
@@ -57,7 +56,7 @@ def draw(
     known = [item[name][None] for name in ("past", "poses", "trajectory")]
     rows = {"truth": item["future"].numpy()}
     for name, forecaster in forecasters.items():
-        generator = torch.Generator().manual_seed(0)
+        generator = torch_generator(0)
         rows[name] = forecaster(*known, generator=generator)[0].cpu().numpy()
     panels.save(path, item["past"].numpy(), rows, dataset.grid, size, style)
     return list(rows)
