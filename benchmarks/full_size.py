@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from occdistill.autoencoder.tiles import plain
-from occdistill.config import build_codec, build_network, build_vae, load_config
+from occdistill.build.builders import build_codec, build_network, build_vae
+from occdistill.build.config import load_config
 from occdistill.errors import UserError, run
-from occdistill.flow.condition import Condition
+from occdistill.latents.condition import Condition
 from occdistill.occfm.golden import fill, normal, occupancy, trajectory
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.machine import device_name

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
     """A small embedded world: three training scenes and one validation scene of 12 keyframes."""
-    from occdistill.data.synthetic import make_world
+    from occdistill.world import make_world
 
     out = tmp_path_factory.mktemp("world")
     make_world(out, scenes=3, val_scenes=1, seed=7, keyframes=12, workers=1)

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from occdistill.distill.base import Batch, DistributionMatching
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import expand
+from occdistill.latents.condition import Condition
 
 
 class GaussianField(nn.Module):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from occdistill.config import load_config
+from occdistill.build.config import load_config
 from occdistill.errors import MAKE_WORLD, UserError
 
 TOOLS = Path(__file__).parents[1] / "tools"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from occdistill.config import build_teacher, load_config
+from occdistill.build.builders import build_teacher
+from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from tests.evaluation.test_tools import call
 

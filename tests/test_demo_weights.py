@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.config import build_codec, build_dataset, build_vae, load_config
+from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import build_codec, build_dataset, build_vae
+from occdistill.build.config import load_config
+from occdistill.build.lineup import lineup
 from occdistill.evaluation.evaluate import count, score_counts
 from occdistill.evaluation.rows import ceiling_row, forecast_row
-from occdistill.runtime.lineup import lineup
-from occdistill.training import checkpoint as checkpoints
 
 REPO = Path(__file__).parents[1]
 WEIGHTS = REPO / "data" / "demo-weights"
@@ -76,7 +77,7 @@ def test_make_weights_trains_each_of_them_on_those_it_has_just_trained():
 if __name__ == "__main__":
     import tempfile
 
-    from occdistill.data.synthetic import make_world
+    from occdistill.world import make_world
 
     with tempfile.TemporaryDirectory() as folder:
         make_world(Path(folder), scenes=3, val_scenes=1, seed=7, keyframes=12, workers=1)

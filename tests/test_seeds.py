@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from occdistill import seeds
-from occdistill.data.synthetic import simulate
 from occdistill.errors import UserError
 from occdistill.evaluation.rows import Batch
 from occdistill.studies import toy
+from occdistill.world import simulate
 
 
 def evaluation_noise(index, sample=0, seed=0, size=4):

@@ -31,14 +31,15 @@ import torch
 from mmengine.config import Config, DictAction
 
 from occdistill.autoencoder.light import Light, Lightened
-from occdistill.config import (
+from occdistill.build.builders import (
     build_codec,
     build_light,
     build_network,
     build_teacher,
     build_vae,
-    load_config,
 )
+from occdistill.build.config import load_config
+from occdistill.build.lineup import DTYPES, positive
 from occdistill.data.occ3d import OCC3D
 from occdistill.data.voxelize import Sweep, merge
 from occdistill.errors import run
@@ -46,7 +47,6 @@ from occdistill.evaluation.confusion import confusion
 from occdistill.runtime import roofline
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
 from occdistill.runtime.latency import SCOPES, compare
-from occdistill.runtime.lineup import DTYPES, positive
 from occdistill.runtime.machine import device_name
 
 CONFIGS = ("configs/demo.py", "configs/nus.py")

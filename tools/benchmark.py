@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from occdistill.config import build_dataset, load_config
+from occdistill.build.builders import build_dataset
+from occdistill.build.config import load_config
+from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.errors import UserError, run
 from occdistill.evaluation.agreement import agreement
 from occdistill.runtime.latency import SCOPES, compare
-from occdistill.runtime.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.runtime.machine import device_name
 
 

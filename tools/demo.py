@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from occdistill.config import load_config
+from occdistill.build.config import load_config
 from occdistill.errors import MAKE_WORLD, UserError, run
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from occdistill import checkpoint as checkpoints
 from occdistill.data.infos import build_infos
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError, run
@@ -26,7 +27,6 @@ from occdistill.occfm.caches import (
     write_arrays,
 )
 from occdistill.occfm.checkpoints import Published, read
-from occdistill.training import checkpoint as checkpoints
 
 
 def parse() -> argparse.Namespace:
@@ -98,7 +98,7 @@ def import_weights(args: argparse.Namespace) -> None:
 
 
 def entry(kind: str, network: torch.nn.Module, fingerprints: dict, meta: dict) -> dict:
-    """One of our checkpoints, see `occdistill.training.checkpoint`."""
+    """One of our checkpoints, see `occdistill.checkpoint`."""
     return {
         "kind": kind,
         "model": network.state_dict(),

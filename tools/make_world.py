@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from occdistill.data.synthetic import VERSION, make_world
 from occdistill.errors import run
+from occdistill.world import VERSION, make_world
 
 
 def main() -> None:

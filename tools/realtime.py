@@ -21,12 +21,12 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import Tensor
 
-from occdistill.config import data_root, load_config
+from occdistill.build.config import data_root, load_config
+from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.data.clips import FrameReader
 from occdistill.data.occ3d import GridTransform
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError, run
-from occdistill.runtime.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet, lidar_folder, replay, synthetic

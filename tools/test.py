@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from mmengine.config import DictAction
 
-from occdistill.config import (
-    PARTS,
+from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import (
     build_codec,
     build_dataset,
     build_forecaster,
     build_grid,
     build_vae,
     load_checkpoint,
-    load_config,
 )
+from occdistill.build.config import PARTS, load_config
+from occdistill.build.lineup import positive
 from occdistill.errors import UserError, run
 from occdistill.evaluation.card import write_card
 from occdistill.evaluation.evaluate import evaluate, views_for
@@ -47,8 +48,6 @@ from occdistill.evaluation.rows import (
     forecast_row,
 )
 from occdistill.evaluation.views import VIEWS, needs_masks
-from occdistill.runtime.lineup import positive
-from occdistill.training import checkpoint as checkpoints
 
 MEASURES = ("ray-iou", "consistency", "latent", "samples")
 ROWS = (

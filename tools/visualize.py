@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from occdistill.config import build_dataset, load_config
+from occdistill.build.builders import build_dataset
+from occdistill.build.config import load_config
+from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.errors import UserError, run
-from occdistill.runtime.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
 from occdistill.visualization import panels

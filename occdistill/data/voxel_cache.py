@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occdistill.data.clips import ClipDataset
-from occdistill.data.store import build_store, open_store
+from occdistill.store import build_store, open_store
 
 
 class VoxelCache(Dataset):

@@ -27,8 +27,8 @@ from torch import Tensor
 from occdistill.distill.base import Batch, Loss
 from occdistill.distill.flow_map import FlowMap, noised_data
 from occdistill.distill.losses import per_sample
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import Draws, expand
+from occdistill.latents.condition import Condition
 
 
 class AYF(FlowMap):

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from occdistill.flow.condition import Condition
 from occdistill.flow.guidance import Guided
 from occdistill.flow.path import Draws, TimeLaw, expand, interpolate
 from occdistill.flow.solver import sample, step_velocity
+from occdistill.latents.condition import Condition
 
 
 @dataclass

@@ -22,8 +22,8 @@ from torch import Tensor
 from occdistill.distill.base import Batch, Loss, Method, frozen, time_law
 from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import per_sample, pseudo_huber
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import denoise, expand
+from occdistill.latents.condition import Condition
 
 
 class Consistency(Method):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occdistill.flow.condition import Condition
+from occdistill.latents.condition import Condition
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from occdistill.distill.discriminator import (
 )
 from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import per_sample
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import denoise, expand, interpolate
+from occdistill.latents.condition import Condition
 
 
 class DMD2(DistributionMatching):

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from occdistill.distill.base import Batch, Method
-from occdistill.flow.condition import Condition
 from occdistill.flow.derivatives import Derivative
 from occdistill.flow.path import interpolate
+from occdistill.latents.condition import Condition
 
 
 def two_time(network: nn.Module) -> nn.Module:

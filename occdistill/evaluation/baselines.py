@@ -11,7 +11,7 @@ from torch import Tensor
 from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
 from occdistill.data.warp import extrapolate, warp
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 
 
 def copy_last(past: Tensor, future: int = 6) -> Tensor:

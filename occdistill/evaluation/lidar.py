@@ -11,7 +11,7 @@ from torch import Tensor
 
 from occdistill.data.clips import ClipDataset
 from occdistill.evaluation.rows import Batch, Row
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 
 
 def from_labels_row(row: Row, dataset: ClipDataset) -> Row:

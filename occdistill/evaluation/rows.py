@@ -12,8 +12,9 @@ from torch import Tensor
 from occdistill.data.occ3d import Grid
 from occdistill.evaluation import baselines
 from occdistill.evaluation.views import Clip
-from occdistill.flow.condition import Codec, Condition
 from occdistill.flow.path import Draws
+from occdistill.latents.codec import Codec
+from occdistill.latents.condition import Condition
 from occdistill.runtime.forecaster import Forecaster
 
 

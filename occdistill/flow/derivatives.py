@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import expand
+from occdistill.latents.condition import Condition
 
 AverageField = Callable[..., Tensor]  # (x_t, t, condition, r=r) -> u
 Point = Callable[..., tuple[Tensor, Tensor, Tensor]]  # (h, *where) -> (x_t, t, r), h (B,)

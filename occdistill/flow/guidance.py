@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from occdistill.flow.condition import Condition
+from occdistill.latents.condition import Condition
 
 
 class Guided(nn.Module):

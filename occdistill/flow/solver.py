@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import expand
+from occdistill.latents.condition import Condition
 
 VelocityField = Callable[[Tensor, Tensor, Condition], Tensor]
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from occdistill.autoencoder.losses import reconstruction_losses
 from occdistill.autoencoder.occfm import OccFMVAE, SwinBlock, published_kl
 from occdistill.autoencoder.vae import Gaussian
-from occdistill.flow.condition import Condition
 from occdistill.flow.guidance import Guided
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.solver import sample
+from occdistill.latents.condition import Condition
 from occdistill.occfm.mapping import (
     TRANSITION,
     VAE,

@@ -36,9 +36,9 @@ from torch.utils._pytree import tree_leaves
 from occdistill.distill.base import only_grad
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError, run
-from occdistill.flow.condition import Condition
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.path import interpolate
+from occdistill.latents.condition import Condition
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -28,10 +28,10 @@ from torch import Tensor
 
 import occdistill
 from occdistill.autoencoder import tiles
+from occdistill.checkpoint import fingerprint
 from occdistill.errors import UserError
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.stages import Stage
-from occdistill.training.checkpoint import fingerprint
 
 BACKENDS = ("plain", "eager", "compile", "cuda-graphs", "aot")
 Function = Callable[..., Tensor]

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from occdistill.flow.condition import Codec, Condition
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import VelocityField, sample
+from occdistill.latents.codec import Codec
+from occdistill.latents.condition import Condition
 from occdistill.runtime import backends, frozen
 from occdistill.runtime.backends import BACKENDS
 from occdistill.runtime.spread import Spread, spread

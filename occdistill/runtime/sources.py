@@ -20,10 +20,10 @@ from occdistill.data import voxelize
 from occdistill.data.clips import FrameReader
 from occdistill.data.occ3d import GridTransform
 from occdistill.data.scenes import Scene
-from occdistill.data.synthetic.simulate import SPLITS, SceneWorld, build_scene
 from occdistill.data.voxelize import Sweep, load_point_labels, load_points
 from occdistill.errors import UserError
 from occdistill.runtime.stream import NOMINAL_LIDAR_TO_EGO
+from occdistill.world.simulate import SPLITS, SceneWorld, build_scene
 
 GAP = 60.0  # seconds between two scenes, so that no window spans both
 

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from occdistill.flow.condition import Condition
 from occdistill.flow.solver import VelocityField
+from occdistill.latents.condition import Condition
 
 
 class Stage(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor
 from occdistill.data.occ3d import FREE, MOVABLE, NUM_CLASSES
 from occdistill.data.scenes import invert_pose, pose_matrix
 from occdistill.data.warp import invert
-from occdistill.flow.condition import Condition
+from occdistill.latents.condition import Condition
 
 if TYPE_CHECKING:
     from occdistill.runtime.forecaster import Forecaster

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from occdistill.flow.condition import Condition
 from occdistill.flow.solver import average_velocity
+from occdistill.latents.condition import Condition
 from occdistill.seeds import torch_generator
 from occdistill.studies import toy
 from occdistill.studies.finding import Finding, canvas

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from occdistill.distill.base import Batch, frozen, only_grad
-from occdistill.flow.condition import Condition
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import sample
+from occdistill.latents.condition import Condition
 from occdistill.seeds import number, torch_generator
 from occdistill.training.tasks import FlowMatching
 

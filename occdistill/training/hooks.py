@@ -14,8 +14,8 @@ from mmengine.hooks import Hook
 from torch import Tensor
 from tqdm import tqdm
 
+from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
-from occdistill.training import checkpoint as ckpt
 
 if TYPE_CHECKING:
     from occdistill.training.trainer import Trainer

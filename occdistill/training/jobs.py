@@ -17,9 +17,9 @@ from mmengine.config.lazy import LazyObject
 from torch import nn
 from torch.utils.data import ConcatDataset
 
+from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.losses import balanced_weights
-from occdistill.config import (
-    advice,
+from occdistill.build.builders import (
     build_codec,
     build_dataset,
     build_method,
@@ -28,16 +28,15 @@ from occdistill.config import (
     build_vae,
     conditioning_mark,
     construct,
-    load_config,
     sampler_options,
 )
+from occdistill.build.config import advice, load_config
 from occdistill.data.clips import ClipDataset
-from occdistill.data.latents import LatentClips
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.data.voxel_cache import VoxelCache
 from occdistill.errors import UserError
+from occdistill.latents.cache import LatentClips
 from occdistill.seeds import number
-from occdistill.training import checkpoint as ckpt
 from occdistill.training.tasks import FlowMatching, VAETraining, latent_batch, voxel_batch
 from occdistill.training.trainer import Settings, Trainer
 from occdistill.training.validation import ForecastScore, ReconstructionScore, spread

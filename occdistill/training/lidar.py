@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from occdistill.autoencoder.losses import balanced_weights
-from occdistill.config import build_codec, build_lidar_encoder
+from occdistill.build.builders import build_codec, build_lidar_encoder
 from occdistill.data.clips import ClipDataset
-from occdistill.data.latents import mirrored
 from occdistill.data.occ3d import NUM_CLASSES, Grid
 from occdistill.data.scenes import invert_pose
 from occdistill.data.voxel_cache import VoxelCache
@@ -24,6 +23,7 @@ from occdistill.data.warp import warp
 from occdistill.distill.base import Loss
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
+from occdistill.latents.cache import mirrored
 from occdistill.training.jobs import Job, first_rank_first
 from occdistill.training.tasks import OneNet
 from occdistill.training.validation import reconstruction, spread

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from occdistill.autoencoder.light import Light, LightDecoder, Lightened, fold
 from occdistill.autoencoder.losses import balanced_weights, lovasz_softmax
-from occdistill.config import build_light
+from occdistill.build.builders import build_light
 from occdistill.data.clips import ClipDataset
-from occdistill.data.latents import mirrored
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.distill.base import Loss, frozen
+from occdistill.latents.cache import mirrored
 from occdistill.runtime import roofline
 from occdistill.training.jobs import Job
 from occdistill.training.tasks import OneNet, VoxelBatch, voxel_batch

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from occdistill.autoencoder.losses import kl_divergence, reconstruction_losses
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.distill.base import Batch, Loss, time_law
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import Draws, TimeLaw, interpolate
+from occdistill.latents.condition import Condition
 
 
 def latent_batch(items: Mapping[str, Tensor], draws: Draws) -> Batch:
-    """A batch of cached clips, see `occdistill.data.latents.LatentClips`, for flows and methods."""
+    """A batch of cached clips, see `occdistill.latents.cache.LatentClips`, for flows and methods."""
     condition = Condition(items["past"], items.get("aligned"), items.get("trajectory"))
     return Batch(condition, draws, items["future"], items.get("moving"))
 
@@ -31,7 +31,7 @@ class VoxelBatch:
 
 
 def voxel_batch(items: Mapping[str, Tensor], draws: Draws) -> VoxelBatch:
-    """A batch of keyframes, see `occdistill.data.latents.VoxelCache`, for the VAE."""
+    """A batch of keyframes, see `occdistill.latents.cache.VoxelCache`, for the VAE."""
     return VoxelBatch(items["voxels"], draws)
 
 

@@ -25,11 +25,11 @@ from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from occdistill import checkpoint as ckpt
 from occdistill import seeds
 from occdistill.distill.base import only_grad
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
-from occdistill.training import checkpoint as ckpt
 from occdistill.training.batches import EndlessBatches
 from occdistill.training.hooks import Checkpoints, Curves, Validation
 from occdistill.training.updates import MovingAverage, Updater
@@ -334,7 +334,7 @@ class Trainer(Runner):
         return {k: v.detach() for k, v in state.items() if id(v) not in known}
 
     def checkpoint(self, resumable: bool = False) -> dict[str, Any]:
-        """The trainer's state as a checkpoint; see `occdistill.training.checkpoint`.
+        """The trainer's state as a checkpoint; see `occdistill.checkpoint`.
 
         One that isn't resumable holds the averaged weights alone, as its model.
         """

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from occdistill.data.clips import ClipDataset
 from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import score, tally
-from occdistill.flow.condition import Codec, Condition
+from occdistill.latents.codec import Codec
+from occdistill.latents.condition import Condition
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.seeds import torch_generator
 from occdistill.training.tasks import latent_std

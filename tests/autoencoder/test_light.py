@@ -4,10 +4,11 @@ import torch
 from occdistill.autoencoder.argmax import most_likely
 from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened
 from occdistill.autoencoder.vae import VAE
-from occdistill.config import build_vae, load_config
+from occdistill.build.builders import build_vae
+from occdistill.build.config import load_config
 from occdistill.data.occ3d import OCC3D
 from occdistill.errors import UserError
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 from occdistill.training.light import operations
 
 SHAPES = dict(latent_shape=(4, 4, 2), grid_shape=(16, 8, 4))

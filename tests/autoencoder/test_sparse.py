@@ -15,7 +15,7 @@ from occdistill.autoencoder.sparse import SparseEncoder
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.occ3d import FREE, Grid
 from occdistill.errors import UserError
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 from occdistill.runtime import backends, frozen
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.stages import Encode
@@ -143,7 +143,7 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_spconv_is_imported_when_an_encoder_is_made_and_not_before():
     code = (
         "import sys, occdistill.autoencoder.sparse, occdistill.training.lidar\n"
-        "from occdistill.config import load_config\n"
+        "from occdistill.build.config import load_config\n"
         "load_config('configs/demo_lidar.py')\n"
         "sys.exit('spconv' in sys.modules)"
     )

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from occdistill.config import build_lidar_encoder, build_vae, load_config
+from occdistill.build.builders import build_lidar_encoder, build_vae
+from occdistill.build.config import load_config
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.scenes import invert_pose
 from occdistill.data.voxelize import merge

@@ -6,7 +6,7 @@ import pytest
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, load_labels
 from occdistill.data.scenes import load_index, pose_matrix
-from occdistill.data.synthetic import VERSION
+from occdistill.world import VERSION
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from occdistill.distill.regression import Regression
 from occdistill.distill.senseflow import SenseFlow
 from occdistill.distill.sid import SiD
 from occdistill.distill.velocity_matching import VelocityMatching
-from occdistill.flow.condition import Condition
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import Draws
 from occdistill.flow.solver import sample
+from occdistill.latents.condition import Condition
 
 SHAPE = (2, 8, 8, 8)
 METHODS = {

@@ -8,10 +8,10 @@ from occdistill.distill.base import only_grad
 from occdistill.distill.discriminator import Head, bottleneck, tapped
 from occdistill.distill.dmd2 import DMD2
 from occdistill.distill.senseflow import SenseFlow
-from occdistill.flow.condition import Condition
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import expand
+from occdistill.latents.condition import Condition
 from tests.flow_map import data_batch
 from tests.gaussian import SHAPE, TEACHER, AffineStudent, BulkDraws, GaussianField, make_batch
 

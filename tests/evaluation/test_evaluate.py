@@ -19,7 +19,7 @@ from occdistill.evaluation.rows import (
     ego_warp_row,
     forecast_row,
 )
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 from occdistill.runtime.forecaster import Forecaster
 
 

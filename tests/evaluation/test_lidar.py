@@ -8,7 +8,7 @@ from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
 from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
 from occdistill.evaluation.rows import Batch, Row
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 from tests.runtime.fakes import ClassesAsLatents
 
 

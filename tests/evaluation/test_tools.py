@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.config import build_light, build_network, build_vae, load_config
+from occdistill import checkpoint
+from occdistill.build.builders import build_light, build_network, build_vae
+from occdistill.build.config import load_config
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.protocols import PROTOCOLS
-from occdistill.training import checkpoint
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIG = """

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from occdistill.distill.flow_map import two_time
-from occdistill.flow.condition import Condition
 from occdistill.flow.derivatives import Derivative
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.networks.small import SpaceTimeUNet
+from occdistill.latents.condition import Condition
 from tests.flow.test_small_network import inputs
 from tests.flow_map import GaussianFlowMap
 from tests.gaussian import GaussianField, make_batch

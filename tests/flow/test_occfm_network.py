@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from occdistill.errors import UserError
-from occdistill.flow.condition import Condition
 from occdistill.flow.networks.occfm import (
     Attention,
     OccFMTransition,
@@ -24,6 +23,7 @@ from occdistill.flow.networks.occfm import (
     rms_norm,
     trajectory_code,
 )
+from occdistill.latents.condition import Condition
 
 SMALL = dict(latent_shape=(4, 6, 6), past=3, future=2, trajectory_length=5, width=16)
 

@@ -1,7 +1,7 @@
 import torch
 
-from occdistill.flow.condition import Condition
 from occdistill.flow.networks.small import SpaceTimeUNet, gaussian_velocity
+from occdistill.latents.condition import Condition
 from tests.gaussian import GaussianField
 
 

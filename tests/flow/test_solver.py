@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from occdistill.flow.condition import Condition
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import average_velocity, sample, shifted_grid
+from occdistill.latents.condition import Condition
 from tests.gaussian import GaussianField
 
 

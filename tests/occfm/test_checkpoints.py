@@ -159,7 +159,7 @@ def test_half_precision_weights_become_float32(small_sets, vae):
 
 
 def test_other_variant_does_not_load(tmp_path, vae):
-    from occdistill.training.checkpoint import load_weights
+    from occdistill.checkpoint import load_weights
 
     other = OccFMVAE(channels=4)
     with pytest.raises(UserError, match="another architecture"):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.config import build_codec, build_network, build_teacher, build_vae, load_config
+from occdistill.build.builders import build_codec, build_network, build_teacher, build_vae
+from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from occdistill.occfm.mapping import layout
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.config import build_dataset, build_forecaster, load_config
+from occdistill.build.builders import build_dataset, build_forecaster
+from occdistill.build.config import load_config
 from occdistill.occfm.memory import PeakBytes, count
 
 ROOT = Path(__file__).parents[2]

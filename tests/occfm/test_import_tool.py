@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from occdistill.config import build_teacher, build_vae, load_config
+from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import build_teacher, build_vae
+from occdistill.build.config import load_config
 from occdistill.data.infos import build_infos
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError
 from occdistill.occfm.caches import read_arrays
-from occdistill.training import checkpoint as checkpoints
 
 ROOT = Path(__file__).parents[2]
 

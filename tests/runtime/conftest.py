@@ -3,8 +3,8 @@ import torch
 
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.occ3d import Grid
-from occdistill.flow.condition import Codec
 from occdistill.flow.networks.small import SpaceTimeUNet
+from occdistill.latents.codec import Codec
 from tests.runtime.fakes import drive
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.data.occ3d import FREE, Grid
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 
 GRID = Grid((8, 8, 2), 1.0, (-4.0, -4.0, 0.0))
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from occdistill.data.occ3d import FREE, GridTransform
-from occdistill.data.synthetic.simulate import SceneWorld
 from occdistill.data.voxelize import load_points
 from occdistill.errors import UserError
 from occdistill.runtime import sources
 from occdistill.runtime.sources import GAP, between_keyframes, lidar_folder, replay, synthetic
 from occdistill.runtime.stream import NOMINAL_LIDAR_TO_EGO
+from occdistill.world.simulate import SceneWorld
 from tests.runtime.fakes import drive
 
 

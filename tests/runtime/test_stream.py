@@ -4,7 +4,7 @@ import torch
 
 from occdistill.data import objects
 from occdistill.data.occ3d import Grid
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.stream import trajectory_from_poses
 from tests.runtime.fakes import GRID, ClassesAsLatents, ToNewest, codec, drive, street

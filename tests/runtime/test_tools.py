@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from occdistill.config import build_network, build_vae, load_config
+from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import build_network, build_vae
+from occdistill.build.config import load_config
 from occdistill.errors import UserError
-from occdistill.training import checkpoint as checkpoints
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIG = """

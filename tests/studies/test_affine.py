@@ -7,7 +7,7 @@ import torch
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.mfd import MFD
 from occdistill.distill.velocity_matching import VelocityMatching
-from occdistill.flow.condition import Condition
+from occdistill.latents.condition import Condition
 from occdistill.studies.affine import (
     GuidedGaussian,
     average_velocity,

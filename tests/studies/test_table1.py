@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.config import build_network, build_vae, load_config
+from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import build_network, build_vae
+from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from occdistill.studies.table1 import report
 from occdistill.studies.table1.plan import load_plan, search_plan
@@ -22,7 +24,6 @@ from occdistill.studies.table1.runs import (
     signature,
     updates_of,
 )
-from occdistill.training import checkpoint as checkpoints
 
 ROOT = Path(__file__).parents[2]
 BASE = """

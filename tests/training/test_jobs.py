@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from occdistill import checkpoint as ckpt
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
-from occdistill.training import checkpoint as ckpt
 from occdistill.training import jobs
 from tests.training.curves import curve, points
 

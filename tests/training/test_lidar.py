@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.vae import VAE
-from occdistill.config import build_forecaster, build_lidar_encoder, build_vae, load_config
+from occdistill.build.builders import build_forecaster, build_lidar_encoder, build_vae
+from occdistill.build.config import load_config
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, Grid, GridTransform
 from occdistill.data.scenes import invert_pose
 from occdistill.data.warp import warp
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
-from occdistill.training import checkpoint as ckpt
 from occdistill.training import jobs
 from occdistill.training.lidar import (
     LidarEncoding,

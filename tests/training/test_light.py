@@ -5,12 +5,13 @@ import sys
 import pytest
 import torch
 
+from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened, fold
 from occdistill.autoencoder.vae import VAE
-from occdistill.config import build_codec, build_forecaster, build_network, build_vae, load_config
+from occdistill.build.builders import build_codec, build_forecaster, build_network, build_vae
+from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
-from occdistill.training import checkpoint as ckpt
 from occdistill.training import jobs
 from occdistill.training.light import (
     LightTraining,

@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from occdistill.distill.base import Batch
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import Draws
+from occdistill.latents.condition import Condition
 from occdistill.training.tasks import FlowMatching
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
-from occdistill.training import checkpoint as ckpt
 from occdistill.training.updates import MovingAverage, Updater
 from tests.training.curves import curve, points
 

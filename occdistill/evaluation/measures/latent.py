@@ -11,7 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 
 
 def frechet_distance(

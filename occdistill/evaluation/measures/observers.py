@@ -19,7 +19,7 @@ from occdistill.evaluation.measures.ray_iou import RayIoU, drive_origins, lidar_
 from occdistill.evaluation.measures.samples import SampleSpread
 from occdistill.evaluation.predictions import Manifest, save_prediction
 from occdistill.evaluation.rows import Batch, Row
-from occdistill.flow.condition import Codec
+from occdistill.latents.codec import Codec
 
 
 class Observer:

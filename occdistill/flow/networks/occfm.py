@@ -48,7 +48,7 @@ from torch.utils.checkpoint import checkpoint
 from occdistill.autoencoder.tiles import is_plain, tiled
 from occdistill.autoencoder.winograd import Conv3x3
 from occdistill.errors import UserError
-from occdistill.flow.condition import Condition
+from occdistill.latents.condition import Condition
 
 HEADS = 8
 

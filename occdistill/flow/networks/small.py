@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occdistill.errors import UserError
-from occdistill.flow.condition import Condition
 from occdistill.flow.path import expand
+from occdistill.latents.condition import Condition
 
 
 def fourier(t: Tensor, dim: int, highest: float) -> Tensor:

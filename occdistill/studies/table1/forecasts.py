@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from occdistill.config import build_dataset, build_forecaster, load_config
+from occdistill.build.builders import build_dataset, build_forecaster
+from occdistill.build.config import load_config
+from occdistill.build.lineup import lineup
 from occdistill.errors import UserError
-from occdistill.runtime.lineup import lineup
 from occdistill.seeds import torch_generator
 from occdistill.studies.table1.plan import Plan
 from occdistill.studies.table1.report import finished_runs

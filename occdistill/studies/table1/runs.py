@@ -15,7 +15,8 @@ import torch
 from mmengine.config import Config
 from torch.utils.data import default_collate
 
-from occdistill.config import (
+from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import (
     build_codec,
     build_dataset,
     build_forecaster,
@@ -23,8 +24,9 @@ from occdistill.config import (
     build_method,
     build_teacher,
     build_vae,
-    load_config,
 )
+from occdistill.build.config import load_config
+from occdistill.build.lineup import lineup
 from occdistill.distill.base import only_grad
 from occdistill.errors import UserError
 from occdistill.evaluation.evaluate import count, score_counts
@@ -32,10 +34,8 @@ from occdistill.evaluation.rows import Row as Forecast
 from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row, forecast_row
 from occdistill.flow.path import Draws
 from occdistill.runtime.latency import peak_mb, reset_peak
-from occdistill.runtime.lineup import lineup
 from occdistill.runtime.machine import device_name
 from occdistill.studies.table1.plan import Plan
-from occdistill.training import checkpoint as checkpoints
 from occdistill.training.jobs import Job, train_distill
 from occdistill.training.tasks import latent_batch
 from occdistill.training.updates import Updater

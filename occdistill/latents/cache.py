@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
 from occdistill.data.scenes import invert_pose
-from occdistill.data.store import Arrays, build_store, open_store
 from occdistill.data.voxel_cache import VoxelCache
+from occdistill.store import Arrays, build_store, open_store
 
 if TYPE_CHECKING:
-    from occdistill.flow.condition import Codec
+    from occdistill.latents.codec import Codec
 
 _ENCODE_BATCH = 16  # frames at a time
 

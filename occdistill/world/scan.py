@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .agents import KIND, KINDS
-from .columns import CELL, EMPTY, SLOTS, Columns, cell_noise
-from .labels import solid_part
-from .sensors import LIDAR_POSITION, lidar_rays
+from occdistill.world.agents import KIND, KINDS
+from occdistill.world.columns import CELL, EMPTY, SLOTS, Columns, cell_noise
+from occdistill.world.labels import solid_part
+from occdistill.world.sensors import LIDAR_POSITION, lidar_rays
 
 MAX_RANGE = 70.0
 _NOISE = 0.02

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.config import (
+from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import (
     build_codec,
     build_dataset,
     build_forecaster,
@@ -13,14 +14,12 @@ from occdistill.config import (
     build_teacher,
     build_vae,
     conditioning_mark,
-    data_root,
-    load_config,
 )
+from occdistill.build.config import data_root, load_config
 from occdistill.distill.flow_map import two_time
 from occdistill.distill.velocity_matching import VelocityMatching
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.runtime.forecaster import Forecaster
-from occdistill.training import checkpoint as checkpoints
 
 DEMO = "configs/demo.py"
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .agents import KIND, draw_size
-from .town import CYCLE, LANE, WALK, Town, locate
+from occdistill.world.agents import KIND, draw_size
+from occdistill.world.town import CYCLE, LANE, WALK, Town, locate
 
 STEP = 0.1
 STEPS_PER_KEYFRAME = 5

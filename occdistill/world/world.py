@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from occdistill.data.occ3d import save_labels
 from occdistill.errors import UserError
-
-from ..occ3d import save_labels
-from .labels import visibility
-from .plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
-from .scan import Scan, scan
-from .simulate import SceneWorld, build_scene, stream
-from .tables import annotations, scene_tables, write_tables
+from occdistill.world.labels import visibility
+from occdistill.world.plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
+from occdistill.world.scan import Scan, scan
+from occdistill.world.simulate import SceneWorld, build_scene, stream
+from occdistill.world.tables import annotations, scene_tables, write_tables
 
 VERSION = "v1.0-synthetic"
 _STAMP = "world.json"

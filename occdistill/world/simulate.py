@@ -7,15 +7,14 @@ from functools import cached_property
 import numpy as np
 
 from occdistill.errors import UserError
-
-from .agents import untouched
-from .columns import Columns
-from .labels import annotated, in_sight, label_grid, survey
-from .plan import SPLITS
-from .scenery import furnish
-from .sensors import LIDAR_POSITION
-from .town import Town, elevation, plan_town
-from .traffic import EGO_SIZE, REAR_AXLE, Tracks, simulate
+from occdistill.world.agents import untouched
+from occdistill.world.columns import Columns
+from occdistill.world.labels import annotated, in_sight, label_grid, survey
+from occdistill.world.plan import SPLITS
+from occdistill.world.scenery import furnish
+from occdistill.world.sensors import LIDAR_POSITION
+from occdistill.world.town import Town, elevation, plan_town
+from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, Tracks, simulate
 
 
 def quaternion(rotation: np.ndarray) -> np.ndarray:

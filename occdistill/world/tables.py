@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .agents import KINDS
-from .plan import SPLITS, ScenePlan, token
-from .scan import LIDARSEG_NAMES, Scan
-from .sensors import LIDAR_POSITION, LIDAR_YAW
-from .simulate import SceneWorld
+from occdistill.world.agents import KINDS
+from occdistill.world.plan import SPLITS, ScenePlan, token
+from occdistill.world.scan import LIDARSEG_NAMES, Scan
+from occdistill.world.sensors import LIDAR_POSITION, LIDAR_YAW
+from occdistill.world.simulate import SceneWorld
 
 SCENE_TABLES = ("log", "scene", "sample", "sample_data", "ego_pose", "instance")
 SCENE_TABLES += ("sample_annotation", "lidarseg")

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from occdistill.data.synthetic.agents import KIND, KINDS, overlap
-from occdistill.data.synthetic.simulate import build_scene
-from occdistill.data.synthetic.town import CONNECTOR, CYCLE, LANE, WALK, elevation, plan_town
-from occdistill.data.synthetic.traffic import EGO_SIZE, REAR_AXLE, simulate
+from occdistill.world.agents import KIND, KINDS, overlap
+from occdistill.world.simulate import build_scene
+from occdistill.world.town import CONNECTOR, CYCLE, LANE, WALK, elevation, plan_town
+from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, simulate
 
 KEYFRAMES = 24
 

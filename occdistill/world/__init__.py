@@ -14,6 +14,6 @@ reads the real thing:
 `world` write it.
 """
 
-from .world import VERSION, make_world
+from occdistill.world.world import VERSION, make_world
 
 __all__ = ["VERSION", "make_world"]

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 
-from occdistill.config import (
-    PARTS,
+from occdistill.build.builders import (
     build_codec,
     build_forecaster,
     build_teacher,
     build_vae,
     sampler_options,
 )
+from occdistill.build.config import PARTS
 from occdistill.runtime.forecaster import BACKENDS, Forecaster
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -13,13 +13,13 @@ import torch
 
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.clips import ClipDataset
-from occdistill.data.latents import LatentClips, mirrored_clip, moving_cells
 from occdistill.data.occ3d import FREE, GridTransform, save_labels
-from occdistill.data.store import build_store, open_store
 from occdistill.data.voxel_cache import VoxelCache
 from occdistill.data.warp import warp
 from occdistill.errors import UserError
-from occdistill.flow.condition import Codec
+from occdistill.latents.cache import LatentClips, mirrored_clip, moving_cells
+from occdistill.latents.codec import Codec
+from occdistill.store import build_store, open_store
 
 TRANSFORM = GridTransform(crop=12.8, coarsen=4)  # 16 × 16 × 4 voxels
 
@@ -199,7 +199,7 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
     code = """
         import os, signal, sys
         import numpy as np
-        from occdistill.data.store import build_store
+        from occdistill.store import build_store
 
         def fill(arrays, start, stop):
             if start == 6:

@@ -12,9 +12,9 @@ import torch
 
 from occdistill.data.occ3d import FREE, OCC3D, load_labels, load_semantics
 from occdistill.data.scenes import load_index
-from occdistill.data.synthetic import VERSION, make_world, world
 from occdistill.data.warp import warp
 from occdistill.errors import UserError
+from occdistill.world import VERSION, make_world, world
 
 # lidarseg ids → Occ3D classes, for the ids that the world uses.
 TO_OCC3D = {2: 7, 3: 7, 4: 7, 9: 1, 10: 0, 11: 0, 12: 8, 14: 2, 16: 3, 17: 4, 18: 5, 21: 6}

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from occdistill.data.occ3d import FREE, Grid
-from occdistill.flow.condition import Codec, Condition
+from occdistill.latents.codec import Codec
+from occdistill.latents.condition import Condition
 
 GRID = Grid((8, 8, 2), 1.0, (-4.0, -4.0, 0.0))
 

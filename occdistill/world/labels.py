@@ -10,11 +10,11 @@ import math
 import numpy as np
 from numba import njit
 
-from ..occ3d import FREE, NUM_CLASSES, OCC3D
-from ..raycast import visible_mask
-from .agents import KIND, LABELS
-from .columns import CELL, EMPTY, SLOTS, Columns
-from .sensors import LIDAR_POSITION, camera_rays, lidar_rays
+from occdistill.data.occ3d import FREE, NUM_CLASSES, OCC3D
+from occdistill.data.raycast import visible_mask
+from occdistill.world.agents import KIND, LABELS
+from occdistill.world.columns import CELL, EMPTY, SLOTS, Columns
+from occdistill.world.sensors import LIDAR_POSITION, camera_rays, lidar_rays
 
 _SURVEY_AZIMUTHS = 2048
 _SURVEY_RANGE = 62.0

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .town import elevation
+from occdistill.world.town import elevation
 
 CELL = 0.2
 SLOTS = 4

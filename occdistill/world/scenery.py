@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from .agents import Objects
-from .columns import (
+from occdistill.world.agents import Objects
+from occdistill.world.columns import (
     CELL,
     EMPTY,
     Columns,
@@ -18,7 +18,7 @@ from .columns import (
     stamp_crown,
     stamp_disc,
 )
-from .town import LANE_WIDTH, Road, Town
+from occdistill.world.town import LANE_WIDTH, Road, Town
 
 ROAD, FLAT, PAVEMENT, TERRAIN, MANMADE, GREEN, OTHERS = 11, 12, 13, 14, 15, 16, 0
 CENTRE, HOUSES, PARK, COMMERCIAL, OUTSKIRTS = range(5)

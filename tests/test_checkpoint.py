@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
-from occdistill.training import checkpoint as ckpt
 
 
 def example(value=0.0, kind="teacher"):
@@ -51,7 +51,7 @@ def test_real_write_limit_exits_with_one_sentence(tmp_path):
     code = """
         import resource, signal, sys, torch
         from occdistill.errors import run
-        from occdistill.training.checkpoint import save
+        from occdistill.checkpoint import save
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         run(lambda: save(sys.argv[1], {"kind": "vae", "model": {"w": torch.zeros(100_000)}}))
