@@ -76,7 +76,7 @@ def tested(setup):
         call(
             patch, "test", setup / "config.py", setup / "student.pth", "--out", setup / "out",
             "--teacher-nfe", 2, 1, "--protocol", "occdistill", "dome", "come-visible",
-            "--measure", "ray-iou", "consistency", "latent", "samples", "--samples", 2,
+            "--measure", "ray-iou", "ray-iou-entry", "consistency", "latent", "samples", "--samples", 2,
             "--repeats", 1, "--save-predictions", setup / "predictions", "--device", "cpu",
         )  # fmt: skip
     return json.loads((setup / "out" / "report.json").read_text())
@@ -112,7 +112,7 @@ def test_the_report_has_every_row_with_its_facts(tested):
     assert teacher["vae"] == student["vae"] and teacher["dtype"] == "float32"
     assert set(student["fps"]) == {"end_to_end", "generate_decode", "generate"}
     assert set(student["measures"]) >= {
-        "movable", "static", "ray_iou", "static_consistency", "latent", "samples",
+        "movable", "static", "ray_iou", "ray_iou_entry", "static_consistency", "latent", "samples",
     }  # fmt: skip
     assert {r["protocol"] for r in tested["rows"]} == {"occdistill", "dome", "come-visible"}
     assert tested["dataset"]["grid"]["shape"] == [32, 32, 8]
