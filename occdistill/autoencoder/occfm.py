@@ -40,6 +40,7 @@ from occdistill.autoencoder.tiles import tiled
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.autoencoder.winograd import Conv3x3
 from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.types import Count
 
 WINDOW = 5  # side of an attention window, in pixels
 SHIFT = 2  # how far every second block's windows are shifted
@@ -435,7 +436,7 @@ class OccFMVAE(nn.Module):
 
     def __init__(
         self,
-        channels: int = 16,
+        channels: Count = 16,
         grid_shape: tuple[int, int, int] = (200, 200, 16),
         width: tuple[int, int, int] = (128, 256, 512),
         depths: tuple[int, int] = (2, 6),

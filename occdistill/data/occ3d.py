@@ -18,6 +18,7 @@ import numba
 import numpy as np
 
 from occdistill.errors import UserError
+from occdistill.types import Count, Positive
 
 CLASS_NAMES = (
     "others",
@@ -147,9 +148,9 @@ class GridTransform:
         Occupied voxels that a block needs to count as occupied.
     """
 
-    crop: float | None = None
-    coarsen: int = 1
-    min_fill: int = 1
+    crop: Positive | None = None
+    coarsen: Count = 1
+    min_fill: Count = 1
 
     @cached_property
     def grid(self) -> Grid:

@@ -12,6 +12,7 @@ from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
 from occdistill.data.warp import extrapolate, invert, warp
 from occdistill.latents.condition import Condition
+from occdistill.types import Whole
 
 Conditioning = Literal["gt", "hist", "hist+1"]
 CONDITIONINGS = get_args(Conditioning)
@@ -41,7 +42,7 @@ class Codec:
         vae: torch.nn.Module,
         grid: Grid,
         future: int = 6,
-        align: Sequence[int] = (),
+        align: Sequence[Whole] = (),
         carry: bool = False,
         conditioning: Conditioning = "gt",
     ) -> None:

@@ -49,6 +49,7 @@ from occdistill.autoencoder.tiles import is_plain, tiled
 from occdistill.autoencoder.winograd import Conv3x3
 from occdistill.errors import UserError
 from occdistill.latents.condition import Condition
+from occdistill.types import Count
 
 HEADS = 8
 
@@ -286,11 +287,11 @@ class OccFMTransition(nn.Module):
     def __init__(
         self,
         latent_shape: tuple[int, int, int] = (16, 50, 50),
-        past: int = 6,
-        future: int = 6,
-        history: int | None = None,
-        trajectory_length: int = 6,
-        width: int = 64,
+        past: Count = 6,
+        future: Count = 6,
+        history: Count | None = None,
+        trajectory_length: Count = 6,
+        width: Count = 64,
         head_merge: Literal["reinterpret", "transpose"] = "reinterpret",
         position_columns: int | None = None,
         doubled_residual: bool = True,
