@@ -9,8 +9,9 @@ import torch
 
 from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.vae import VAE
-from occdistill.build.builders import build_forecaster, build_lidar_encoder, build_vae
+from occdistill.build.builders import build_lidar_encoder, build_vae
 from occdistill.build.config import load_config
+from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, Grid, GridTransform
 from occdistill.data.scenes import invert_pose
@@ -180,7 +181,7 @@ def test_training_learns_and_leaves_what_a_forecaster_needs(config, monkeypatch)
     assert float(encoder.latent_scale) == vae.scale
     assert not any(p.requires_grad for p in encoder.parameters())
     with pytest.raises(UserError, match="no teacher weights"):  # only that is missing
-        build_forecaster(loaded, encoder="lidar")
+        Models(loaded).forecaster(encoder="lidar")
     other = build_vae(loaded, weights=False)
     with pytest.raises(UserError, match="distilled from VAE .* train the LiDAR encoder"):
         build_lidar_encoder(loaded, other)
