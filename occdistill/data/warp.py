@@ -1,4 +1,4 @@
-"""Move voxel grids between ego frames, and guess the ego's next frames."""
+"""Voxel grids seen from other ego frames."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from occdistill.data.occ3d import FREE, Grid
-
-
-def invert(poses: Tensor) -> Tensor:
-    """Inverse of rigid transforms (…, 4, 4)."""
-    rotation = poses[..., :3, :3].mT
-    out = poses.clone()
-    out[..., :3, :3] = rotation
-    out[..., :3, 3:] = -rotation @ poses[..., :3, 3:]
-    return out
 
 
 def warp(voxels: Tensor, target_to_source: Tensor, grid: Grid, fill: int = FREE) -> Tensor:
@@ -61,37 +52,3 @@ def warp(voxels: Tensor, target_to_source: Tensor, grid: Grid, fill: int = FREE)
     cells = flat.long().clamp_(min=0)  # NaN lands in the border as well
     bordered = F.pad(voxels, (1,) * 6, value=fill).reshape(n, -1)
     return bordered.gather(1, cells.reshape(n, -1)).reshape(voxels.shape)
-
-
-def extrapolate(poses: Tensor, future: int) -> Tensor:
-    """Continue the ego's motion with the velocity and yaw rate between the last two keyframes.
-
-    Roll, pitch and vertical motion are not continued: on a road they come back, and repeating
-    them would tip the scene over.
-
-    Parameters
-    ----------
-    poses
-        Past frame → newest frame, (B, P, 4, 4) with P ≥ 2 (only the last two are used).
-    future
-        How many keyframes to continue, at the same interval.
-
-    Returns
-    -------
-    Tensor
-        Future frame → newest frame, (B, future, 4, 4).
-    """
-    if poses.shape[1] < 2:
-        raise ValueError("extrapolation needs at least two past keyframes")
-    # The newest frame as seen from the one before; moving on is doing this step again.
-    motion = invert(poses[:, -2].double()) @ poses[:, -1].double()
-    yaw = torch.atan2(motion[:, 1, 0], motion[:, 0, 0])
-    step = torch.eye(4, dtype=motion.dtype, device=motion.device).repeat(len(motion), 1, 1)
-    step[:, 0, 0] = step[:, 1, 1] = torch.cos(yaw)
-    step[:, 1, 0] = torch.sin(yaw)
-    step[:, 0, 1] = -step[:, 1, 0]
-    step[:, :2, 3] = motion[:, :2, 3]
-    steps = [step]
-    for _ in range(future - 1):
-        steps.append(steps[-1] @ step)
-    return torch.stack(steps, dim=1).to(poses.dtype)

@@ -4,9 +4,9 @@ import torch
 
 from occdistill.data import objects
 from occdistill.data.occ3d import Grid
+from occdistill.data.poses import trajectory_from_poses
 from occdistill.latents.codec import Codec
 from occdistill.runtime.forecaster import Forecaster
-from occdistill.runtime.stream import trajectory_from_poses
 from tests.runtime.fakes import GRID, ClassesAsLatents, ToNewest, codec, drive, street
 
 
@@ -88,12 +88,6 @@ def test_a_planned_model_asks_for_the_plan():
     stream.push(street(1)[0], np.eye(4))
     with pytest.raises(ValueError, match="future_poses"):
         stream.forecast()
-
-
-def test_trajectory_is_right_and_forward_and_ends_like_it_went_on():
-    poses = torch.from_numpy(drive(3, speed=2.0))[None]
-    steps = trajectory_from_poses(poses)
-    torch.testing.assert_close(steps, torch.tensor([[[0.0, 2.0]] * 3]))
 
 
 def test_warming_up_runs_every_stage_and_leaves_nothing_behind():
