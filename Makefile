@@ -11,7 +11,7 @@ setup: $(VENV)/.ready  ## virtual environment, packages, system libraries for re
 $(VENV)/.ready: requirements.txt tests/constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install -q -r requirements.txt -c tests/constraints.txt ruff
+	$(BIN)/python -m pip install -q -r requirements.txt -c tests/constraints.txt ruff import-linter
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	-@$(BIN)/python tools/system_packages.py
 	touch $@
@@ -41,9 +41,10 @@ test: setup  ## the fast test suite
 test-slow: setup  ## everything, also full-size networks
 	$(BIN)/python -m pytest --slow
 
-lint: setup
+lint: setup  ## style, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 bench: setup  ## one timing table: work_dirs/bench/bench.json
 	$(BIN)/python tools/bench.py

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from occdistill.flow.path import expand
-from tests.gaussian import SHAPE, TEACHER, BulkDraws, GaussianField, make_batch
+from tests.gaussian import SHAPE, TEACHER, BulkDraws, make_batch, seen, teacher
 
 
 class GaussianFlowMap(nn.Module):
@@ -25,19 +25,21 @@ class GaussianFlowMap(nn.Module):
         r = torch.ones_like(t) if r is None else expand(r, x)
         s_t, s_r = (((q * self.std) ** 2 + (1 - q) ** 2).sqrt() for q in (t, r))
         k = ((r + t) * (self.std**2 + 1) - 2) / (s_t * (s_r + s_t))
-        return self.mean + k * (x - t * self.mean)
+        mean = seen(self.mean, condition)
+        return mean + k * (x - t * mean)
 
 
-def data_batch(count, seed=0):
+def data_batch(count, seed=0, shape=SHAPE):
     """A batch whose data follow the teacher's law."""
     batch = make_batch(count, seed)
-    batch.x_1 = TEACHER[0] + TEACHER[1] * BulkDraws(count, seed + 1).normal(*SHAPE)
+    batch.x_1 = TEACHER[0] + TEACHER[1] * BulkDraws(count, seed + 1).normal(*shape)
     return batch
 
 
 def build_map(cls, mean, std, **kwargs):
     """A method whose student is the exact flow map of N(mean, std²)."""
-    return cls(GaussianField(*TEACHER), SHAPE, student=GaussianFlowMap(mean, std), **kwargs)
+    shape = kwargs.pop("shape", SHAPE)
+    return cls(teacher(), shape, student=GaussianFlowMap(mean, std), **kwargs)
 
 
 def map_gradients(method, count=200_000, seed=0, step=0):

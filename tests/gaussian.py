@@ -1,4 +1,10 @@
-"""The Gaussian fixture: a flow, a student and an auxiliary whose every quantity is closed form."""
+"""The Gaussian fixture: a flow, a student and an auxiliary whose every quantity is closed form.
+
+Every mean depends on the condition: `mean` where the past is 1, as in all batches here, and SHIFT
+less where guidance has zeroed it. Two Gaussian flows of one spread differ in velocity by their
+means' difference alone, so guidance with scale w moves a teacher's mean by (w - 1) SHIFT and leaves
+it Gaussian. An unguided teacher, or a net that is given the null condition, misses by SHIFT.
+"""
 
 import torch
 from torch import nn
@@ -7,9 +13,16 @@ from occdistill.distill.base import Batch, DistributionMatching
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
 
+SHIFT = 0.4
+
+
+def seen(mean, condition):
+    """The mean under a condition; None stands for that of the batches."""
+    return mean if condition is None else mean + SHIFT * (condition.past - 1)
+
 
 class GaussianField(nn.Module):
-    """Velocity of the flow from N(0, 1) to N(m, s²); guidance leaves it alone (null = condition)."""
+    """Velocity of the flow from N(0, 1) to N(m, s²)."""
 
     def __init__(self, mean, std):
         super().__init__()
@@ -19,7 +32,8 @@ class GaussianField(nn.Module):
     def forward(self, x, t, condition, r=None):
         t, s2 = expand(t, x), self.std**2
         slope = (t * s2 - (1 - t)) / (t**2 * s2 + (1 - t) ** 2)
-        return self.mean + slope * (x - t * self.mean)
+        mean = seen(self.mean, condition)
+        return mean + slope * (x - t * mean)
 
 
 class AffineStudent(nn.Module):
@@ -33,7 +47,7 @@ class AffineStudent(nn.Module):
 
     def forward(self, x, t, condition, r=None):
         self.calls += 1
-        return (self.a - 1) * x + self.b
+        return (self.a - 1) * x + seen(self.b, condition)
 
 
 class BulkDraws:
@@ -53,12 +67,18 @@ class BulkDraws:
         return torch.rand(self.count, *shape, generator=self.generator)
 
 
-TEACHER = (1.0, 0.7)  # mean, standard deviation
+TEACHER = (1.0, 0.7)  # mean, standard deviation of the guided teacher
 SHAPE = (1, 1, 1, 1)
 
 
+def teacher(guidance=2.0):
+    """A teacher that becomes N(TEACHER) under this guidance."""
+    mean, std = TEACHER
+    return GaussianField(mean - (guidance - 1) * SHIFT, std)
+
+
 def make_batch(count, seed=0):
-    return Batch(Condition(torch.zeros(count, 1, 1, 1, 1)), BulkDraws(count, seed))
+    return Batch(Condition(torch.ones(count, 1, 1, 1, 1)), BulkDraws(count, seed))
 
 
 def gradients(method, count=400_000, seed=0, name="student"):
@@ -73,4 +93,4 @@ def build(cls, a, b, **kwargs):
     """A method with an affine student and, where it has one, the exact auxiliary of that student."""
     if issubclass(cls, DistributionMatching):
         kwargs["auxiliary"] = GaussianField(b, abs(a))
-    return cls(GaussianField(*TEACHER), SHAPE, student=AffineStudent(a, b), **kwargs)
+    return cls(teacher(), kwargs.pop("shape", SHAPE), student=AffineStudent(a, b), **kwargs)

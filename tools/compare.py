@@ -1,8 +1,9 @@
-"""Put runs side by side, with paired bootstrap confidence intervals over scenes.
+"""Put runs side by side, with paired confidence intervals over scenes.
 
     python tools/compare.py A/report.json B/report.json:student@1 … [--protocol occdistill]
 
-A run is a row of a report whose folder still holds its `counts/`; the first is the reference.
+A run is a row of a report whose folder still holds its `counts/`; the first is the reference. How often
+such intervals hold the truth is measured in `docs/evaluation.md`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="REPORT.json[:ROW]")
     parser.add_argument("--protocol", default="occdistill", help=", ".join(PROTOCOLS))
-    parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--confidence", type=float, default=0.95)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the numbers as JSON too")
     args = parser.parse_args()
     protocol = get_protocol(args.protocol)
     runs = [load_run(spec) for spec in args.runs]
-    result = compare(runs, protocol, args.draws, args.confidence, args.seed)
+    result = compare(runs, protocol, args.confidence)
     print(markdown(result, protocol, args.confidence))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ from occdistill.evaluation.rows import (
 )
 from occdistill.evaluation.views import VIEWS, needs_masks
 
-MEASURES = ("ray-iou", "consistency", "latent", "samples")
+MEASURES = ("ray-iou", "ray-iou-entry", "consistency", "latent", "samples")
 ROWS = (
     "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
     "ego-warp-extrapolated-carried", "ceiling",
@@ -188,8 +188,9 @@ def measures(args: argparse.Namespace, config, dataset, rows: list[Row]) -> list
     """The observers asked for."""
     grid, frames = dataset.grid, dataset.future
     result = []
-    if "ray-iou" in args.measure:
-        result.append(observers.ray_iou(grid, frames))
+    for name, distance in (("ray-iou", "exit"), ("ray-iou-entry", "entry")):
+        if name in args.measure:
+            result.append(observers.ray_iou(dataset, distance=distance))
     if "consistency" in args.measure:
         result.append(observers.consistency(grid))
     if "latent" in args.measure:

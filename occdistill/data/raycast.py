@@ -1,6 +1,7 @@
 """Rays through a voxel grid: the first occupied voxel, and everything seen on the way."""
 
 import math
+from typing import Literal
 
 import numpy as np
 from numba import njit
@@ -33,7 +34,7 @@ def _enter(position, direction, near, size):
 
 @njit(cache=True)
 def _march(grid, start, direction, limit, seen, mark, stop):
-    """Walk one ray (all lengths in voxels) up to `limit`; return (x, y, z, distance) of its hit.
+    """Walk one ray (all lengths in voxels) up to `limit`: (x, y, z, entry, exit) of its hit.
 
     `mark`: set every voxel that is entered in `seen`; `stop`: end at an occupied voxel. All state
     is in scalars: small arrays would cost five times the walk itself.
@@ -44,7 +45,7 @@ def _march(grid, start, direction, limit, seen, mark, stop):
     z_near, z_far = _clip(start[2], direction[2], nz)
     near, far = max(0.0, x_near, y_near, z_near), min(limit, x_far, y_far, z_far)
     if near > far:
-        return -1, -1, -1, np.inf
+        return -1, -1, -1, np.inf, np.inf
     x, x_step, x_border, x_delta = _enter(start[0], direction[0], near, nx)
     y, y_step, y_border, y_delta = _enter(start[1], direction[1], near, ny)
     z, z_step, z_border, z_delta = _enter(start[2], direction[2], near, nz)
@@ -53,7 +54,7 @@ def _march(grid, start, direction, limit, seen, mark, stop):
         if mark:
             seen[x, y, z] = 1
         if stop and grid[x, y, z]:
-            return x, y, z, entry
+            return x, y, z, entry, min(x_border, y_border, z_border)
         if x_border <= y_border and x_border <= z_border:
             entry = x_border
             x_border += x_delta
@@ -72,15 +73,15 @@ def _march(grid, start, direction, limit, seen, mark, stop):
             z += z_step
             if z < 0 or z >= nz:
                 break
-    return -1, -1, -1, np.inf
+    return -1, -1, -1, np.inf, np.inf
 
 
 @njit(cache=True)
-def _cast(grid, start, directions, limit, hits, distance):
+def _cast(grid, start, directions, limit, hits, entry, leave):
     for r in range(directions.shape[0]):
-        x, y, z, d = _march(grid, start, directions[r], limit, grid, False, True)
+        x, y, z, near, far = _march(grid, start, directions[r], limit, grid, False, True)
         hits[r, 0], hits[r, 1], hits[r, 2] = x, y, z
-        distance[r] = d
+        entry[r], leave[r] = near, far
 
 
 @njit(cache=True)
@@ -117,7 +118,8 @@ def cast_rays(
     voxel_size: float,
     origin,
     directions: np.ndarray,
-    max_range: float,
+    max_range: float = np.inf,
+    to: Literal["entry", "exit"] = "entry",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the first occupied voxel along each ray (Amanatides and Woo, 1987).
 
@@ -135,21 +137,23 @@ def cast_rays(
         Unit vectors.
     max_range : float
         Metres; a voxel entered farther away is no hit.
+    to : "entry" or "exit"
+        Measure to where the ray enters the hit voxel, or to where it leaves it.
 
     Returns
     -------
     hit_index : (R, 3) int32
         Voxel indices, -1 where nothing is hit.
     distance : (R,) float32
-        Metres to where the ray enters the hit voxel, inf where nothing is hit.
+        Metres to the hit voxel, inf where nothing is hit.
     """
     grid = np.ascontiguousarray(occupied).view(np.uint8)
     start = _in_voxels(origin, grid_origin, voxel_size)
     directions = np.ascontiguousarray(directions, np.float64)
     hits = np.empty(directions.shape, np.int32)
-    distance = np.empty(len(directions))
-    _cast(grid, start, directions, max_range / voxel_size, hits, distance)
-    return hits, (distance * voxel_size).astype(np.float32)
+    distance = {"entry": np.empty(len(directions)), "exit": np.empty(len(directions))}
+    _cast(grid, start, directions, max_range / voxel_size, hits, *distance.values())
+    return hits, (distance[to] * voxel_size).astype(np.float32)
 
 
 def observed_mask(shape: tuple[int, ...], start: np.ndarray, ends: np.ndarray) -> np.ndarray:

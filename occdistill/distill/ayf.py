@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from occdistill.distill.base import Batch, Loss
+from occdistill.distill.base import Batch, Loss, require
 from occdistill.distill.flow_map import FlowMap, noised_data
 from occdistill.distill.losses import per_sample
 from occdistill.flow.path import Draws, expand
@@ -37,10 +37,10 @@ class AYF(FlowMap):
     Args:
         objective: `emd` or `lmd`.
         gap_mean, gap_std: the interval's length is `r - t = sigmoid(N(gap_mean, gap_std))`, its
-            place uniform in what is left.
+            place uniform in what is left; gap_std >= 0.
         tangent_warmup: steps over which k rises to `tangent_max`; 0 starts there (EMD only).
-        tangent_max: largest k; below 1 it keeps a little of plain velocity regression.
-        c: root-mean-square of g around which normalisation sets in.
+        tangent_max: largest k, in [0, 1]; below 1 it keeps a little of plain velocity regression.
+        c: root-mean-square of g around which normalisation sets in, above 0.
         **kwargs: see `FlowMap`.
     """
 
@@ -57,6 +57,10 @@ class AYF(FlowMap):
     ) -> None:
         if objective not in ("emd", "lmd"):
             raise ValueError(f"objective {objective!r} is neither 'emd' nor 'lmd'")
+        require(gap_std >= 0, "gap_std must not be negative", gap_std)
+        require(tangent_warmup >= 0, "tangent_warmup must not be negative", tangent_warmup)
+        require(0 <= tangent_max <= 1, "tangent_max must lie in [0, 1]", tangent_max)
+        require(c > 0, "c must be above 0", c)
         super().__init__(*args, **kwargs)
         self.residual = self.eulerian if objective == "emd" else self.lagrangian
         self.gap_mean, self.gap_std = gap_mean, gap_std

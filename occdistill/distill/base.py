@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,16 @@ class Loss:
     logs: dict[str, Tensor] = field(default_factory=dict)
 
 
+def require(fits: bool, rule: str, value: object) -> None:
+    """Refuse a method's argument.
+
+    Raises:
+        ValueError: `rule`, and the value that breaks it, unless `fits`.
+    """
+    if not fits:
+        raise ValueError(f"{rule}, not {value!r}")
+
+
 def surrogate(direction: Tensor, x: Tensor) -> Tensor:
     """`mean(sg[direction] · x)`: a scalar whose gradient in x is `direction / numel`.
 
@@ -81,6 +92,9 @@ class Method(nn.Module):
         latent_shape: `(F, C, H, W)` of what is generated.
         guidance: classifier-free guidance scale of the teacher. Only the teacher is ever guided.
         student: initial student network; default: a copy of the teacher.
+
+    Raises:
+        ValueError: for an argument out of its range; so do all methods.
     """
 
     def __init__(
@@ -91,6 +105,7 @@ class Method(nn.Module):
         student: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        require(math.isfinite(guidance), "guidance must be a finite number", guidance)
         self.teacher = frozen(teacher)
         self.guided_teacher = Guided(self.teacher, guidance)
         self.latent_shape = tuple(latent_shape)
@@ -138,7 +153,7 @@ class DistributionMatching(Method, ABC):
     difference between the two fields at re-noised student samples becomes the student's gradient.
 
     Args:
-        ratio: auxiliary updates before each student update (MFD: 10).
+        ratio: auxiliary updates before each student update, 1 or more (MFD: 10).
         times: law of the student's re-noising times.
         auxiliary_times: law of the auxiliary's flow-matching times; default the same.
     """
@@ -154,6 +169,7 @@ class DistributionMatching(Method, ABC):
         student: nn.Module | None = None,
         auxiliary: nn.Module | None = None,
     ) -> None:
+        require(type(ratio) is int and ratio >= 1, "ratio must be a whole number, 1 or more", ratio)
         auxiliary = copy.deepcopy(teacher) if auxiliary is None else auxiliary
         super().__init__(teacher, latent_shape, guidance, student)
         self._count_evaluations(auxiliary)
@@ -199,6 +215,10 @@ class DistributionMatching(Method, ABC):
         return Loss(surrogate(weight * gap, x), {"gap": gap.detach().square().mean()})
 
 
-def time_law(law: TimeLaw | dict | None) -> TimeLaw:
-    """A `TimeLaw` from itself, from a config dict, or the default one."""
-    return law if isinstance(law, TimeLaw) else TimeLaw(**(law or {}))
+def time_law(given: TimeLaw | dict | None, /, **defaults) -> TimeLaw:
+    """A `TimeLaw` from itself, or from a config's dict, which changes single `defaults`.
+
+    Raises:
+        ValueError: see `TimeLaw`.
+    """
+    return given if isinstance(given, TimeLaw) else TimeLaw(**{**defaults, **(given or {})})

@@ -19,11 +19,13 @@ import copy
 import torch
 from torch import Tensor
 
-from occdistill.distill.base import Batch, Loss, Method, frozen, time_law
+from occdistill.distill.base import Batch, Loss, Method, frozen, require, time_law
 from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import per_sample, pseudo_huber
-from occdistill.flow.path import denoise, expand
+from occdistill.flow.path import TimeLaw, denoise, expand
 from occdistill.latents.condition import Condition
+
+RESOLUTION = 2.0**-24  # of float32 times just below 1
 
 
 class Consistency(Method):
@@ -31,21 +33,26 @@ class Consistency(Method):
 
     Args:
         times: law of t; logit-normal by default.
-        gap: `t' - t`.
-        target_ema: decay of the target network's moving average; 0 uses the student itself.
-        huber: c of the pseudo-Huber distance, per element (root mean square); None: the square.
+        gap: `t' - t`, in [1e-5, 1]; float32 times near 1 resolve no finer.
+        target_ema: decay of the target network's moving average, in [0, 1); 0 uses the student
+            itself.
+        huber: c of the pseudo-Huber distance, per element (root mean square), above 0; None: the
+            square.
         **kwargs: see `Method`.
     """
 
     def __init__(
         self,
         *args,
-        times=None,
+        times: TimeLaw | dict | None = None,
         gap: float = 0.02,
         target_ema: float = 0.0,
         huber: float | None = 0.00054,
         **kwargs,
     ) -> None:
+        require(1e-5 <= gap <= 1, "gap must lie in [1e-5, 1]", gap)
+        require(0 <= target_ema < 1, "target_ema must lie in [0, 1)", target_ema)
+        require(huber is None or huber > 0, "huber must be above 0, or None", huber)
         super().__init__(*args, **kwargs)
         self.times, self.gap, self.huber = time_law(times), gap, huber
         self.target_ema = target_ema
@@ -67,7 +74,8 @@ class Consistency(Method):
         found = self.end(self.nets["student"], x_t, t, batch.condition)
         square = per_sample((found - target).square())
         distance = square if self.huber is None else pseudo_huber(square, self.huber)
-        return Loss((distance / (later - t)).mean(), {"gap": square.detach().mean()})
+        width = (later - t).clamp_min(RESOLUTION)  # at t = 1 both ends are x_t: 0, not 0 / 0
+        return Loss((distance / width).mean(), {"gap": square.detach().mean()})
 
     def end(self, net: torch.nn.Module, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """`f(x_t, t)`, which is x_t itself at t = 1."""

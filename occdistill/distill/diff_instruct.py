@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from occdistill.distill.base import Batch, DistributionMatching, Loss
-from occdistill.flow.path import interpolate
+from occdistill.distill.base import Batch, DistributionMatching, Loss, require, time_law
+from occdistill.flow.path import TimeLaw, interpolate
 
 WEIGHTS = {
     # exact gradient of KL(student_t || teacher_t): t (s_A - s_T) = t² / (1 - t) (v_A - v_T)
@@ -24,17 +24,26 @@ class DiffInstruct(DistributionMatching):
 
     Args:
         weight: `x1` (the original implementation), `score` (the exact KL gradient, whose weight
-            grows without bound towards data) or `velocity`.
-        **kwargs: see `DistributionMatching`; times default to logit-normal within [0.02, 0.98].
+            grows without bound towards data, so that it needs times below 1) or `velocity`.
+        times: changes to the student's re-noising times, logit-normal within [0.02, 0.98].
+        auxiliary_times: law of the auxiliary's times; default logit-normal, not clipped as above.
+        **kwargs: see `DistributionMatching`.
     """
 
     def __init__(
-        self, *args, weight: Literal["score", "x1", "velocity"] = "x1", times=None, **kwargs
+        self,
+        *args,
+        weight: Literal["score", "x1", "velocity"] = "x1",
+        times: TimeLaw | dict | None = None,
+        auxiliary_times: TimeLaw | dict | None = None,
+        **kwargs,
     ) -> None:
         if weight not in WEIGHTS:
             raise ValueError(f"weight {weight!r} is not one of {', '.join(WEIGHTS)}")
-        kwargs.setdefault("auxiliary_times", {})
-        super().__init__(*args, times=times or dict(low=0.02, high=0.98), **kwargs)
+        times = time_law(times, low=0.02, high=0.98)
+        below_one = bool(torch.tensor(times.high) < 1)  # in the precision that times are drawn in
+        require(below_one or weight != "score", "weight='score' needs times.high < 1", times.high)
+        super().__init__(*args, times=times, auxiliary_times=auxiliary_times or {}, **kwargs)
         self.weight = WEIGHTS[weight]
 
     def student_loss(self, batch: Batch) -> Loss:

@@ -72,6 +72,9 @@ def tapped(network: nn.Module, taps: Sequence[Tap]) -> Iterator[list[Tensor]]:
 class Head(nn.Module):
     """Two strided 3-D convolutions and a 1×1×1 one: a logit for every patch of every frame.
 
+    Maps smaller than 4 × 4 are padded with zeros to that size, the least that two strides leave a
+    patch of.
+
     Args:
         channels: of the features.
         width: of the hidden maps.
@@ -89,8 +92,11 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv3d(width, 1, 1))
 
     def forward(self, volume: Tensor) -> Tensor:
-        """`(B, C, frames, H, W)` to `(B, patches)`."""
-        return self.layers(volume).flatten(1)
+        """`(B, C, frames, H, W)` to `(B, patches)`, `patches = frames ⌊H / 4⌋ ⌊W / 4⌋`, at least
+        one for each frame.
+        """
+        down, right = (max(0, 4 - size) for size in volume.shape[-2:])
+        return self.layers(F.pad(volume, (0, right, 0, down))).flatten(1)
 
 
 class Discriminator(nn.Module):

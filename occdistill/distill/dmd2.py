@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from occdistill.distill.base import Batch, DistributionMatching, Loss, surrogate, time_law
+from occdistill.distill.base import Batch, DistributionMatching, Loss, require, surrogate, time_law
 from occdistill.distill.discriminator import (
     Discriminator,
     Tap,
@@ -32,7 +32,7 @@ from occdistill.distill.discriminator import (
 )
 from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import per_sample
-from occdistill.flow.path import denoise, expand, interpolate
+from occdistill.flow.path import TimeLaw, denoise, expand, interpolate
 from occdistill.latents.condition import Condition
 
 
@@ -44,10 +44,11 @@ class DMD2(DistributionMatching):
         disc_on: whose features the heads read, `auxiliary` or `teacher`.
         gan: `logistic` or `hinge`.
         generator_weight: w_G (paper: 3e-3 on ImageNet, 1e-3 and 5e-3 on text-to-image models).
-        discriminator_weight: w_D.
+        discriminator_weight: w_D (paper: 1e-2 on ImageNet).
         ratio: auxiliary updates before each student update (paper: 5 or 10).
-        times: law of the student's re-noising times; uniform on [0.02, 0.98].
-        gan_times: law of the discriminator's times; uniform.
+        times: changes to the student's re-noising times, uniform, clipped to [0.02, 0.98].
+        auxiliary_times: law of the auxiliary's flow-matching times; default logit-normal.
+        gan_times: changes to the discriminator's times, uniform.
         taps, heads: see `Discriminator`.
         **kwargs: see `DistributionMatching`.
     """
@@ -61,9 +62,9 @@ class DMD2(DistributionMatching):
         generator_weight: float = 3e-3,
         discriminator_weight: float = 1e-2,
         ratio: int = 5,
-        times=None,
-        auxiliary_times=None,
-        gan_times=None,
+        times: TimeLaw | dict | None = None,
+        auxiliary_times: TimeLaw | dict | None = None,
+        gan_times: TimeLaw | dict | None = None,
         auxiliary: nn.Module | None = None,
         taps: Sequence[Tap] | None = None,
         heads: Sequence[nn.Module] | None = None,
@@ -72,19 +73,25 @@ class DMD2(DistributionMatching):
         for value, known in ((disc_on, ("auxiliary", "teacher")), (gan, ("logistic", "hinge"))):
             if value not in known:
                 raise ValueError(f"{value!r} is neither {known[0]!r} nor {known[1]!r}")
+        require(generator_weight >= 0, "generator_weight must not be negative", generator_weight)
+        require(
+            discriminator_weight >= 0,
+            "discriminator_weight must not be negative",
+            discriminator_weight,
+        )
         flow = copy.deepcopy(teacher) if auxiliary is None else auxiliary
         source = teacher if disc_on == "teacher" else None
         super().__init__(
             teacher,
             *args,
             ratio=ratio,
-            times=times or dict(law="uniform", low=0.02, high=0.98),
+            times=time_law(times, law="uniform", low=0.02, high=0.98),
             auxiliary_times=auxiliary_times or {},
             auxiliary=Discriminator(flow.requires_grad_(True), taps, heads, source),
             **kwargs,
         )
         self.gan = gan
-        self.gan_times = time_law(dict(law="uniform") if gan_times is None else gan_times)
+        self.gan_times = time_law(gan_times, law="uniform")
         self.generator_weight, self.discriminator_weight = generator_weight, discriminator_weight
 
     def auxiliary_loss(self, batch: Batch) -> Loss:

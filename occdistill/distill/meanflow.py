@@ -15,29 +15,39 @@ from __future__ import annotations
 
 import torch
 
-from occdistill.distill.base import Batch, Loss, time_law
+from occdistill.distill.base import Batch, Loss, require, time_law
 from occdistill.distill.flow_map import FlowMap, noised_data
 from occdistill.distill.losses import adaptive
-from occdistill.flow.path import expand
+from occdistill.flow.path import TimeLaw, expand
 
 
 class MeanFlow(FlowMap):
     """Regression on the MeanFlow identity.
 
     Args:
-        times: law of the interval's ends; default logit-normal with mean 0.4 (source: -0.4 in a
-            time that runs the other way).
-        instantaneous: fraction of samples with r = t, which learn the velocity itself.
+        times: changes to the law of the interval's ends, logit-normal with mean 0.4 (source: -0.4
+            in a time that runs the other way).
+        instantaneous: fraction of samples with r = t, which learn the velocity itself, in [0, 1].
         tangent_warmup: steps over which `Dt u` is faded in; 0 for none.
-        power: of the adaptive weight `1 / (||.||² + 0.01)^power`; 0 is the plain square.
+        power: of the adaptive weight `1 / (||.||² + 0.01)^power`, not negative; 0 is the plain
+            square.
         **kwargs: see `FlowMap`.
     """
 
     def __init__(
-        self, *args, times=None, instantaneous=0.5, tangent_warmup=0, power=1.0, **kwargs
+        self,
+        *args,
+        times: TimeLaw | dict | None = None,
+        instantaneous: float = 0.5,
+        tangent_warmup: int = 0,
+        power: float = 1.0,
+        **kwargs,
     ) -> None:
+        require(0 <= instantaneous <= 1, "instantaneous must lie in [0, 1]", instantaneous)
+        require(tangent_warmup >= 0, "tangent_warmup must not be negative", tangent_warmup)
+        require(power >= 0, "power must not be negative", power)
         super().__init__(*args, **kwargs)
-        self.times = time_law(dict(mean=0.4) if times is None else times)
+        self.times = time_law(times, mean=0.4)
         self.instantaneous, self.tangent_warmup = instantaneous, tangent_warmup
         self.power = power
 

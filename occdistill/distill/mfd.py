@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from occdistill.distill.base import Batch, DistributionMatching, Loss
+from occdistill.distill.base import Batch, DistributionMatching, Loss, require
 from occdistill.flow.path import interpolate
 from occdistill.flow.solver import average_velocity
 
@@ -20,11 +20,12 @@ class MFD(DistributionMatching):
     which is the paper's Eq. 17 with the Jacobian `d u / d x_t` replaced by the identity.
 
     Args:
-        ode_step: largest Euler step h of the two integrations (paper: 0.02).
+        ode_step: largest Euler step h of the two integrations, in (0, 1] (paper: 0.02).
         **kwargs: see `DistributionMatching`.
     """
 
     def __init__(self, *args, ode_step: float = 0.02, **kwargs) -> None:
+        require(0 < ode_step <= 1, "ode_step must lie in (0, 1]", ode_step)
         super().__init__(*args, **kwargs)
         self.ode_step = ode_step
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from occdistill.distill.base import Batch, Loss, Method
+from occdistill.distill.base import Batch, Loss, Method, require
 from occdistill.flow.solver import sample
 
 
@@ -20,12 +20,14 @@ class Regression(Method):
     """Regression of the one-step student on pairs of noise and teacher sample.
 
     Args:
-        steps: Euler steps of the teacher's sampler.
-        shift: of its time grid, see `shifted_grid`.
+        steps: Euler steps of the teacher's sampler, 1 or more.
+        shift: of its time grid, see `shifted_grid`; above 0.
         **kwargs: see `Method`.
     """
 
     def __init__(self, *args, steps: int = 10, shift: float = 3.0, **kwargs) -> None:
+        require(type(steps) is int and steps >= 1, "steps must be a whole number above 0", steps)
+        require(shift > 0, "shift must be above 0", shift)
         super().__init__(*args, **kwargs)
         self.steps, self.shift = steps, shift
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from occdistill.distill.base import Batch, Loss
+from occdistill.distill.base import Batch, Loss, require
 from occdistill.distill.dmd2 import DMD2
 from occdistill.distill.losses import pseudo_huber
 from occdistill.flow.path import expand
@@ -32,8 +32,8 @@ class SenseFlow(DMD2):
     Args:
         ida: l, how much of itself the auxiliary keeps at each student step; 1 switches IDA off.
         isg_weight: of the intra-segment term.
-        isg_huber: c of its pseudo-Huber distance.
-        isg_margin: distance of t from 0 and 1.
+        isg_huber: c of its pseudo-Huber distance, above 0.
+        isg_margin: distance of t from 0 and 1, in [0, 0.5].
         **kwargs: see `DMD2`; the defaults differ.
     """
 
@@ -50,6 +50,10 @@ class SenseFlow(DMD2):
         generator_weight: float = 0.1,
         **kwargs,
     ) -> None:
+        require(0 <= ida <= 1, "ida must lie in [0, 1]", ida)
+        require(isg_weight >= 0, "isg_weight must not be negative", isg_weight)
+        require(isg_huber > 0, "isg_huber must be above 0", isg_huber)
+        require(0 <= isg_margin <= 0.5, "isg_margin must lie in [0, 0.5]", isg_margin)
         super().__init__(
             *args,
             ratio=ratio,

@@ -198,6 +198,7 @@ MEASURES = {
     "camera-visible mIoU": ("camera", "mIoU", "avg@1,2,3s"),
     "LiDAR-visible mIoU": ("lidar", "mIoU", "avg@1,2,3s"),
     "RayIoU": ("ray_iou", "RayIoU", "avg@all"),
+    "RayIoU, entry": ("ray_iou_entry", "RayIoU", "avg@all"),
     "static consistency": ("static_consistency", "forecast"),
     "of the truth": ("static_consistency", "truth"),
     "best-of-k mIoU": ("samples", "best_of_k", "mIoU", "avg@1,2,3s"),

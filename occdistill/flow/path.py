@@ -6,9 +6,10 @@ Time runs from noise to data everywhere: `t = 0` is noise, `t = 1` is data,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -65,27 +66,49 @@ class Draws:
         return torch.stack([uniform(g, *shape) for g in self.streams]).to(self.device)
 
 
+Law = Literal["logit_normal", "uniform", "uniform_within"]
+
+
 @dataclass(frozen=True)
 class TimeLaw:
-    """How times are drawn: `sigmoid(N(mean, std))`, or uniform, then clipped to [low, high].
+    """How times are drawn.
 
     OccFM and MFD draw logit-normal times with mean 0 and standard deviation 1. A law with mean m
     in the papers that put noise at t = 1 has mean -m here.
+
+    Args:
+        law: `logit_normal`: `sigmoid(N(mean, std))`, clipped to [low, high]; `uniform`: on [0, 1],
+            clipped to [low, high]; `uniform_within`: on [low, high], with no mass at its ends.
+        mean, std: of the logit; the uniform laws don't use them.
+        low, high: smallest and largest time, `0 <= low <= high <= 1`.
+
+    Raises:
+        ValueError: for an unknown law, or numbers that are not as stated.
     """
 
-    law: Literal["logit_normal", "uniform"] = "logit_normal"
+    law: Law = "logit_normal"
     mean: float = 0.0
     std: float = 1.0
     low: float = 1e-3
     high: float = 1.0 - 1e-3
 
     def __post_init__(self) -> None:
-        if self.law not in ("logit_normal", "uniform"):
-            raise ValueError(f"time law {self.law!r} is neither 'logit_normal' nor 'uniform'")
+        if self.law not in get_args(Law):
+            raise ValueError(f"time law {self.law!r} is not one of {', '.join(get_args(Law))}")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(
+                f"times need 0 <= low <= high <= 1, not low={self.low!r}, high={self.high!r}"
+            )
+        if not (math.isfinite(self.mean) and 0 <= self.std < math.inf):
+            raise ValueError(
+                f"times need a finite mean and std >= 0, not mean={self.mean!r}, std={self.std!r}"
+            )
 
     def _draw(self, draws: Draws, count: int) -> Tensor:
         if self.law == "uniform":
             t = draws.uniform(count)
+        elif self.law == "uniform_within":
+            t = self.low + (self.high - self.low) * draws.uniform(count)
         else:
             t = torch.sigmoid(self.mean + self.std * draws.normal(count))
         return t.clamp(self.low, self.high)

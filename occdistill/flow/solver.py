@@ -73,8 +73,10 @@ def average_velocity(
         step: largest Euler step, in (0, 1].
 
     Raises:
-        ValueError: if an interval runs backwards.
+        ValueError: if an interval runs backwards, or for a step outside (0, 1].
     """
+    if not 0 < step <= 1:
+        raise ValueError(f"average_velocity needs a step in (0, 1], not {step!r}")
     if bool((r < t).any()):
         raise ValueError("average_velocity needs r >= t for every sample")
     count = torch.ceil((r - t) / step - 1e-6).clamp_min(1)

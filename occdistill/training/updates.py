@@ -22,7 +22,11 @@ class Updater:
         weight_decay: decoupled (AdamW).
         warmup: updates over which the rate rises linearly.
         clip: largest gradient norm; 0 doesn't clip.
-        loss_scaling: scale the loss against underflow in half precision (CUDA only).
+        loss_scaling: scale the loss against underflow in half precision.
+        loss_scale: where the scale starts; it halves where gradients overflow, and grows again.
+
+    Attributes:
+        count: updates made; one that overflowed is none.
     """
 
     def __init__(
@@ -35,12 +39,15 @@ class Updater:
         warmup: int = 100,
         clip: float = 1.0,
         loss_scaling: bool = False,
+        loss_scale: float = 2.0**16,
     ) -> None:
         self.parameters = list(net.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay)
         self.lr, self.final_lr = lr, lr if final_lr is None else final_lr
         self.updates, self.warmup, self.clip = updates, warmup, clip
-        self.scaler = torch.amp.GradScaler(enabled=loss_scaling)
+        self.scaler = torch.amp.GradScaler(
+            self.parameters[0].device.type, init_scale=loss_scale, enabled=loss_scaling
+        )
         self.count = 0
 
     def rate(self, count: int) -> float:
@@ -50,16 +57,21 @@ class Updater:
         return rate * min(1.0, (count + 1) / max(1, self.warmup))
 
     def step(self, loss: Tensor) -> Tensor:
-        """Backward and one optimiser step; returns the gradient norm before clipping."""
+        """Backward and one optimiser step; returns the gradient norm before clipping.
+
+        Where scaled gradients overflow, the weights stay, the scale is halved, and `count` stays
+        too: nothing that follows an update may follow this one.
+        """
         self.optimizer.param_groups[0]["lr"] = self.rate(self.count)
         self.scaler.scale(loss).backward()
         all_reduce_params([p.grad for p in self.parameters if p.grad is not None], op="mean")
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)
         self.scaler.step(self.optimizer)
+        scale = self.scaler.get_scale()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.count += 1
+        self.count += self.scaler.get_scale() >= scale  # it falls after an overflow, only then
         return norm
 
     def state_dict(self) -> dict:

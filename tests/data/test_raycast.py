@@ -6,6 +6,7 @@ import pytest
 from occdistill.data.raycast import cast_rays, observed_mask, visible_mask
 
 ORIGIN, SIZE = (-1.0, -1.0, -1.0), 0.5
+TO = ("entry", "exit")
 
 
 def grid(*occupied):
@@ -52,6 +53,22 @@ def test_ray_that_misses_or_is_too_short_has_no_hit():
 def test_ray_that_starts_in_an_occupied_voxel_hits_it_at_once():
     hits, distance = cast_rays(grid((2, 2, 2)), ORIGIN, SIZE, (0.1, 0.2, 0.3), [[0, 0, 1.0]], 9.0)
     assert hits.tolist() == [[2, 2, 2]] and distance[0] == 0.0
+
+
+def test_the_exit_is_where_the_ray_leaves_the_voxel_it_hits():
+    # 0.8 m ahead and 0.6 m sideways per metre: x = 1.0 after 2.25 m (y is 1.05), x = 1.5 after
+    # 2.875 m (y is 1.425), so the ray passes voxel (4, 4) from face to face.
+    occupied, start, ray = grid((4, 4, 1)), (-0.8, -0.3, -0.3), unit(4, 3, 0)[None]
+    hits, near = cast_rays(occupied, ORIGIN, SIZE, start, ray)
+    _, far = cast_rays(occupied, ORIGIN, SIZE, start, ray, to="exit")
+    assert hits.tolist() == [[4, 4, 1]]
+    assert near[0] == pytest.approx(2.25) and far[0] == pytest.approx(2.875)
+    # inside an occupied voxel a ray has no way in, but one out
+    inside = (1.1, 1.1, -0.3)
+    distances = [cast_rays(occupied, ORIGIN, SIZE, inside, ray, to=to)[1] for to in TO]
+    assert distances == [0, pytest.approx(0.5)]
+    missed = cast_rays(grid(), ORIGIN, SIZE, start, ray, to="exit")
+    assert missed[0].tolist() == [[-1, -1, -1]] and np.isinf(missed[1]).all()
 
 
 def test_random_rays_agree_with_fine_sampling():

@@ -4,7 +4,7 @@ import torch
 from occdistill.distill.ayf import AYF
 from occdistill.flow.path import expand
 from tests.flow_map import build_map, data_batch, map_gradients
-from tests.gaussian import BulkDraws
+from tests.gaussian import TEACHER, BulkDraws, GaussianField
 
 FULL = dict(tangent_warmup=0, tangent_max=1.0)
 
@@ -18,7 +18,7 @@ def test_residual_and_gradient_vanish_at_the_teachers_flow_map(objective):
 
 def discrete(method, objective, x_t, t, r, e):
     """The residual from two flow-map evaluations a small time e apart: the papers' own derivation."""
-    student, teacher = method.nets["student"], method.teacher
+    student, teacher = method.nets["student"], GaussianField(*TEACHER).double()
 
     def f(x, t, r):
         return x + expand(r - t, x) * student(x, t, None, r=r)
@@ -76,7 +76,9 @@ def test_intervals_lie_in_the_unit_interval_and_have_the_stated_lengths():
     method = build_map(AYF, 1.0, 0.7)
     t, r = method.intervals(BulkDraws(200_000))
     assert (t >= 0).all() and (t <= r).all() and (r <= 1).all()
-    assert torch.logit((r - t).median()).item() == pytest.approx(-0.8, abs=0.02)
+    gap = torch.logit(r - t, eps=1e-6)
+    assert (gap.mean().item(), gap.std().item()) == pytest.approx((-0.8, 1.6), abs=0.02)
+    assert (t / (1 - (r - t))).mean().item() == pytest.approx(0.5, abs=0.01)  # anywhere it fits
 
 
 def test_warm_up_starts_as_velocity_regression():
@@ -86,8 +88,30 @@ def test_warm_up_starts_as_velocity_regression():
     t, r = method.intervals(batch.draws)
     x_t = torch.randn(100, 1, 1, 1, 1)
     g = method.eulerian(u(x_t, t, None, r=r), x_t, t, r, batch.condition, k=0.0)
-    torch.testing.assert_close(g, u(x_t, t, None, r=r) - method.teacher(x_t, t, None))
-    assert method.losses("student", batch, 0).logs["gap"] > 1e-3  # not yet a flow map
+    torch.testing.assert_close(g, u(x_t, t, None, r=r) - GaussianField(*TEACHER)(x_t, t, None))
+
+
+def test_warm_up_ends_at_the_largest_k():
+    """At the teacher's flow map the residual is `(1 - k) (u - v)`, so its square tells k."""
+    method = build_map(AYF, 1.0, 0.7, tangent_warmup=100, tangent_max=0.9)
+    gaps = [method.losses("student", data_batch(100), s).logs["gap"].item() for s in (0, 50, 1000)]
+    assert gaps[1:] == pytest.approx([gaps[0] * 0.5**2, gaps[0] * 0.1**2], rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["emd", "lmd"])
+def test_normalised_residual_is_regressed_away(objective):
+    """`L = mean (g / (|g| + c))²` with |g| the root mean square over a sample's elements."""
+    shape = (1, 1, 4, 4)
+    method = build_map(AYF, 1.5, 0.5, shape=shape, objective=objective, **FULL)
+    found = method.losses("student", data_batch(200, shape=shape), 0).total
+    batch = data_batch(200, shape=shape)
+    t, r = method.intervals(batch.draws)
+    x_t = expand(t, batch.x_1) * (batch.x_1 - (noise := batch.draws.normal(*shape))) + noise
+    with torch.no_grad():
+        u = method.nets["student"](x_t, t, None, r=r)
+        g = method.residual(u, x_t, t, r, batch.condition)
+    size = g.square().mean((1, 2, 3, 4), keepdim=True).sqrt()
+    torch.testing.assert_close(found, (g / (size + 0.1)).square().mean(), rtol=1e-4, atol=0)
 
 
 def test_unknown_objective_is_refused():

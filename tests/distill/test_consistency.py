@@ -4,7 +4,7 @@ import torch
 from occdistill.distill.consistency import Consistency
 from occdistill.distill.losses import adaptive, pseudo_huber
 from tests.flow_map import build_map, data_batch, map_gradients, moments
-from tests.gaussian import TEACHER, BulkDraws
+from tests.gaussian import TEACHER, BulkDraws, GaussianField
 
 UNIFORM = dict(law="uniform", low=0.0, high=0.999)
 
@@ -58,7 +58,7 @@ def test_the_end_of_the_trajectory_is_its_own_target():
     batch = data_batch(1000)
     t = method.times.times(batch.draws)
     x_t = 0.3 * batch.x_1 + 0.7 * batch.draws.normal(1, 1, 1, 1)
-    student, teacher = method.nets["student"], method.teacher
+    student, teacher = method.nets["student"], GaussianField(*TEACHER)
     difference = 0.7 * (student(x_t, t, None) - teacher(x_t, t, None))
     torch.testing.assert_close(found, difference.square().mean() / 0.7)
 

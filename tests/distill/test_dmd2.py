@@ -13,7 +13,16 @@ from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
 from tests.flow_map import data_batch
-from tests.gaussian import SHAPE, TEACHER, AffineStudent, BulkDraws, GaussianField, make_batch
+from tests.gaussian import (
+    SHAPE,
+    SHIFT,
+    TEACHER,
+    AffineStudent,
+    BulkDraws,
+    GaussianField,
+    make_batch,
+    teacher,
+)
 
 TIME = 0.5
 FIXED = dict(low=TIME, high=TIME)
@@ -39,7 +48,10 @@ class LinearHead(nn.Module):
 
 
 class ExactHead(nn.Module):
-    """log p_t(x) / q_t(x) of teacher and student (a, b) at t = TIME, from the teacher's velocity."""
+    """log p_t(x) / q_t(x) of guided teacher and student (a, b) at t = TIME.
+
+    It reads x off the teacher's own velocity: features aren't guided.
+    """
 
     def __init__(self, a, b):
         super().__init__()
@@ -48,7 +60,8 @@ class ExactHead(nn.Module):
     def forward(self, v):
         m, s = TEACHER
         slope = (TIME * s**2 - (1 - TIME)) / (TIME**2 * s**2 + (1 - TIME) ** 2)
-        x = (v - m) / slope + TIME * m
+        own = m - SHIFT
+        x = (v - own) / slope + TIME * own
         real, fake = (
             torch.distributions.Normal(TIME * mean, ((TIME * std) ** 2 + (1 - TIME) ** 2) ** 0.5)
             for mean, std in ((m, s), (self.b, self.a))
@@ -58,7 +71,7 @@ class ExactHead(nn.Module):
 
 def make(cls, a, b, head=None, shape=SHAPE, **kwargs):
     return cls(
-        GaussianField(*TEACHER),
+        teacher(),
         shape,
         student=AffineStudent(a, b),
         auxiliary=GaussianField(b, abs(a)),
@@ -98,8 +111,8 @@ def test_matching_gradient_is_the_normalised_difference_of_clean_predictions(stu
 def test_matching_gradient_vanishes_at_the_teacher():
     method = make(DMD2, 0.7, 1.0)
     x_1 = method.generate(batch := data_batch(10_000))
-    assert method.matching(x_1, batch).total == 0
-    assert student_gradient(method, method.matching(x_1, batch).total) == [0, 0]
+    found = student_gradient(method, method.matching(x_1, batch).total)
+    assert found == pytest.approx([0, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize("student", [(0.7, 1.8), (1.1, 0.2), (0.4, 1.0)])
@@ -158,6 +171,45 @@ def test_discriminator_learns_which_side_is_real(gan):
         optimiser.step()
     assert head.slope < -0.1
     assert loss.logs["discriminator_right"] > 0.65
+
+
+@pytest.mark.parametrize("cls", [DMD2, SenseFlow])
+def test_the_parts_of_the_students_loss_add_up(cls):
+    """The same draws whatever the weights, so the total is linear in them."""
+
+    def total(**weights):
+        return make(cls, 0.9, 0.4, **weights).losses("student", data_batch(500), 0)
+
+    isg = {"isg_weight": 0.0} if cls is SenseFlow else {}
+    bare = total(generator_weight=0.0, **isg)
+    gan = total(generator_weight=3.0, **isg)
+    assert gan.logs["generator"].abs() > 0.1
+    torch.testing.assert_close(gan.total - bare.total, 3 * gan.logs["generator"])
+    if cls is SenseFlow:
+        both = total(generator_weight=0.0, isg_weight=2.0)
+        assert both.logs["isg"] > 0.01
+        torch.testing.assert_close(both.total - bare.total, 2 * both.logs["isg"])
+
+
+def test_the_auxiliarys_loss_is_flow_matching_and_the_discriminators():
+    losses = [
+        make(DMD2, 0.9, 0.4, discriminator_weight=w).losses("auxiliary", data_batch(500), 0)
+        for w in (0.0, 3.0)
+    ]
+    torch.testing.assert_close(losses[0].total, losses[0].logs["flow_matching"])
+    torch.testing.assert_close(
+        losses[1].total - losses[0].total, 3 * losses[1].logs["discriminator"]
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (3, 9), (4, 4)])
+def test_a_head_reads_maps_of_any_size(size):
+    torch.manual_seed(0)
+    volume = torch.randn(2, 5, 3, *size, requires_grad=True)
+    logits = Head(5)(volume)
+    assert logits.shape == (2, 3 * max(1, size[0] // 4) * max(1, size[1] // 4))
+    logits.square().sum().backward()
+    assert torch.isfinite(volume.grad).all() and (volume.grad != 0).any()
 
 
 def test_ida_draws_the_auxiliary_to_the_student_after_its_step_only():

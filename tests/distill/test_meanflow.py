@@ -5,6 +5,7 @@ import torch
 
 from occdistill.distill.meanflow import MeanFlow
 from tests.flow_map import build_map, data_batch, map_gradients
+from tests.gaussian import TEACHER, GaussianField
 
 PLAIN = dict(power=0.0, instantaneous=0.0)
 CENTRED = dict(mean=0.0, low=0.0, high=1.0)
@@ -38,7 +39,7 @@ def test_instantaneous_samples_learn_the_velocity():
     batch.draws.uniform(1)
     x_t = t.view(-1, 1, 1, 1, 1) * batch.x_1
     x_t = x_t + (1 - t.view(-1, 1, 1, 1, 1)) * batch.draws.normal(1, 1, 1, 1)
-    student, teacher = method.nets["student"], method.teacher
+    student, teacher = method.nets["student"], GaussianField(*TEACHER)
     expected = (student(x_t, t, None, r=t) - teacher(x_t, t, None)).square().mean()
     torch.testing.assert_close(found, expected)
 
@@ -53,7 +54,23 @@ def test_adaptive_weight_makes_the_loss_insensitive_to_scale():
 
 
 def test_warm_up_fades_the_derivative_in():
-    """At step 0 the target is the plain velocity; at full strength the identity's right side."""
+    """At step 0 the target is the plain velocity; at full strength the identity's right side, and
+    no more of it ever after. At the teacher's flow map the residual is `(1 - fade) (u - v)`.
+    """
     method = build_map(MeanFlow, 1.0, 0.7, tangent_warmup=10, **PLAIN)
-    gaps = [method.losses("student", data_batch(1000), s).logs["gap"].item() for s in (0, 5, 10)]
-    assert gaps[0] == pytest.approx(4 * gaps[1], rel=1e-3) and gaps[2] < 1e-10
+    steps = (0, 4, 10, 25)
+    gaps = [method.losses("student", data_batch(1000), s).logs["gap"].item() for s in steps]
+    assert gaps[0] > 0.05
+    assert gaps[1] == pytest.approx(0.6**2 * gaps[0], rel=1e-3) and max(gaps[2:]) < 1e-10
+
+
+def test_a_share_of_the_samples_is_instantaneous():
+    """At the teacher's flow map those have no residual, whatever the derivative's fade."""
+    gaps = [
+        build_map(MeanFlow, 1.0, 0.7, tangent_warmup=10, instantaneous=share)
+        .losses("student", data_batch(50_000), 0)
+        .logs["gap"]
+        .item()
+        for share in (0.0, 0.25, 1.0)
+    ]
+    assert gaps[1] == pytest.approx(0.75 * gaps[0], rel=0.03) and gaps[2] < 1e-10

@@ -5,7 +5,8 @@ import torch
 
 from occdistill.distill.base import only_grad
 from occdistill.distill.sid import SiD
-from tests.gaussian import build, gradients, make_batch
+from occdistill.flow.path import TimeLaw
+from tests.gaussian import TEACHER, BulkDraws, build, gradients, make_batch
 
 FLAT = dict(weight="velocity")
 TRUE = -0.8746  # d/da of E||v_T - v_student||² at a = 0.4, b = 1, by quadrature
@@ -30,10 +31,27 @@ def test_no_gradient_at_the_optimum(options):
     assert found == pytest.approx((0, 0), abs=2e-3)
 
 
-def test_denoiser_weight_points_the_same_way():
-    narrow = gradients(build(SiD, 0.4, 1.0), 100_000)
-    shifted = gradients(build(SiD, 0.7, 1.8), 100_000)
-    assert narrow[0] < -0.1 and shifted[1] > 0.1
+@pytest.mark.parametrize("student", [(0.4, 1.0), (0.7, 1.8), (1.1, 0.2)])
+def test_denoiser_weight_is_the_sources_difference_of_clean_predictions(student):
+    """`(D_T - D_A) · ((D_T - x̂) - alpha (D_T - D_A)) / mean |x̂ - D_T|`, no time in it; the clean
+    predictions are closed forms, and gradients run through all but the divisor."""
+    shape, count, alpha, (m, s) = (1, 1, 4, 4), 20_000, 1.2, TEACHER
+    found = gradients(build(SiD, *student, shape=shape, alpha=alpha), count)
+
+    a, b = (torch.tensor(v, requires_grad=True) for v in student)
+    draws = make_batch(count).draws
+    x_1 = a * draws.normal(*shape).flatten(1) + b
+    noise, t = draws.normal(*shape).flatten(1), TimeLaw().times(draws)[:, None]
+    x_t = t * x_1 + (1 - t) * noise
+
+    def clean(mean, std):  # E[x_1 | x_t]
+        return mean + t * std**2 / ((t * std) ** 2 + (1 - t) ** 2) * (x_t - t * mean)
+
+    D_T, D_A = clean(m, s), clean(b.detach(), a.detach())
+    inner = ((D_T - D_A) * ((D_T - x_1) - alpha * (D_T - D_A))).mean(1)
+    loss = 2 * (inner / (x_1 - D_T).abs().mean(1).detach()).mean()
+    exact = [g.item() for g in torch.autograd.grad(loss, (a, b))]
+    assert found == pytest.approx(exact, rel=2e-3, abs=1e-3)
 
 
 def test_gradient_passes_through_both_fields_but_stays_out_of_their_weights():
@@ -61,6 +79,13 @@ def test_student_converges_to_the_teacher_with_an_ideal_auxiliary():
 
 def test_one_auxiliary_update_per_student_update_by_default():
     assert build(SiD, 1.0, 0.0).plan(3) == ("auxiliary", "student")
+
+
+def test_the_sources_times_are_the_noisier_four_fifths():
+    method = build(SiD, 1.0, 0.0, times=dict(law="uniform_within", low=0.0, high=0.8))
+    t = method.times.times(BulkDraws(100_000))
+    assert t.max() < 0.8
+    assert (t.mean().item(), t.std().item()) == pytest.approx((0.4, 0.8 / 12**0.5), abs=3e-3)
 
 
 def test_unknown_weight_is_refused():

@@ -22,6 +22,13 @@ def street(rng, frames, shape=GRID.shape):
     return voxels
 
 
+def moved(x):
+    """A pose x metres ahead."""
+    pose = np.eye(4, dtype=np.float32)
+    pose[0, 3] = x
+    return pose
+
+
 class Clips:
     """What evaluation uses of a ClipDataset, in memory."""
 
@@ -33,7 +40,10 @@ class Clips:
         self.scenes = [
             SimpleNamespace(
                 name=f"scene-{s:04}",
-                keyframes=[SimpleNamespace(token=f"{s}-{k}") for k in range(n)],
+                keyframes=[
+                    SimpleNamespace(token=f"{s}-{k}", ego_to_global=moved(1.6 * k))
+                    for k in range(n)
+                ],
             )
             for s, n in enumerate(lengths)
         ]
@@ -49,12 +59,11 @@ class Clips:
     def __getitem__(self, i):
         scene, start = self.clips[i]
         now, end = start + self.past, start + self.past + self.future
-        poses = torch.eye(4).repeat(self.past + self.future, 1, 1)
-        poses[:, 0, 3] = 1.6 * torch.arange(-self.past + 1, self.future + 1)
+        poses = [moved(1.6 * k) for k in range(-self.past + 1, self.future + 1)]
         item = {
             "past": self.voxels[scene][start:now],
             "future": self.voxels[scene][now:end],
-            "poses": poses,
+            "poses": torch.from_numpy(np.stack(poses)),
             "trajectory": torch.zeros(self.past + self.future, 2),
             "index": i,
         }

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from occdistill.errors import UserError
-from occdistill.evaluation.compare import average, bootstrap, compare, load_run, markdown
+from occdistill.evaluation.compare import (
+    Run,
+    average,
+    compare,
+    leave_one_out,
+    load_run,
+    margin,
+    markdown,
+)
+from occdistill.evaluation.counts import Counts, Window
 from occdistill.evaluation.evaluate import evaluate
 from occdistill.evaluation.protocols import DEFAULT, PROTOCOLS
 from occdistill.evaluation.report import describe_dataset, make_report, write_report
@@ -37,36 +46,88 @@ def reports(make_clips, tmp_path):
 def test_a_clear_difference_is_found_and_none_where_there_is_none(reports):
     a, b = reports
     runs = [load_run(str(a)), load_run(str(b)), load_run(f"{a}:student@1")]
-    first, better, same = compare(runs, DEFAULT, draws=200)
+    first, better, same = compare(runs, DEFAULT)
     assert first["name"] == "a:student@1" and first["scenes"] == 6
     low, high = better["mIoU"]["difference_interval"]
     assert 0 < low <= better["mIoU"]["difference"] <= high
-    assert better["mIoU"]["better"] == 1
-    assert same["mIoU"]["difference_interval"] == [0, 0] and same["mIoU"]["better"] == 0.5
+    assert same["mIoU"]["difference_interval"] == [0, 0]
+    # pairing: both runs suffer from the same scenes, so their difference is known better
+    alone = first["mIoU"]["interval"]
+    assert high - low < alone[1] - alone[0]
     report = json.loads(b.read_text())
     assert better["mIoU"]["value"] == pytest.approx(report["rows"][0]["mIoU"]["avg@1,2,3s"])
     assert better["IoU"]["value"] == pytest.approx(report["rows"][0]["IoU"]["avg@1,2,3s"])
     page = markdown([first, better, same], DEFAULT)
-    assert page.count("\n|") == 5 and "6 scenes" in page
+    assert page.count("\n|") == 5 and "6 scenes" in page and "is a hint" in page
+    many = [{**entry, "scenes": 150} for entry in (first, better)]
+    assert "150 scenes" in markdown(many, DEFAULT) and "hint" not in markdown(many, DEFAULT)
+    with pytest.raises(UserError, match="a confidence of 95 is none"):
+        compare(runs, DEFAULT, 95)
 
 
-def test_resampling_recomputes_scores_from_counts():
+def test_the_margin_of_a_mean_is_student_s():
+    values = np.array([1.0, 2.0, 3.0, 6.0])  # mean 3, sample variance 14 / 3
+    without = (values.sum() - values) / 3
+    error = np.sqrt(14 / 3 / 4)
+    assert margin(without) == pytest.approx(3.182446 * error)  # t of three degrees of freedom
+    assert margin(without, 0.8) == pytest.approx(1.637744 * error)
+    assert margin(np.array([3.0, 1.0])) == pytest.approx(12.706205)  # √(1/2 · 2)
+    assert margin(without[:1]) is None
+    assert margin(np.array([1.0, np.nan, 2.0])) is None
+
+
+def test_leaving_a_scene_out_recomputes_scores_from_counts():
     rng = np.random.default_rng(0)
-    true = rng.integers(50, 100, (1, 5, 6, 18))
+    true = rng.integers(50, 100, (2, 5, 6, 18))
     predicted = rng.integers(50, 100, true.shape)
     hits = rng.integers(0, 50, true.shape)
     tallies = np.stack([hits, true, predicted], axis=-2)
-    got = bootstrap(tallies, "mIoU", PROTOCOLS["uniscene-average"], draws=300, seed=1)[0]
-    weights = np.random.default_rng(1).multinomial(5, np.full(5, 0.2), 300)
-    for draw in (0, 255, 256, 299):
-        total = sum(w * tallies[0, s] for s, w in enumerate(weights[draw]))
-        assert got[draw] == pytest.approx(average(total, "mIoU", PROTOCOLS["uniscene-average"]))
+    protocol = PROTOCOLS["uniscene-average"]
+    got = leave_one_out(tallies, "mIoU", protocol)
+    assert got.shape == (2, 5)
+    for run in range(2):
+        for scene in range(5):
+            rest = sum(tallies[run, s] for s in range(5) if s != scene)
+            assert got[run, scene] == pytest.approx(average(rest, "mIoU", protocol))
 
 
-def test_one_scene_has_no_spread():
-    tallies = np.full((2, 1, 6, 3, 18), 10)
-    draws = bootstrap(tallies, "IoU", DEFAULT, draws=50)
-    assert np.ptp(draws) == 0
+def made(name, pairs, scenes):
+    """A run of scenes of one clip; `pairs`: hits and size of class 4 per scene, 0 elsewhere."""
+    windows = [Window(f"s{i}/t", f"s{i}", 4, 20) for i in range(scenes)]
+    counts = Counts(windows, 6)
+    for i, (hits, size) in enumerate(pairs):
+        target = np.full((6, 100), 17, np.uint8)
+        target[:, :size] = 4
+        pred = target.copy()
+        pred[:, hits:size] = 17
+        target[:, -20:], pred[:, -20:] = 11, 11  # a class that is always right
+        counts.update(i, "all", pred, target)
+    return Run(name, {}, counts)
+
+
+def test_values_are_rounded_as_the_protocol_rounds_and_intervals_stay_two_sided():
+    # Two classes: one always right, and one with 1 hit of 90 voxels in a, 6 of 90 in b.
+    runs = [made("a", [(1, 30), (0, 30), (0, 30)], 3), made("b", [(2, 30), (3, 30), (1, 30)], 3)]
+    result = compare(runs, PROTOCOLS["i2world"])
+    assert result[0]["mIoU"]["value"] == 50.56  # (100 + 100 / 90) / 2 = 50.5555…
+    assert result[1]["mIoU"]["value"] == 53.33  # (100 + 600 / 90) / 2 = 53.3333…
+    assert result[1]["mIoU"]["difference"] == 2.77  # of the rounded; unrounded it is 2.7777…
+    exact = compare(runs, DEFAULT)
+    assert exact[0]["mIoU"]["value"] == pytest.approx(50 + 50 / 90)
+    # without its one hit the class leaves the mean: 100 instead of 50 + 50/60, and an interval
+    # around 50.56 that goes as far down as up
+    low, high = result[0]["mIoU"]["interval"]
+    assert high > 100 and (low + high) / 2 == pytest.approx(50.56)
+    assert "few scenes flatter it" in markdown(result, PROTOCOLS["i2world"])
+    assert "flatter" not in markdown(exact, DEFAULT)
+
+
+def test_one_scene_has_no_interval():
+    runs = [made("a", [(10, 30)], 1), made("b", [(20, 30)], 1)]
+    result = compare(runs, DEFAULT)
+    assert result[1]["IoU"]["interval"] is None and result[1]["IoU"]["difference_interval"] is None
+    page = markdown(result, DEFAULT)
+    assert "no intervals" in page and "| b | 83.33 | 80.00 | +16.67 | +20.00 |" in page
 
 
 def test_different_clips_and_unknown_rows_are_sentences(reports, make_clips, tmp_path):

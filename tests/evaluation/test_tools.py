@@ -77,7 +77,7 @@ def tested(setup):
         call(
             patch, "test", setup / "config.py", setup / "student.pth", "--out", setup / "out",
             "--teacher-nfe", 2, 1, "--protocol", "occdistill", "dome", "come-visible",
-            "--measure", "ray-iou", "consistency", "latent", "samples", "--samples", 2,
+            "--measure", "ray-iou", "ray-iou-entry", "consistency", "latent", "samples", "--samples", 2,
             "--repeats", 1, "--save-predictions", setup / "predictions", "--device", "cpu",
         )  # fmt: skip
     return json.loads((setup / "out" / "report.json").read_text())
@@ -113,7 +113,7 @@ def test_the_report_has_every_row_with_its_facts(tested):
     assert teacher["vae"] == student["vae"] and teacher["dtype"] == "float32"
     assert set(student["fps"]) == {"end_to_end", "generate_decode", "generate"}
     assert set(student["measures"]) >= {
-        "movable", "static", "ray_iou", "static_consistency", "latent", "samples",
+        "movable", "static", "ray_iou", "ray_iou_entry", "static_consistency", "latent", "samples",
     }  # fmt: skip
     assert {r["protocol"] for r in tested["rows"]} == {"occdistill", "dome", "come-visible"}
     assert tested["dataset"]["grid"]["shape"] == [32, 32, 8]
@@ -181,7 +181,7 @@ def test_counts_are_scored_anew_and_compared(setup, tested, monkeypatch, capsys)
     assert student["mIoU"]["avg@all"] == pytest.approx(before["mIoU"]["avg@all"])
     report = setup / "out" / "report.json"
     call(monkeypatch, "compare", report, f"{report}:teacher@2", "--out", setup / "compare.json")
-    assert "paired bootstrap over 1 scenes" in capsys.readouterr().out
+    assert "One scene says nothing about others" in capsys.readouterr().out
     assert json.loads((setup / "compare.json").read_text())[1]["name"].endswith("teacher@2")
 
 

@@ -46,6 +46,32 @@ def test_intervals_are_sorted_and_follow_their_law():
     assert (r - t).mean().item() == pytest.approx(1 / 3, abs=2e-3)
 
 
-def test_unknown_time_law_is_refused():
-    with pytest.raises(ValueError, match="lognormal"):
-        TimeLaw("lognormal")
+def test_a_law_within_bounds_has_no_mass_at_them_and_a_clipped_one_has():
+    class Bulk:
+        def uniform(self, n):
+            return torch.rand(100_000, n, generator=torch.Generator().manual_seed(0))
+
+    t = TimeLaw("uniform_within", low=0.2, high=0.6).times(Bulk())
+    assert t.min() >= 0.2 and t.max() <= 0.6 and (t == t.max()).float().mean() < 1e-3
+    assert (t.mean().item(), t.std().item()) == pytest.approx((0.4, 0.4 / 12**0.5), abs=2e-3)
+    t = TimeLaw("uniform", low=0.2, high=0.6).times(Bulk())
+    assert [(t == e).float().mean().item() for e in (t.min(), t.max())] == pytest.approx(
+        [0.2, 0.4], abs=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (dict(law="lognormal"), "'lognormal' is not one of logit_normal, uniform, uniform_within"),
+        (dict(low=0.5, high=0.2), "low <= high"),
+        (dict(low=-0.1), "low=-0.1"),
+        (dict(high=1.1), "high=1.1"),
+        (dict(high=float("nan")), "high=nan"),
+        (dict(std=-1.0), "std=-1.0"),
+        (dict(mean=float("inf")), "mean=inf"),
+    ],
+)
+def test_a_time_law_that_is_none_is_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        TimeLaw(**options)

@@ -4,11 +4,16 @@ import torch
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import average_velocity, sample, shifted_grid
 from occdistill.latents.condition import Condition
-from tests.gaussian import GaussianField
+from tests.gaussian import SHIFT, TEACHER, GaussianField, make_batch, teacher
 
 
 def condition(batch):
+    """Another one for each sample, so that Gaussian means are `means(batch)`."""
     return Condition(torch.arange(batch, dtype=torch.float64).view(batch, 1, 1, 1, 1))
+
+
+def means(batch):
+    return 1.0 + SHIFT * (condition(batch).past - 1)
 
 
 def exact(x, t, r, m, s):
@@ -31,7 +36,7 @@ def test_sampling_carries_noise_to_the_data_law():
     noise = torch.linspace(-2, 2, 50, dtype=torch.float64).view(50, 1, 1, 1, 1)
     with torch.no_grad():
         end = sample(field, noise, condition(50), steps=400, shift=1.0)
-    torch.testing.assert_close(end, 1.0 + 0.7 * noise, atol=1e-2, rtol=0)
+    torch.testing.assert_close(end, means(50) + 0.7 * noise, atol=1e-2, rtol=0)
 
 
 def test_average_velocity_converges_with_first_order_to_the_closed_form():
@@ -43,7 +48,7 @@ def test_average_velocity_converges_with_first_order_to_the_closed_form():
     with torch.no_grad():
         for step in (0.02, 0.01):
             u = average_velocity(field, x, t, r, condition(6), step)
-            errors.append((u - exact(x, t, r, 1.0, 0.7)).abs().max().item())
+            errors.append((u - exact(x, t, r, means(6), 0.7)).abs().max().item())
     assert errors[0] < 0.1
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.15)
 
@@ -52,7 +57,8 @@ def test_average_velocity_of_an_empty_interval_is_the_velocity():
     field = GaussianField(1.0, 0.7)
     x, t = torch.randn(3, 1, 1, 1, 1), torch.tensor([0.2, 0.4, 0.9])
     with torch.no_grad():
-        assert torch.equal(average_velocity(field, x, t, t, condition(3)), field(x, t, None))
+        c = make_batch(3).condition
+        assert torch.equal(average_velocity(field, x, t, t, c), field(x, t, c))
 
 
 class Recorder(torch.nn.Module):
@@ -84,6 +90,20 @@ def test_backward_interval_is_refused():
     with pytest.raises(ValueError, match="r >= t"):
         x, t = torch.zeros(1, 1, 1, 1, 1), torch.tensor([0.5])
         average_velocity(Recorder(), x, t, t - 0.1, condition(1))
+
+
+@pytest.mark.parametrize("step", [0, -1, 1.5, float("nan")])
+def test_a_step_that_is_none_is_refused(step):
+    x, t = torch.zeros(1, 1, 1, 1, 1), torch.tensor([0.5])
+    with pytest.raises(ValueError, match=r"step in \(0, 1\]"):
+        average_velocity(Recorder(), x, t, t + 0.1, condition(1), step)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])
+def test_guidance_makes_the_fixtures_teacher_what_the_fixture_says(scale):
+    x, t = torch.randn(50, 1, 1, 1, 1), torch.rand(50)
+    found = Guided(teacher(scale), scale)(x, t, make_batch(50).condition)
+    torch.testing.assert_close(found, GaussianField(*TEACHER)(x, t, None), atol=1e-5, rtol=1e-5)
 
 
 def test_guidance_extrapolates_from_the_null_branch_in_one_launch():

@@ -7,6 +7,7 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from occdistill import checkpoint as checkpoints
 from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.errors import UserError
+from occdistill.evaluation.counts import Counts, Window
 from occdistill.studies.table1 import report
 from occdistill.studies.table1.plan import load_plan, search_plan
 from occdistill.studies.table1.runs import (
@@ -177,7 +179,8 @@ def test_the_report_has_means_spreads_differences_and_pictures(trained):
     assert gap["value"] == pytest.approx(
         values["mean"] - rows["meanflow"]["mIoU"]["avg@1,2,3s"]["mean"], abs=1e-6
     )
-    assert gap["interval"][0] <= gap["interval"][1]
+    assert rows["meanflow"]["reference_minus_this"]["scenes"] == 1
+    assert gap["interval"] is None  # one scene says nothing about others
     assert set(content["budgets"]["evaluations"]) == {"mfd", "meanflow"}
     assert {"teacher@10", "teacher@1", "copy-last", "ego-warp"} <= content["references"].keys()
 
@@ -194,8 +197,55 @@ def test_the_report_has_means_spreads_differences_and_pictures(trained):
 
 def test_a_row_differs_from_itself_by_nothing(trained):
     folders = [trained.folder("updates", "mfd", seed) for seed in (0, 1)]
-    gap = report.difference(folders, folders, draws=50)["mIoU"]
-    assert gap["value"] == 0 and gap["interval"] == [0, 0] and gap["better"] == 0.5
+    gap = report.difference(folders, folders)["mIoU"]
+    assert gap == {"value": 0, "interval": None}
+
+
+def test_differences_are_averaged_over_seeds_before_they_are_over_scenes(tmp_path):
+    """Hits of one class in three scenes, two seeds a row: all by hand."""
+    sizes = {"ours": [(40, 50, 60), (60, 70, 80)], "theirs": [(30, 50, 30), (50, 50, 50)]}
+    folders = {}
+    for row, seeds in sizes.items():
+        for seed, hits in enumerate(seeds):
+            folder = tmp_path / row / str(seed)
+            windows = [Window(f"s{i}/t", f"s{i}", 4, 20) for i in range(3)]
+            counts = Counts(windows, 6, folder=folder / "counts" / report.STUDENT)
+            for i, count in enumerate(hits):
+                target = np.full((6, 100), 4, np.uint8)
+                pred = np.where(np.arange(100) < count, target, 17).astype(np.uint8)
+                counts.update(i, "all", pred, target)
+            counts.save({})
+            folders.setdefault(row, []).append(folder)
+    found = report.difference(folders["ours"], folders["theirs"])
+    # per scene, ours minus theirs over seeds: (100 - 80, 120 - 100, 140 - 80) / 2 = 10, 10, 30;
+    # every scene is of 100 voxels, so the IoU is their mean and the margin Student's of a mean
+    assert found["scenes"] == 3
+    for metric in ("mIoU", "IoU"):
+        low, high = found[metric]["interval"]
+        assert found[metric]["value"] == pytest.approx(50 / 3)
+        assert (low + high) / 2 == pytest.approx(50 / 3)
+        assert (high - low) / 2 == pytest.approx(4.302653 * np.sqrt(400 / 3 / 3))
+
+
+def test_the_verdict_says_what_intervals_tell(trained):
+    def row(title, interval):
+        return {
+            "title": title,
+            "reference_minus_this": {"scenes": 12, "mIoU": {"interval": interval}},
+        }
+
+    rows = {
+        "mfd": {"title": "MFD"},
+        "a": row("low", [0.1, 0.5]),
+        "b": row("high", [-0.5, -0.1]),
+        "c": row("open", [-0.1, 0.1]),
+        "d": row("alone", None),
+    }
+    said = report._verdict({"reference": "mfd"}, rows)
+    for part in ("MFD is above low;", "MFD is below high;", "undecided against open, alone."):
+        assert part in said
+    assert "12 scenes" in said and "Of 4 such intervals" in said
+    assert "nothing to compare" in report._verdict({"reference": "mfd"}, {"mfd": {"title": "MFD"}})
 
 
 def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):

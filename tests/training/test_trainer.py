@@ -11,7 +11,6 @@ import torch
 
 from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
-from occdistill.training.updates import MovingAverage, Updater
 from tests.training.curves import curve, points
 
 HERE = Path(__file__).parent
@@ -172,25 +171,3 @@ def test_ranks_share_what_one_process_does():
     assert [s for part in parts for s in part.noise_keys(5)] == whole.noise_keys(5)
     assert list(islice(EndlessBatches(10, 6, seed=3, start=4), 3)) == together[4:]
     assert len({s for k in range(50) for s in whole.noise_keys(k)}) == 300
-
-
-def test_updater_warms_up_decays_and_clips():
-    net = torch.nn.Linear(1, 1, bias=False)
-    updater = Updater(net, 0.5, updates=100, final_lr=0.1, warmup=10, clip=1.0)
-    assert updater.rate(0) == pytest.approx(0.05)
-    assert updater.rate(50) == pytest.approx(0.3) and updater.rate(100) == pytest.approx(0.1)
-    norm = updater.step(net.weight.sum() * 7)
-    assert norm == 7 and net.weight.grad is None and updater.count == 1
-    assert updater.optimizer.state[net.weight]["exp_avg"].item() == pytest.approx(0.1)  # clipped
-
-
-def test_moving_average_of_a_constant_is_the_constant():
-    net = torch.nn.Linear(2, 2)
-    average = MovingAverage(net, 0.99)
-    target = {k: torch.full_like(v, 3.0) for k, v in net.state_dict().items()}
-    net.load_state_dict(target)
-    gaps = []
-    for _ in range(400):
-        average.update(net)
-        gaps.append((average.net.weight - 3).abs().max().item())
-    assert gaps[0] < 0.2 * 4 and gaps == sorted(gaps, reverse=True) and gaps[-1] < 0.05

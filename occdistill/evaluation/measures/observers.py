@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from occdistill.data.occ3d import Grid
 from occdistill.evaluation.counts import slug
 from occdistill.evaluation.measures.consistency import StaticConsistency
 from occdistill.evaluation.measures.latent import LatentStatistics
-from occdistill.evaluation.measures.ray_iou import RayIoU, drive_origins, lidar_directions
+from occdistill.evaluation.measures.ray_iou import (
+    Distance,
+    RayIoU,
+    drive_origins,
+    lidar_directions,
+)
 from occdistill.evaluation.measures.samples import SampleSpread
 from occdistill.evaluation.predictions import Manifest, save_prediction
 from occdistill.evaluation.rows import Batch, Row
@@ -52,16 +58,34 @@ class Observer:
         return None if state is None else state.result()
 
 
-def ray_iou(grid: Grid, frames: int, origins: int = 8, azimuths: int = 180) -> Observer:
-    """RayIoU from up to `origins` LiDAR positions along the clip's drive."""
+def ray_iou(
+    dataset: ClipDataset, origins: int = 8, azimuths: int = 360, distance: Distance = "exit"
+) -> Observer:
+    """RayIoU from up to `origins` LiDAR positions along the scene's whole drive.
+
+    Args:
+        dataset: of the clips; its scenes' poses are used, also beyond the clip.
+        origins: places per frame.
+        azimuths: rays around.
+        distance: `exit` as SparseOcc, or `entry`: to where a ray leaves or enters what it hits.
+    """
     directions = lidar_directions(azimuths)
 
-    def feed(state: RayIoU, row: Row, batch: Batch, pred: Tensor) -> None:
-        past = batch.past.shape[1]
-        for voxels, truth, poses in zip(_host(pred), _host(batch.future), _host(batch.poses)):
-            state.update(voxels, truth, drive_origins(poses, past, grid, origins))
+    @lru_cache(maxsize=1)  # the clips of a scene follow one another
+    def along(scene: int) -> list[np.ndarray]:
+        poses = np.stack([frame.ego_to_global for frame in dataset.scenes[scene].keyframes])
+        return drive_origins(poses, dataset.grid, origins)
 
-    return Observer("ray_iou", lambda: RayIoU(frames, grid, directions=directions), feed)
+    def make() -> RayIoU:
+        return RayIoU(dataset.future, dataset.grid, directions=directions, distance=distance)
+
+    def feed(state: RayIoU, row: Row, batch: Batch, pred: Tensor) -> None:
+        for i, voxels, truth in zip(batch.index.tolist(), _host(pred), _host(batch.future)):
+            scene, start = dataset.clips[i]
+            first = start + dataset.past
+            state.update(voxels, truth, along(scene)[first : first + dataset.future])
+
+    return Observer("ray_iou" if distance == "exit" else "ray_iou_entry", make, feed)
 
 
 class _Consistency:

@@ -14,7 +14,16 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from occdistill.errors import UserError
-from occdistill.evaluation.compare import METRICS, Run, average, bootstrap, scene_tallies
+from occdistill.evaluation.compare import (
+    METRICS,
+    Run,
+    average,
+    leave_one_out,
+    margin,
+    reservations,
+    scene_tallies,
+    with_interval,
+)
 from occdistill.evaluation.counts import Counts, slug
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import DEFAULT
@@ -35,7 +44,7 @@ def finished_runs(plan: Plan, budget: str, key: str) -> dict[int, tuple[Path, di
     return {s: (folder, run) for s, folder in folders.items() if (run := finished(folder))}
 
 
-def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
+def gather(plan: Plan) -> dict[str, Any]:
     """Everything that the finished runs say, in JSON's types."""
     found_in = {
         budget: {key: finished_runs(plan, budget, key) for key in plan.rows} for budget in BUDGETS
@@ -50,7 +59,7 @@ def gather(plan: Plan, draws: int = 2000) -> dict[str, Any]:
         if not any(runs[key] for key in runs if budget == "updates" or key != plan.reference):
             continue
         budgets[budget] = {
-            key: _row(plan, key, found, runs[plan.reference], draws)
+            key: _row(plan, key, found, runs[plan.reference])
             for key, found in runs.items()
             if found
         }
@@ -83,7 +92,7 @@ def _one_origin(plan: Plan, records: Sequence[Mapping]) -> None:
         )
 
 
-def _row(plan: Plan, key: str, runs: dict, reference: dict, draws: int) -> dict[str, Any]:
+def _row(plan: Plan, key: str, runs: dict, reference: dict) -> dict[str, Any]:
     records = [run for _, run in runs.values()]
     result: dict[str, Any] = {
         "title": plan.rows[key].title,
@@ -103,7 +112,6 @@ def _row(plan: Plan, key: str, runs: dict, reference: dict, draws: int) -> dict[
         result["reference_minus_this"] = difference(
             [folder for folder, _ in reference.values()],
             [folder for folder, _ in runs.values()],
-            draws,
         )
     return result
 
@@ -118,30 +126,29 @@ def _mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "spread": spread, "values": list(values)}
 
 
-def difference(ours: Sequence[Path], theirs: Sequence[Path], draws: int = 2000) -> dict[str, Any]:
-    """Paired bootstrap over scenes of the difference between two rows, each averaged over seeds.
+def difference(ours: Sequence[Path], theirs: Sequence[Path]) -> dict[str, Any]:
+    """Difference between two rows, each averaged over its seeds, with its interval over scenes.
 
     Args:
         ours: run folders of one row.
         theirs: run folders of the other.
-        draws: resampled sets of scenes.
 
     Returns:
-        Per metric `value` (ours minus theirs, in points), its 95 % `interval`, and `better`, the
-        share of draws in which ours is higher.
+        `scenes`, and per metric `value` (ours minus theirs, in points) and its 95 % `interval`,
+        None over a single scene.
     """
     runs = [Run(str(f), {}, Counts.load(f / "counts" / STUDENT)[0]) for f in [*ours, *theirs]]
     tallies = scene_tallies(runs, DEFAULT)
-    result = {}
+
+    def gap(averages: np.ndarray) -> np.ndarray:
+        return averages[: len(ours)].mean(0) - averages[len(ours) :].mean(0)
+
+    result: dict[str, Any] = {"scenes": tallies.shape[1]}
     for metric in METRICS:
-        drawn = bootstrap(tallies, metric, DEFAULT, draws)
-        whole = average(tallies.sum(1), metric, DEFAULT)
-        gap = drawn[: len(ours)].mean(0) - drawn[len(ours) :].mean(0)
-        result[metric] = {
-            "value": float(whole[: len(ours)].mean() - whole[len(ours) :].mean()),
-            "interval": np.percentile(gap, [2.5, 97.5]).tolist(),
-            "better": float((gap > 0).mean() + (gap == 0).mean() / 2),
-        }
+        value = float(gap(average(tallies.sum(1), metric, DEFAULT)))
+        half = margin(gap(leave_one_out(tallies, metric, DEFAULT)))
+        interval = None if half is None else [value - half, value + half]
+        result[metric] = {"value": value, "interval": interval}
     return result
 
 
@@ -215,11 +222,7 @@ def _score_table(content: Mapping, rows: Mapping) -> str:
         line += [row["mIoU"].get(name, {}).get("mean") for name in ("1.0s", "2.0s", "3.0s")]
         line += [_with_spread(row["IoU"][AVERAGE])]
         gap = row.get("reference_minus_this", {}).get("mIoU")
-        line.append(
-            f"{gap['value']:+.2f} [{gap['interval'][0]:+.2f}, {gap['interval'][1]:+.2f}]"
-            if gap
-            else None
-        )
+        line.append(with_interval(gap["value"], gap["interval"], "+") if gap else None)
         body.append([*line, row["updates"]])
     return table([h.format(reference=title) for h in _HEADER], body)
 
@@ -229,15 +232,17 @@ def _with_spread(value: Mapping) -> str:
 
 
 def _verdict(content: Mapping, rows: Mapping) -> str:
-    """Which differences other scenes would show too."""
+    """Which differences the intervals tell from 0, and how far that goes."""
     if content["reference"] not in rows:
         return "No run of the reference row is finished."
     title = rows[content["reference"]]["title"]
     above, below, open_ = [], [], []
-    for row in rows.values():
-        if gap := row.get("reference_minus_this", {}).get("mIoU"):
-            low, high = gap["interval"]
-            (above if low > 0 else below if high < 0 else open_).append(row["title"])
+    gaps = {r["title"]: g for r in rows.values() if (g := r.get("reference_minus_this"))}
+    for name, gap in gaps.items():
+        low, high = gap["mIoU"]["interval"] or (0, 0)
+        (above if low > 0 else below if high < 0 else open_).append(name)
+    if not gaps:
+        return f"No run of another row is finished: nothing to compare {title} with."
     said = [
         f"{what} {', '.join(names)}"
         for what, names in (
@@ -247,7 +252,11 @@ def _verdict(content: Mapping, rows: Mapping) -> str:
         )
         if names
     ]
-    return f"By the intervals, which are over scenes and not over seeds: {'; '.join(said)}."
+    scenes = max(gap["scenes"] for gap in gaps.values())
+    return (
+        f"By the intervals: {'; '.join(said)}. {reservations(scenes)} Of {len(gaps)} such intervals "
+        "one or another misses by chance more easily than a single one."
+    )
 
 
 def _cost_table(rows: Mapping) -> str:

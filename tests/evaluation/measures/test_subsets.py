@@ -26,7 +26,8 @@ def test_subsets_by_hand():
 def test_observers_fill_the_rows(clips):
     grid = Grid((16, 16, 4), 1.6, (-12.8, -12.8, -1.0))
     chosen = [
-        observers.ray_iou(grid, 6, origins=2, azimuths=12),
+        observers.ray_iou(clips, origins=2, azimuths=12),
+        observers.ray_iou(clips, origins=2, azimuths=12, distance="entry"),
         observers.consistency(grid),
         observers.samples(6, 2),
     ]
@@ -40,6 +41,8 @@ def test_observers_fill_the_rows(clips):
     )
     assert oracle["measures"]["ray_iou"]["RayIoU"]["avg@all"] == pytest.approx(100)
     assert copied["measures"]["ray_iou"]["RayIoU"]["avg@all"] < 100
+    exits, entries = (copied["measures"][name]["1m"] for name in ("ray_iou", "ray_iou_entry"))
+    assert exits["avg@all"] != entries["avg@all"]
     consistency = oracle["measures"]["static_consistency"]
     assert consistency["forecast"] == consistency["truth"]
     assert oracle["measures"]["samples"]["best_of_k"]["mIoU"]["3.0s"] == pytest.approx(100)
