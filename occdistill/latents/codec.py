@@ -11,7 +11,7 @@ from torch import Tensor
 from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
 from occdistill.data.poses import extrapolate, invert
-from occdistill.data.warp import warp
+from occdistill.data.resample import warp
 from occdistill.latents.condition import Condition
 
 Conditioning = Literal["gt", "hist", "hist+1"]

@@ -18,8 +18,8 @@ from occdistill.build.builders import build_codec, build_lidar_encoder
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import NUM_CLASSES, Grid
 from occdistill.data.poses import invert
+from occdistill.data.resample import warp
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.data.warp import warp
 from occdistill.distill.base import Loss
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws

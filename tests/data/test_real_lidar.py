@@ -8,8 +8,8 @@ import torch
 
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.poses import LIDAR_TO_EGO, extrapolate, invert
+from occdistill.data.resample import warp
 from occdistill.data.voxelize import merge, observed
-from occdistill.data.warp import warp
 
 MERGE = 5
 

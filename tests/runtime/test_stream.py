@@ -103,13 +103,13 @@ def test_warming_up_runs_every_stage_and_leaves_nothing_behind():
 
 @pytest.mark.parametrize("voxel_size", [0.4, 1.6])
 def test_warming_up_paints_a_moving_object(monkeypatch, voxel_size):
-    painted, sample = [], objects._sample
+    painted, nearest = [], objects.nearest
 
-    def counted(seen, *rest):
-        sample(seen, *rest)
-        painted.append((seen == rest[2]).any())
+    def counted(*arguments):
+        nearest(*arguments)
+        painted.append(arguments[-1].any())
 
-    monkeypatch.setattr(objects, "_sample", counted)
+    monkeypatch.setattr(objects, "nearest", counted)
     grid = Grid(GRID.shape, voxel_size, (-4 * voxel_size, -4 * voxel_size, 0.0))
     carrying = Codec(ClassesAsLatents(), grid, future=2, align=(0,), carry=True)
     Forecaster(carrying, ToNewest()).stream(past=4).warm_up()

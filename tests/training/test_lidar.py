@@ -14,7 +14,7 @@ from occdistill.build.config import load_config
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, Grid, GridTransform
 from occdistill.data.poses import invert
-from occdistill.data.warp import warp
+from occdistill.data.resample import warp
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.training import jobs

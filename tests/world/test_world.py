@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from occdistill.data.occ3d import FREE, OCC3D, load_labels, load_semantics
+from occdistill.data.resample import warp
 from occdistill.data.scenes import load_index
-from occdistill.data.warp import warp
 from occdistill.errors import UserError
 from occdistill.world import VERSION, make_world, world
 from occdistill.world.simulate import SceneWorld, between_keyframes

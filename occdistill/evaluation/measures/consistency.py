@@ -7,7 +7,7 @@ from torch import Tensor
 
 from occdistill.data.occ3d import Grid
 from occdistill.data.poses import invert
-from occdistill.data.warp import warp
+from occdistill.data.resample import warp
 from occdistill.evaluation.measures.subsets import STATIC
 
 _OUTSIDE = 255

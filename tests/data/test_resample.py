@@ -5,7 +5,7 @@ import torch
 
 from occdistill.data.occ3d import FREE, Grid
 from occdistill.data.poses import invert
-from occdistill.data.warp import warp
+from occdistill.data.resample import warp
 
 GRID = Grid((20, 20, 4), 0.5, (-5.0, -5.0, -1.0))
 
