@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from occdistill.data.poses import trajectory_from_poses
+from occdistill.errors import UserError
 from occdistill.flow.guidance import Guided
+from occdistill.flow.networks.base import VelocityNetwork
 from occdistill.flow.solver import VelocityField, sample
 from occdistill.latents.codec import Codec
 from occdistill.latents.condition import Condition
@@ -40,7 +42,8 @@ class Forecaster:
             weights once, now.
 
     Raises:
-        UserError: unknown back end, or a device or compiler that isn't there.
+        UserError: unknown back end, a device or compiler that isn't there, or a network that takes
+            other aligned frames than the codec gives.
     """
 
     def __init__(
@@ -61,6 +64,11 @@ class Forecaster:
         self.codec, self.nfe, self.guidance = codec, nfe, guidance
         self.shift, self.temperature = shift, temperature
         self.dtype, self.backend = dtype, backend
+        if isinstance(field, VelocityNetwork) and field.takes.get("aligned", 0) != len(codec.align):
+            raise UserError(
+                f"{type(field).__name__} takes {field.takes.get('aligned', 0)} aligned frames, but"
+                f" conditioning.align gives {len(codec.align)}: make them agree in the config"
+            )
         for net in (codec.vae, field):
             if isinstance(net, nn.Module):
                 net.to(self.device).eval()
@@ -70,11 +78,11 @@ class Forecaster:
             encoder, decoder = frozen.plain_encoder(codec.vae), frozen.plain_decoder(codec.vae)
         else:
             encoder, decoder = frozen.encoder(codec.vae), frozen.decoder(codec.vae)
+            field = frozen.field(field)
         self._encode = backends.build(backend, Encode(encoder, scale, *where))
         self._decode = backends.build(backend, Decode(decoder, scale, *where))
         velocity = Velocity(field, *where)
-        self._velocity = backends.build(backend, velocity)
-        self._two_time = velocity.two_time
+        self._field = _Field(backends.build(backend, velocity), velocity.two_time)
 
     @torch.no_grad()
     def __call__(
@@ -175,8 +183,7 @@ class Forecaster:
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
         """Stage 2: future latents `(B, F, C, H, W)` from standard normal noise of that shape."""
-        field = _Field(self._velocity, self._two_time)
-        return sample(field, self.temperature * noise, condition, self.nfe, self.shift)
+        return sample(self._field, self.temperature * noise, condition, self.nfe, self.shift)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -210,13 +217,16 @@ class Forecaster:
             torch.cuda.synchronize(self.device)
 
 
-class _Field:
+class _Field(VelocityNetwork):
     """A velocity stage as the sampler calls it."""
 
+    takes, taps, two_time = {}, (), False
+
     def __init__(self, velocity: backends.Function, two_time: bool) -> None:
+        super().__init__()
         self.velocity, self.two_time = velocity, two_time
 
-    def __call__(self, x: Tensor, t: Tensor, c: Condition, r: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, c: Condition, r: Tensor | None = None) -> Tensor:
         return self.velocity(x, t, c.past, c.aligned, c.trajectory, r)
 
 
