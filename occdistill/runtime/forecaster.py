@@ -19,7 +19,6 @@ from occdistill.runtime import backends, frozen
 from occdistill.runtime.backends import BACKENDS
 from occdistill.runtime.spread import Spread, spread
 from occdistill.runtime.stages import Decode, Encode, Velocity
-from occdistill.runtime.stream import Stream
 from occdistill.seeds import torch_generator
 
 __all__ = ["BACKENDS", "Forecaster", "disagreement", "same_noise"]
@@ -105,8 +104,16 @@ class Forecaster:
 
         Returns:
             uint8 `(B, F, X, Y, Z)`, or `(B, S, F, X, Y, Z)` for several samples.
+
+        Raises:
+            ValueError: neither poses nor trajectory say what the model is to know of the future.
         """
         if trajectory is None:
+            if poses.shape[1] < past.shape[1] + self.codec.plan:
+                raise ValueError(
+                    f"conditioning {self.codec.conditioning} needs the ego's next"
+                    f" {self.codec.plan} poses, or the trajectory"
+                )
             trajectory = trajectory_from_poses(poses)
         condition = self.condition(past, poses, trajectory)
         return self.futures(condition, samples, generator)
@@ -170,15 +177,8 @@ class Forecaster:
             trajectory: see there.
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
         """
-        past, poses, trajectory = (self.here(x) for x in (past, poses, trajectory))
-        batch, frames = past.shape[:2]
-        if latents is None:
-            latents = self.encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
-        aligned = None
-        if self.codec.align:
-            aligned = self.encode(self.codec.aligned_voxels(past, poses).flatten(0, 2))
-            aligned = aligned.reshape(batch, self.codec.future, -1, *aligned.shape[-2:])
-        return Condition(latents, aligned, self.codec.visible_trajectory(trajectory, frames))
+        known = (self.here(x) for x in (past, poses, trajectory))
+        return self.codec.condition(*known, encode=self.encode, latents=latents)
 
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
@@ -189,12 +189,6 @@ class Forecaster:
     def decode(self, latents: Tensor) -> Tensor:
         """Stage 3: classes, uint8 `(B, F, X, Y, Z)`, of latents `(B, F, C, H, W)`."""
         return self._decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-
-    def stream(self, past: int, interval: float = 0.5) -> Stream:
-        """A rolling window of `past` slots, `interval` seconds apart, in which each frame is
-        encoded once.
-        """
-        return Stream(self, past, interval)
 
     def with_nfe(self, nfe: int) -> Forecaster:
         """The same networks and compiled kernels with another number of evaluations."""
