@@ -31,7 +31,7 @@ from occdistill.latents.condition import Condition
 from occdistill.occfm.golden import fill, normal, occupancy, trajectory
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.machine import device_name
-from occdistill.runtime.roofline import Work, count
+from occdistill.runtime.roofline import Work, work_of
 
 CLOCKS = ("wall", "cpu")
 
@@ -113,7 +113,7 @@ def main() -> None:
 def worked(stage: Callable[[], Tensor]) -> tuple[Work, Tensor]:
     """What a call executes, and its result."""
     results = []
-    return count(lambda: results.append(stage())), results[0]
+    return work_of(lambda: results.append(stage())), results[0]
 
 
 def total(work: dict[str, Work]) -> Work:
