@@ -35,12 +35,9 @@ class SourceLabels(NamedTuple):
 class Source(Protocol):
     """A set of labels on disk.
 
-    Attributes
-    ----------
-    name
-        What users call it.
-    coarse
-        Its classes can't be told apart as Occ3D's 17; `load` refuses.
+    Attributes:
+        name: what users call it.
+        coarse: its classes can't be told apart as Occ3D's 17; `load` refuses.
     """
 
     name: str
@@ -81,37 +78,24 @@ class OpenOcc:
 class UniOcc:
     """UniOcc: the Occ3D grid with 10 coarse classes. Readable, but no truth for 17-class scores.
 
-    Parameters
-    ----------
-    folder
-        The set, such as NuScenes-via-Occ3D-2Hz-val.
+    Args:
+        folder: the set, such as NuScenes-via-Occ3D-2Hz-val.
     """
 
     folder: str = "NuScenes-via-Occ3D-2Hz-val"
     name: str = "uniocc"
     coarse: bool = True
 
-    CLASS_NAMES = (
-        "undefined", "vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone",
-        "vegetation", "road", "terrain", "building", "free",
-    )  # fmt: skip
-
     def path(self, root: Path, scene: Scene, index: int) -> Path:
         """`<set>/<scene>/<index>.npz`; index 0 is the first keyframe."""
         return root / self.folder / scene.name / f"{index}.npz"
 
     def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
-        """Refused: see `load_coarse`."""
+        """Refused, whatever is there."""
         raise UserError(
-            f"{self.path(root, scene, index)} holds UniOcc's {len(self.CLASS_NAMES) - 1} coarse "
-            "classes, which can't be scored as Occ3D's 17; use Occ3D's own labels (gts)"
+            f"{self.path(root, scene, index)} holds UniOcc's 10 coarse classes, "
+            "which can't be scored as Occ3D's 17; use Occ3D's own labels (gts)"
         )
-
-    def load_coarse(self, root: Path, scene: Scene, index: int) -> SourceLabels:
-        """Ids of `UniOcc.CLASS_NAMES`, not Occ3D's; known where a camera sees."""
-        path = self.path(root, scene, index)
-        ids = _dense(path, "occ_label", len(self.CLASS_NAMES))
-        return SourceLabels(ids, _dense(path, "occ_mask_camera", 2))
 
 
 @dataclass(frozen=True)
@@ -120,14 +104,10 @@ class SparseLidar:
 
     Ids 1..16 are Occ3D's; what isn't listed is free, 0 and 255 are noise (unknown).
 
-    Parameters
-    ----------
-    name
-        `openoccupancy` or `surroundocc`.
-    grid
-        Of the files, in the LiDAR frame.
-    columns
-        Where x, y, z and the class stand in a row of the file.
+    Args:
+        name: `openoccupancy` or `surroundocc`.
+        grid: of the files, in the LiDAR frame.
+        columns: where x, y, z and the class stand in a row of the file.
     """
 
     name: str
@@ -209,16 +189,11 @@ def regrid(
     A target voxel larger than the source's looks at several places, and the most important class
     among them names it (`COARSEN_PRIORITY`), so that poles and people aren't lost between.
 
-    Parameters
-    ----------
-    voxels
-        Occ3D ids, or 255 where nothing is known, uint8 of `grid`'s shape.
-    grid
-        Of `voxels`, in the source frame.
-    source_to_ego
-        Rigid transform (4, 4).
-    target
-        Wanted grid, in the ego frame.
+    Args:
+        voxels: Occ3D ids, or 255 where nothing is known, uint8 of `grid`'s shape.
+        grid: of `voxels`, in the source frame.
+        source_to_ego: rigid transform (4, 4).
+        target: wanted grid, in the ego frame.
     """
     if voxels.shape != grid.shape:
         raise ValueError(f"voxels {voxels.shape} don't lie on a grid of {grid.shape}")
@@ -238,14 +213,10 @@ def regrid(
 class SourceReader(FrameReader):
     """Reads a `Source` where a `FrameReader` reads Occ3D's own labels.
 
-    Parameters
-    ----------
-    reader
-        Of the data set whose scenes are read; its grid transform stays.
-    source, root
-        The labels and the folder they lie in.
-    scenes
-        The data set's scenes.
+    Args:
+        reader: of the data set whose scenes are read; its grid transform stays.
+        source, root: the labels and the folder they lie in.
+        scenes: the data set's scenes.
     """
 
     def __init__(
@@ -270,10 +241,8 @@ class SourceReader(FrameReader):
 def with_source(dataset: ClipDataset, source: Source, root: str | os.PathLike) -> ClipDataset:
     """Let a data set read its labels from a source; its fingerprint says so.
 
-    Raises
-    ------
-    UserError
-        If the source's classes are too coarse to be scored.
+    Raises:
+        UserError: if the source's classes are too coarse to be scored.
     """
     if source.coarse:
         source.load(Path(root), dataset.scenes[0], 0)  # refuses, in its own words
