@@ -1,4 +1,4 @@
-"""Windows of past and future keyframes, and single keyframes, as torch Datasets."""
+"""Windows of past and future keyframes as a torch Dataset."""
 
 from __future__ import annotations
 
@@ -27,38 +27,25 @@ _log = logging.getLogger(__name__)
 class ClipDataset(Dataset):
     """Every window of `past + future` consecutive keyframes that stays inside one scene.
 
-    Parameters
-    ----------
-    dataroot, version, split
-        As for `load_index`.
-    past, future
-        Keyframes (0.5 s apart) that are given and that are to be forecast.
-    stride
-        Keyframes between the starts of two windows of a scene.
-    transform
-        Crop and coarsening of the Occ3D grid.
-    source
-        What the past is made of: "occ3d" labels, or "lidar", the labelled points of up to `merge`
-        keyframes seen so far. The future is always Occ3D labels.
-    masks
-        Add Occ3D's visibility masks of the future, and from LiDAR what the past has observed.
-    future_poses
-        False leaves everything about the future motion out of an item.
-    merge
-        Keyframes merged into one LiDAR voxel grid, the newest and those before it.
+    Args:
+        dataroot, version, split: as for `load_index`.
+        past, future: keyframes (0.5 s apart) that are given and that are to be forecast.
+        stride: keyframes between the starts of two windows of a scene.
+        transform: crop and coarsening of the Occ3D grid.
+        source: what the past is made of: "occ3d" labels, or "lidar", the labelled points of up to
+            `merge` keyframes seen so far. The future is always Occ3D labels.
+        masks: add Occ3D's visibility masks of the future, and from LiDAR what the past has
+            observed.
+        future_poses: False leaves everything about the future motion out of an item.
+        merge: keyframes merged into one LiDAR voxel grid, the newest and those before it.
 
-    Attributes
-    ----------
-    scenes
-        Scenes of at least one window.
-    skipped
-        Names of the scenes that are too short.
-    clips
-        (index into `scenes`, first keyframe) of each window.
-    grid
-        The grid of the items.
-    fingerprint
-        Identifies keyframes, label files, grid and source: what a cache of encodings depends on.
+    Attributes:
+        scenes: scenes of at least one window.
+        skipped: names of the scenes that are too short.
+        clips: (index into `scenes`, first keyframe) of each window.
+        grid: the grid of the items.
+        fingerprint: identifies keyframes, label files, grid and source: what a cache of encodings
+            depends on.
     """
 
     def __init__(
@@ -107,15 +94,13 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         """Read one clip.
 
-        Returns
-        -------
-        dict
+        Returns:
             past uint8 (P, X, Y, Z) and future uint8 (F, X, Y, Z) class ids, each in its own ego
             frame; poses float32 (P+F, 4, 4), frame → newest past ego frame; trajectory float32
             (P+F, 2), LiDAR displacement to the next keyframe; index; with `masks`, mask_lidar and
             mask_camera uint8 (F, X, Y, Z) and, from LiDAR, observed uint8 (P, X, Y, Z). Without
-            `future_poses`, poses is (P, 4, 4) and
-            trajectory (P-1, 2): entry P-1 is already the first step into the future.
+            `future_poses`, poses is (P, 4, 4) and trajectory (P-1, 2): entry P-1 is already the
+            first step into the future.
         """
         scene_index, start = self.clips[index]
         scene, present = self.scenes[scene_index], start + self.past
@@ -153,50 +138,11 @@ class ClipDataset(Dataset):
         return self.scenes[scene].keyframes[start : start + self.past + self.future]
 
 
-class KeyframeDataset(Dataset):
-    """Every keyframe of a split by itself: {voxels uint8 (X, Y, Z), index}.
-
-    Parameters and the attributes `scenes`, `grid` and `fingerprint` are as for `ClipDataset`;
-    `keyframes` lists (index into `scenes`, keyframe).
-    """
-
-    def __init__(
-        self,
-        dataroot: str | os.PathLike,
-        version: str = "v1.0-trainval",
-        split: str = "train",
-        stride: int = 1,
-        transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
-        source: Source = "occ3d",
-        merge: int = 5,
-    ) -> None:
-        self.scenes = load_index(dataroot, version, split)
-        self.keyframes = [
-            (index, frame)
-            for index, scene in enumerate(self.scenes)
-            for frame in range(0, len(scene.keyframes), stride)
-        ]
-        self.reader = FrameReader(dataroot, transform, source, merge)
-        self.grid = transform.grid
-        self.fingerprint = self.reader.fingerprint(self.scenes)
-
-    def __len__(self) -> int:
-        return len(self.keyframes)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        """Read one keyframe."""
-        scene, frame = self.keyframes[index]
-        voxels = self.reader.past(self.scenes[scene], frame, frame + 1)[0]
-        return {"voxels": torch.from_numpy(voxels), "index": index}
-
-
 class FrameReader:
     """Reads keyframes from disk onto one grid; datasets and the live runner share it.
 
-    Parameters
-    ----------
-    dataroot, transform, source, merge
-        As for `ClipDataset`.
+    Args:
+        dataroot, transform, source, merge: as for `ClipDataset`.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from occdistill.data.poses import invert
 from occdistill.data.resample import nearest, voxel_map
 from occdistill.data.scenes import Scene
 from occdistill.errors import UserError
+from occdistill.store import read_npz, reading
 
 NOT_COMPARABLE = "not comparable with native Occ3D labels"
 
@@ -34,12 +35,9 @@ class SourceLabels(NamedTuple):
 class Source(Protocol):
     """A set of labels on disk.
 
-    Attributes
-    ----------
-    name
-        What users call it.
-    coarse
-        Its classes can't be told apart as Occ3D's 17; `load` refuses.
+    Attributes:
+        name: what users call it.
+        coarse: its classes can't be told apart as Occ3D's 17; `load` refuses.
     """
 
     name: str
@@ -80,37 +78,24 @@ class OpenOcc:
 class UniOcc:
     """UniOcc: the Occ3D grid with 10 coarse classes. Readable, but no truth for 17-class scores.
 
-    Parameters
-    ----------
-    folder
-        The set, such as NuScenes-via-Occ3D-2Hz-val.
+    Args:
+        folder: the set, such as NuScenes-via-Occ3D-2Hz-val.
     """
 
     folder: str = "NuScenes-via-Occ3D-2Hz-val"
     name: str = "uniocc"
     coarse: bool = True
 
-    CLASS_NAMES = (
-        "undefined", "vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone",
-        "vegetation", "road", "terrain", "building", "free",
-    )  # fmt: skip
-
     def path(self, root: Path, scene: Scene, index: int) -> Path:
         """`<set>/<scene>/<index>.npz`; index 0 is the first keyframe."""
         return root / self.folder / scene.name / f"{index}.npz"
 
     def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
-        """Refused: see `load_coarse`."""
+        """Refused, whatever is there."""
         raise UserError(
-            f"{self.path(root, scene, index)} holds UniOcc's {len(self.CLASS_NAMES) - 1} coarse "
-            "classes, which can't be scored as Occ3D's 17; use Occ3D's own labels (gts)"
+            f"{self.path(root, scene, index)} holds UniOcc's 10 coarse classes, "
+            "which can't be scored as Occ3D's 17; use Occ3D's own labels (gts)"
         )
-
-    def load_coarse(self, root: Path, scene: Scene, index: int) -> SourceLabels:
-        """Ids of `UniOcc.CLASS_NAMES`, not Occ3D's; known where a camera sees."""
-        path = self.path(root, scene, index)
-        ids = _dense(path, "occ_label", len(self.CLASS_NAMES))
-        return SourceLabels(ids, _dense(path, "occ_mask_camera", 2))
 
 
 @dataclass(frozen=True)
@@ -119,14 +104,10 @@ class SparseLidar:
 
     Ids 1..16 are Occ3D's; what isn't listed is free, 0 and 255 are noise (unknown).
 
-    Parameters
-    ----------
-    name
-        `openoccupancy` or `surroundocc`.
-    grid
-        Of the files, in the LiDAR frame.
-    columns
-        Where x, y, z and the class stand in a row of the file.
+    Args:
+        name: `openoccupancy` or `surroundocc`.
+        grid: of the files, in the LiDAR frame.
+        columns: where x, y, z and the class stand in a row of the file.
     """
 
     name: str
@@ -170,22 +151,12 @@ def _need(value: str | None, what: str, source: str) -> str:
     return value
 
 
-def _load(path: Path):
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"no label file at {path}; check --labels and its folder") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+_ADVICE = "check --labels and its folder, or fetch the file again"
 
 
 def _dense(path: Path, key: str, classes: int) -> np.ndarray:
     """A dense array of ids below `classes` on the Occ3D grid."""
-    content = _load(path)
-    try:
-        ids = np.asarray(content[key])
-    except (KeyError, IndexError, OSError, ValueError) as error:
-        raise UserError(f"{path} holds no readable array {key!r} ({error})") from error
+    ids = read_npz(path, (key,), "label file", _ADVICE)[key]
     if ids.shape != OCC3D.shape:
         raise UserError(f"{path}: {key} has shape {ids.shape}, expected {OCC3D.shape}")
     if ids.min() < 0 or ids.max() >= classes:
@@ -195,7 +166,8 @@ def _dense(path: Path, key: str, classes: int) -> np.ndarray:
 
 def _sparse(path: Path, grid: Grid, columns: Sequence[int]) -> np.ndarray:
     """A dense grid from rows (N, 4); 17 = free, 255 = noise."""
-    rows = np.asarray(_load(path))
+    with reading(path, "label file", _ADVICE):
+        rows = np.lib.format.read_array(path.open("rb"), allow_pickle=False)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise UserError(f"{path} has shape {rows.shape}, expected (N, 4): three indices, a class")
     rows = rows[:, list(columns)].astype(np.int64)
@@ -217,16 +189,11 @@ def regrid(
     A target voxel larger than the source's looks at several places, and the most important class
     among them names it (`COARSEN_PRIORITY`), so that poles and people aren't lost between.
 
-    Parameters
-    ----------
-    voxels
-        Occ3D ids, or 255 where nothing is known, uint8 of `grid`'s shape.
-    grid
-        Of `voxels`, in the source frame.
-    source_to_ego
-        Rigid transform (4, 4).
-    target
-        Wanted grid, in the ego frame.
+    Args:
+        voxels: Occ3D ids, or 255 where nothing is known, uint8 of `grid`'s shape.
+        grid: of `voxels`, in the source frame.
+        source_to_ego: rigid transform (4, 4).
+        target: wanted grid, in the ego frame.
     """
     if voxels.shape != grid.shape:
         raise ValueError(f"voxels {voxels.shape} don't lie on a grid of {grid.shape}")
@@ -246,14 +213,10 @@ def regrid(
 class SourceReader(FrameReader):
     """Reads a `Source` where a `FrameReader` reads Occ3D's own labels.
 
-    Parameters
-    ----------
-    reader
-        Of the data set whose scenes are read; its grid transform stays.
-    source, root
-        The labels and the folder they lie in.
-    scenes
-        The data set's scenes.
+    Args:
+        reader: of the data set whose scenes are read; its grid transform stays.
+        source, root: the labels and the folder they lie in.
+        scenes: the data set's scenes.
     """
 
     def __init__(
@@ -278,10 +241,8 @@ class SourceReader(FrameReader):
 def with_source(dataset: ClipDataset, source: Source, root: str | os.PathLike) -> ClipDataset:
     """Let a data set read its labels from a source; its fingerprint says so.
 
-    Raises
-    ------
-    UserError
-        If the source's classes are too coarse to be scored.
+    Raises:
+        UserError: if the source's classes are too coarse to be scored.
     """
     if source.coarse:
         source.load(Path(root), dataset.scenes[0], 0)  # refuses, in its own words

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from occdistill.arrays import Arrays, build_arrays, open_arrays
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
 from occdistill.data.poses import invert
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.store import Arrays, build_store, open_store
 
 if TYPE_CHECKING:
     from occdistill.latents.codec import Codec
@@ -75,10 +75,10 @@ class LatentClips(Dataset):
             depends["image"] = place.name
             if not (place / "frames").exists():
                 self._encode_frames(place / "frames", depends, image, dtype)
-            frames = open_store(place / "frames", depends)
+            frames = open_arrays(place / "frames", depends)
             if not (place / "clips").exists():
                 self._encode_clips(place / "clips", depends, image, dtype, frames["past"])
-            self._images.append(frames | open_store(place / "clips", depends))
+            self._images.append(frames | open_arrays(place / "clips", depends))
 
     def __len__(self) -> int:
         return len(self.dataset) * len(self._images)
@@ -137,7 +137,7 @@ class LatentClips(Dataset):
         shape = (rows, *self.codec.vae.latent_shape)
         arrays = {name: (shape, dtype) for name in caches}
         title = f"encoding {folder.parent.name} keyframes"
-        build_store(folder, depends, arrays, fill, rows, 64, title)
+        build_arrays(folder, depends, arrays, fill, rows, 64, title)
 
     def _encode_clips(
         self, folder: Path, depends: dict, image: int, dtype: type, frames: np.ndarray
@@ -168,7 +168,7 @@ class LatentClips(Dataset):
             arrays["aligned"] = ((clips, *aligned), dtype)
             arrays["moving"] = ((clips, future, height, width), np.uint8)
         title = f"encoding {folder.parent.name} clips"
-        build_store(folder, depends, arrays, fill, clips, 16, title)
+        build_arrays(folder, depends, arrays, fill, clips, 16, title)
 
 
 def moving_cells(aligned: Tensor, cells: tuple[int, int]) -> Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from occdistill.data.clips import ClipDataset, FrameReader, KeyframeDataset
+from occdistill.data.clips import ClipDataset, FrameReader
 from occdistill.data.occ3d import FREE, OCC3D, GridTransform
 from occdistill.data.poses import invert
 from occdistill.data.scenes import load_index
@@ -74,13 +74,6 @@ def test_small_grid(tiny):
 def test_batches_collate(tiny):
     batch = next(iter(torch.utils.data.DataLoader(clips(tiny, transform=SMALL), batch_size=4)))
     assert batch["past"].shape == (4, 2, 64, 64, 8) and batch["index"].tolist() == [0, 1, 2, 3]
-
-
-def test_keyframes(tiny):
-    data = KeyframeDataset(tiny.root, tiny.version, "train", transform=SMALL)
-    assert len(data) == 11  # short scenes too
-    assert [int(data[i]["voxels"].min()) for i in (0, 7, 8, 10)] == [0, 7, 0, 2]
-    assert data[3]["voxels"].shape == data.grid.shape and data[3]["index"] == 3
 
 
 def test_fingerprint_follows_what_is_read(tiny):
