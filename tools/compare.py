@@ -6,8 +6,6 @@ A run is a row of a report whose folder still holds its `counts/`; the first is 
 such intervals hold the truth is measured in `docs/evaluation.md`.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Full-size networks on the whole path, and what their distillation needs."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,18 +9,15 @@ from occdistill.build.builders import build_dataset
 from occdistill.build.config import load_config
 from occdistill.build.models import Models
 from occdistill.occfm.memory import PeakBytes, count
+from tests.tool import call
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_from_a_published_file_to_a_forecast(tmp_path, tiny_world, future_file, monkeypatch):
-    spec = importlib.util.spec_from_file_location("import_occfm", ROOT / "tools/import_occfm.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    arguments = ["weights", str(future_file), "--weights", "plain", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["import_occfm.py", *arguments])
-    tool.main()
+    arguments = ["weights", future_file, "--weights", "plain", "--out", tmp_path]
+    call(monkeypatch, "import_occfm", *arguments)
     config = load_config(
         ROOT / "configs/nus.py",
         {
