@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from occdistill.data.clips import ClipDataset
+from occdistill.data.label_sets import LABEL_SETS, NOT_COMPARABLE, with_labels
 from occdistill.data.occ3d import GridTransform
-from occdistill.data.sources import NOT_COMPARABLE, SOURCES, with_source
 from occdistill.errors import UserError, run
 from occdistill.evaluation.card import write_card
 from occdistill.evaluation.counts import Counts
@@ -55,7 +55,7 @@ def parse() -> argparse.Namespace:
     add("--future", type=int, default=6, help="frames predicted")
     add("--crop", type=float, help="predictions cover |x|, |y| below this many metres")
     add("--coarsen", type=int, help="predictions merge this many voxels along each axis")
-    add("--labels", choices=list(SOURCES), help="score against these labels, not Occ3D's own")
+    add("--labels", choices=list(LABEL_SETS), help="score against these labels, not Occ3D's own")
     add("--labels-root", type=Path, help="where they lie; default: the data set's folder")
     add("--copy-last", action="store_true", help="add the copy-last row")
     add("--device", default="cpu", help="where grids are counted")
@@ -103,7 +103,7 @@ def score_predictions(args: argparse.Namespace, protocols: list) -> tuple[list[d
     )
     common = {"git_commit": git_commit()}
     if args.labels:
-        dataset = with_source(dataset, SOURCES[args.labels], args.labels_root or args.dataset)
+        dataset = with_labels(dataset, LABEL_SETS[args.labels], args.labels_root or args.dataset)
         common["labels"] = f"{args.labels}, {NOT_COMPARABLE}"
     files = find_predictions(args.predictions, windows_of(dataset), protocols)
     rows = [prediction_row(args, manifest, dataset, files)]
