@@ -77,7 +77,7 @@ def packets(args: argparse.Namespace, config: Config, plan: int) -> Iterator[Pac
         if args.scene not in names:
             raise UserError(f"no scene {args.scene}; the split has {', '.join(names[:5])} …")
         scenes = [scenes[names.index(args.scene)]]
-    kind = "lidar" if args.source == "lidar" else data.get("source", "occ3d")
+    kind = "lidar" if args.source == "lidar" else data.get("past_from", "occ3d")
     return replay(FrameReader(data.dataroot, transform, kind, merge), scenes, plan)
 
 

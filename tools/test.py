@@ -136,7 +136,7 @@ def all_rows(args: argparse.Namespace, config, dataset) -> list[Row]:
         vae = build_vae(config)
         vae_mark = checkpoints.fingerprint(vae.state_dict())
         rows += model_rows(args, config, vae_mark)
-        if dataset.reader.source == "lidar":
+        if dataset.reader.past_from == "lidar":
             full = [row for row in rows if row.facts["encoder"] == "full"]
             rows += [from_labels_row(row, dataset) for row in full]
     if "copy-last" in args.rows:
@@ -170,7 +170,7 @@ def ceiling_rows(args: argparse.Namespace, config, vae, vae_mark: str, dataset) 
     past is LiDAR, also what each makes of LiDAR.
     """
     rows = []
-    lidar = dataset.reader.source == "lidar"
+    lidar = dataset.reader.past_from == "lidar"
     for parts in dict.fromkeys([("full", "full"), *product(args.decoder, args.encoder)]):
         decoder, encoder = parts
         codec = build_codec(config, vae, decoder, encoder)

@@ -29,7 +29,7 @@ PARTS = ("full", "light", "lidar")  # of the autoencoder; the last for the encod
 SCHEMA: dict[str, tuple[str, ...] | None] = {
     "data": (
         "dataroot", "version", "train_split", "val_split", "past", "future", "stride", "crop",
-        "coarsen", "min_fill", "source", "merge",
+        "coarsen", "min_fill", "past_from", "merge",
     ),
     "vae": None,
     "vae_checkpoint": None,

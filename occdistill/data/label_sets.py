@@ -224,7 +224,7 @@ class LabelSetReader(FrameReader):
     def __init__(
         self, reader: FrameReader, labels: LabelSet, root: str | os.PathLike, scenes: list[Scene]
     ) -> None:
-        super().__init__(reader.root, reader.transform, reader.source, reader.merge)
+        super().__init__(reader.root, reader.transform, reader.past_from, reader.merge)
         self.label_set, self.labels_root = labels, Path(root)
         self._place = {
             frame.token: (scene, i) for scene in scenes for i, frame in enumerate(scene.keyframes)

@@ -124,7 +124,7 @@ class Job:
         """Every keyframe's labels, and where the past is LiDAR, that too; cached on first use."""
         with first_rank_first():
             caches = [VoxelCache(clips, self.cache)]
-            if clips.reader.source != "occ3d":
+            if clips.reader.past_from != "occ3d":
                 caches.append(VoxelCache(clips, self.cache, "past"))
         return ConcatDataset(caches)
 

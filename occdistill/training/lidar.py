@@ -33,7 +33,7 @@ class LidarFrames(Dataset):
     """Keyframes as merged LiDAR and as dense labels, and where the ego goes from there.
 
     Args:
-        clips: with LiDAR as their source; all keyframes of their scenes are used.
+        clips: with their past from LiDAR; all keyframes of their scenes are used.
         folder: under which the voxel caches lie.
         ahead: how many keyframes to look ahead.
     """
@@ -186,8 +186,8 @@ class LidarScore:
 def train_lidar_encoder(args: argparse.Namespace) -> None:
     """Train the config's LiDAR encoder on the keyframes of the training split."""
     job = Job(args, "lidar_encoder")
-    if job.config.data.get("source") != "lidar":
-        raise UserError(f'{args.config} reads labels: set data.source="lidar" to train on LiDAR')
+    if job.config.data.get("past_from") != "lidar":
+        raise UserError(f'{args.config} reads labels: set data.past_from="lidar" to train on LiDAR')
     vae, vae_fingerprint = job.frozen_vae()
     encoder = build_lidar_encoder(job.config, vae, weights=False)
     encoder.latent_scale.fill_(vae.scale)

@@ -36,7 +36,7 @@ from occdistill.flow.networks.small import SpaceTimeUNet
 
 data = dict(
     dataroot={world!r}, version="v1.0-synthetic", train_split="train", val_split="val",
-    past=2, future=2, crop=12.8, coarsen=4, source="lidar",
+    past=2, future=2, crop=12.8, coarsen=4, past_from="lidar",
 )
 vae = dict(
     type=VAE, grid_shape=(16, 16, 4), channels=4, embedding=2, width=(8,), blocks=(1,),
@@ -66,7 +66,7 @@ work_dir = {out!r} + "/work"
 def clips(tiny_world):
     transform = GridTransform(12.8, 4)
     return ClipDataset(
-        tiny_world, "v1.0-synthetic", "train", 2, 2, transform=transform, source="lidar"
+        tiny_world, "v1.0-synthetic", "train", 2, 2, transform=transform, past_from="lidar"
     )
 
 
@@ -187,8 +187,8 @@ def test_training_learns_and_leaves_what_a_forecaster_needs(config, monkeypatch)
 
 
 def test_labels_are_no_lidar(config, monkeypatch):
-    with pytest.raises(UserError, match='set data.source="lidar"'):
-        run(monkeypatch, config, "--work-dir", "none", "--cfg-options", "data.source=occ3d")
+    with pytest.raises(UserError, match='set data.past_from="lidar"'):
+        run(monkeypatch, config, "--work-dir", "none", "--cfg-options", "data.past_from=occ3d")
 
 
 def test_a_config_without_a_lidar_encoder_says_so(config):
