@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
-from occdistill.data.scenes import invert_pose
+from occdistill.data.poses import invert
 from occdistill.data.voxel_cache import VoxelCache
 from occdistill.store import Arrays, build_store, open_store
 
@@ -115,7 +115,7 @@ class LatentClips(Dataset):
         """Poses float32 `(P+F, 4, 4)`, frame to newest past ego; trajectory `(P+F, 2)`."""
         frames = self.dataset.frames(clip)
         to_global = np.stack([frame.ego_to_global for frame in frames])
-        poses = invert_pose(to_global[self.dataset.past - 1]) @ to_global
+        poses = invert(to_global[self.dataset.past - 1]) @ to_global
         return poses.astype(np.float32), np.stack([frame.trajectory for frame in frames])
 
     def _encode(self, voxels: Tensor) -> np.ndarray:

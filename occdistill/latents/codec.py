@@ -10,7 +10,8 @@ from torch import Tensor
 
 from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
-from occdistill.data.warp import extrapolate, invert, warp
+from occdistill.data.poses import extrapolate, invert
+from occdistill.data.resample import warp
 from occdistill.latents.condition import Condition
 
 Conditioning = Literal["gt", "hist", "hist+1"]

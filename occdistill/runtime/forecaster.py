@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from occdistill.data.poses import trajectory_from_poses
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import VelocityField, sample
 from occdistill.latents.codec import Codec
@@ -16,7 +17,7 @@ from occdistill.runtime import backends, frozen
 from occdistill.runtime.backends import BACKENDS
 from occdistill.runtime.spread import Spread, spread
 from occdistill.runtime.stages import Decode, Encode, Velocity
-from occdistill.runtime.stream import Stream, trajectory_from_poses
+from occdistill.runtime.stream import Stream
 from occdistill.seeds import torch_generator
 
 __all__ = ["BACKENDS", "Forecaster", "disagreement", "same_noise"]

@@ -11,29 +11,11 @@ import torch
 from torch import Tensor
 
 from occdistill.data.occ3d import FREE, MOVABLE, NUM_CLASSES
-from occdistill.data.scenes import invert_pose, pose_matrix
-from occdistill.data.warp import invert
+from occdistill.data.poses import LIDAR_TO_EGO, invert, trajectory_from_poses
 from occdistill.latents.condition import Condition
 
 if TYPE_CHECKING:
     from occdistill.runtime.forecaster import Forecaster
-
-# LIDAR_TOP (x right, y forward) on nuScenes cars, within centimetres
-NOMINAL_LIDAR_TO_EGO = pose_matrix((0.94, 0.0, 1.84), (0.5**0.5, 0.0, 0.0, -(0.5**0.5)))
-
-
-def trajectory_from_poses(poses: Tensor, lidar_to_ego: np.ndarray = NOMINAL_LIDAR_TO_EGO) -> Tensor:
-    """LiDAR displacement from each frame to the next, `(B, N, 2)`, x right and y forward.
-
-    The step after the last pose is not known; it repeats the one before.
-
-    Args:
-        poses: ego poses in any common frame, `(B, N, 4, 4)`, N >= 2.
-        lidar_to_ego: rigid transform `(4, 4)`.
-    """
-    lidar = poses.double() @ torch.as_tensor(lidar_to_ego, device=poses.device)
-    steps = (invert(lidar[:, :-1]) @ lidar[:, 1:])[..., :2, 3]
-    return torch.cat([steps, steps[:, -1:]], dim=1).float()
 
 
 @dataclass(frozen=True)
@@ -65,7 +47,7 @@ class Stream:
         forecaster: Forecaster,
         past: int,
         interval: float = 0.5,
-        lidar_to_ego: np.ndarray = NOMINAL_LIDAR_TO_EGO,
+        lidar_to_ego: np.ndarray = LIDAR_TO_EGO,
     ) -> None:
         self.forecaster, self.past, self.interval = forecaster, past, interval
         self.lidar_to_ego = lidar_to_ego
@@ -152,7 +134,7 @@ class Stream:
             to_global = np.concatenate([to_global, future_poses])
         elif codec.conditioning == "gt":
             raise ValueError("this model is conditioned on the ego's plan: pass future_poses")
-        relative = invert_pose(slots[-1].ego_to_global) @ to_global
+        relative = invert(slots[-1].ego_to_global) @ to_global
         poses = torch.from_numpy(relative.astype(np.float32))[None]
         if trajectory is None:
             steps = trajectory_from_poses(torch.from_numpy(relative)[None], self.lidar_to_ego)

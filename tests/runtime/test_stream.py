@@ -4,9 +4,9 @@ import torch
 
 from occdistill.data import objects
 from occdistill.data.occ3d import Grid
+from occdistill.data.poses import trajectory_from_poses
 from occdistill.latents.codec import Codec
 from occdistill.runtime.forecaster import Forecaster
-from occdistill.runtime.stream import trajectory_from_poses
 from tests.runtime.fakes import GRID, ClassesAsLatents, ToNewest, codec, drive, street
 
 
@@ -90,12 +90,6 @@ def test_a_planned_model_asks_for_the_plan():
         stream.forecast()
 
 
-def test_trajectory_is_right_and_forward_and_ends_like_it_went_on():
-    poses = torch.from_numpy(drive(3, speed=2.0))[None]
-    steps = trajectory_from_poses(poses)
-    torch.testing.assert_close(steps, torch.tensor([[[0.0, 2.0]] * 3]))
-
-
 def test_warming_up_runs_every_stage_and_leaves_nothing_behind():
     base, field = codec(align=(0,), conditioning="gt"), ToNewest()
     stream = Forecaster(base, field).stream(past=2)
@@ -109,13 +103,13 @@ def test_warming_up_runs_every_stage_and_leaves_nothing_behind():
 
 @pytest.mark.parametrize("voxel_size", [0.4, 1.6])
 def test_warming_up_paints_a_moving_object(monkeypatch, voxel_size):
-    painted, sample = [], objects._sample
+    painted, nearest = [], objects.nearest
 
-    def counted(seen, *rest):
-        sample(seen, *rest)
-        painted.append((seen == rest[2]).any())
+    def counted(*arguments):
+        nearest(*arguments)
+        painted.append(arguments[-1].any())
 
-    monkeypatch.setattr(objects, "_sample", counted)
+    monkeypatch.setattr(objects, "nearest", counted)
     grid = Grid(GRID.shape, voxel_size, (-4 * voxel_size, -4 * voxel_size, 0.0))
     carrying = Codec(ClassesAsLatents(), grid, future=2, align=(0,), carry=True)
     Forecaster(carrying, ToNewest()).stream(past=4).warm_up()
