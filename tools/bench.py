@@ -16,7 +16,6 @@ neither changes how long a forecast takes. Writes `bench.json` (a row per model,
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -48,6 +47,7 @@ from occdistill.runtime import roofline
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
 from occdistill.runtime.latency import SCOPES, compare
 from occdistill.runtime.machine import device_name
+from occdistill.store import write_json, write_text
 
 CONFIGS = ("configs/demo.py", "configs/nus.py")
 TEACHER_NFE = (10, 5, 2, 1)
@@ -109,11 +109,10 @@ def main() -> None:
     rows = []
     for path in args.configs:
         rows += bench(path, load_config(path, args.cfg_options), args, ceilings)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "bench.json").write_text(json.dumps(rows, indent=1))
-    (args.out / "machine.json").write_text(json.dumps(machine, indent=1))
+    write_json(args.out / "bench.json", rows)
+    write_json(args.out / "machine.json", machine)
     text = f"{table(rows, machine)}\n\n{gains(rows)}"
-    (args.out / "bench.md").write_text(text + "\n")
+    write_text(args.out / "bench.md", text + "\n")
     print(text)
 
 

@@ -12,7 +12,6 @@ or another driver puts packets into `occdistill.runtime.live.Queue` from its cal
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from occdistill.errors import UserError, run
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet, lidar_folder, replay, synthetic
+from occdistill.store import write_json
 from occdistill.visualization.open3d_scene import RenderError, Window
 
 SOURCES = ("replay", "lidar", "folder", "synthetic")
@@ -136,8 +136,7 @@ def main() -> None:
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
     print(text(report))
     out = args.out or Path(config.work_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "realtime.json").write_text(json.dumps(report, indent=1))
+    write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")
 
 

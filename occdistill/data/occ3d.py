@@ -7,8 +7,6 @@ y left, z up), holding class ids 0…17, where 17 is free space (Tian et al., Oc
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ import numba
 import numpy as np
 
 from occdistill.errors import UserError
+from occdistill.store import read_npz
 
 CLASS_NAMES = (
     "others",
@@ -257,20 +256,8 @@ def save_labels(
 
 
 def _load_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    advice = "copy it again from the Occ3D-nuScenes download, or make the world again"
-    if not path.is_file():
-        raise UserError(
-            f"no label file at {path}; put Occ3D's gts folder under the data root,"
-            " or make the embedded world with `python tools/make_world.py`"
-        )
-    try:
-        # allow_pickle=False: a label file must never run code.
-        with np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
-            if missing := [name for name in names if name not in archive.files]:
-                raise UserError(f"{path} holds no array named {missing[0]!r}; {advice}")
-            arrays = [archive[name] for name in names]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is truncated or not an npz file; {advice}") from error
+    advice = "copy it again from the Occ3D-nuScenes download (gts), or make the world again"
+    arrays = list(read_npz(path, names, "label file", advice).values())
     for name, array in zip(names, arrays):
         if problem := _problem(name, array):
             raise UserError(f"{name} of {path} {problem}; {advice}")

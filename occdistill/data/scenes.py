@@ -14,6 +14,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ import numpy as np
 
 from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, displacements, pose_matrix
 from occdistill.errors import MAKE_WORLD, UserError
+from occdistill.store import read_json, reading, write_json
 
 _FORMAT = 1
 _TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg")
+_FETCH = "fetch it again with nuScenes' metadata"
 _KEYFRAME = rb'"is_key_frame"\s*:\s*true'
 _log = logging.getLogger(__name__)
 
@@ -184,27 +187,20 @@ def _cached_index(root: Path, version: str) -> dict:
     fingerprint = hashlib.sha256(repr((_FORMAT, version, stats)).encode()).hexdigest()
 
     for cache in _cache_paths(root, version):
-        try:
-            index = json.loads(cache.read_text())
+        with suppress(UserError), reading(cache, "index", "it is built again"):
+            index = json.loads(cache.read_bytes())
             if index["fingerprint"] == fingerprint:
                 return index
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     index = build(source)
     if own_splits.is_file():
-        index["splits"] = _read_json(own_splits)
+        index["splits"] = _table(own_splits)
     else:
         index["splits"] = {**_official_splits(), **index.get("splits", {})}
     index["fingerprint"] = fingerprint
     for cache in _cache_paths(root, version):
-        try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            part = cache.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(index))
-            part.replace(cache)
+        with suppress(UserError):  # read-only or full: the next start reads the tables again
+            write_json(cache, index, indent=None)
             break
-        except OSError:  # read-only or full: the next start reads the tables again
-            continue
     return index
 
 
@@ -221,12 +217,12 @@ def _index_tables(folder: Path) -> dict:
     try:
         lidars = {
             sensor["token"]
-            for sensor in _read_json(folder / "sensor.json")
+            for sensor in _table(folder / "sensor.json")
             if sensor["channel"] == "LIDAR_TOP"
         }
         mountings = {
             mounting["token"]: mounting["translation"] + mounting["rotation"]
-            for mounting in _read_json(folder / "calibrated_sensor.json")
+            for mounting in _table(folder / "calibrated_sensor.json")
             if mounting["sensor_token"] in lidars
         }
         clouds = {
@@ -240,10 +236,10 @@ def _index_tables(folder: Path) -> dict:
             ego["token"]: ego["translation"] + ego["rotation"]
             for ego in _records(folder / "ego_pose.json", "token", needed)
         }
-        samples = {sample["token"]: sample for sample in _read_json(folder / "sample.json")}
+        samples = {sample["token"]: sample for sample in _table(folder / "sample.json")}
         point_labels = {
             record["sample_data_token"]: record["filename"]
-            for record in (_read_json(lidarseg) if lidarseg.is_file() else ())
+            for record in (_table(lidarseg) if lidarseg.is_file() else ())
         }
 
         def frames(token: str) -> Iterator[dict]:
@@ -265,7 +261,7 @@ def _index_tables(folder: Path) -> dict:
                 "token": scene["token"],
                 "frames": list(frames(scene["first_sample_token"])),
             }
-            for scene in _read_json(folder / "scene.json")
+            for scene in _table(folder / "scene.json")
         ]
     except KeyError as error:
         raise UserError(
@@ -277,7 +273,7 @@ def _index_tables(folder: Path) -> dict:
 
 def _index_annotations(path: Path) -> dict:
     """Read Occ3D's own list of scenes; it has no LiDAR files and no mounting of the sensor."""
-    content = _read_json(path)
+    content = _table(path)
     mounting = [*LIDAR_POSITION, *LIDAR_ROTATION]  # which the file does not say
     try:
         scenes = [
@@ -308,13 +304,8 @@ def _index_annotations(path: Path) -> dict:
     return {"scenes": scenes, "splits": own}
 
 
-def _read_json(path: Path):
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"no table at {path}; fetch the nuScenes metadata again") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); fetch it again") from error
+def _table(path: Path):
+    return read_json(path, "table", _FETCH)
 
 
 def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> Iterator[dict]:
@@ -325,15 +316,14 @@ def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> 
     """
     wanted = {value.encode() for value in wanted}
     value, must = re.compile(rb'"%s"\s*:\s*"([^"]*)"' % key.encode()), re.compile(must)
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            for match in value.finditer(text):
-                if match[1] in wanted:
-                    end = text.find(b"}", match.end()) + 1
-                    record = text[text.rfind(b"{", 0, match.start()) : end]
-                    if must.search(record):
-                        yield json.loads(record)
-    except FileNotFoundError as error:
-        raise UserError(f"no table at {path}; fetch the nuScenes metadata again") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); fetch it again") from error
+    with (
+        reading(path, "table", _FETCH),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        for match in value.finditer(text):
+            if match[1] in wanted:
+                end = text.find(b"}", match.end()) + 1
+                record = text[text.rfind(b"{", 0, match.start()) : end]
+                if must.search(record):
+                    yield json.loads(record)

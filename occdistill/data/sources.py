@@ -20,6 +20,7 @@ from occdistill.data.poses import invert
 from occdistill.data.resample import nearest, voxel_map
 from occdistill.data.scenes import Scene
 from occdistill.errors import UserError
+from occdistill.store import read_npz, reading
 
 NOT_COMPARABLE = "not comparable with native Occ3D labels"
 
@@ -170,22 +171,12 @@ def _need(value: str | None, what: str, source: str) -> str:
     return value
 
 
-def _load(path: Path):
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"no label file at {path}; check --labels and its folder") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+_ADVICE = "check --labels and its folder, or fetch the file again"
 
 
 def _dense(path: Path, key: str, classes: int) -> np.ndarray:
     """A dense array of ids below `classes` on the Occ3D grid."""
-    content = _load(path)
-    try:
-        ids = np.asarray(content[key])
-    except (KeyError, IndexError, OSError, ValueError) as error:
-        raise UserError(f"{path} holds no readable array {key!r} ({error})") from error
+    ids = read_npz(path, (key,), "label file", _ADVICE)[key]
     if ids.shape != OCC3D.shape:
         raise UserError(f"{path}: {key} has shape {ids.shape}, expected {OCC3D.shape}")
     if ids.min() < 0 or ids.max() >= classes:
@@ -195,7 +186,8 @@ def _dense(path: Path, key: str, classes: int) -> np.ndarray:
 
 def _sparse(path: Path, grid: Grid, columns: Sequence[int]) -> np.ndarray:
     """A dense grid from rows (N, 4); 17 = free, 255 = noise."""
-    rows = np.asarray(_load(path))
+    with reading(path, "label file", _ADVICE):
+        rows = np.lib.format.read_array(path.open("rb"), allow_pickle=False)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise UserError(f"{path} has shape {rows.shape}, expected (N, 4): three indices, a class")
     rows = rows[:, list(columns)].astype(np.int64)

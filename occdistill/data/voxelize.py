@@ -18,6 +18,7 @@ from occdistill.data.occ3d import FREE, MOVABLE, OCC3D, RANK, Grid
 from occdistill.data.poses import invert
 from occdistill.data.raycast import observed_mask
 from occdistill.errors import UserError
+from occdistill.store import reading
 
 NO_VOTE = 255
 
@@ -83,7 +84,8 @@ class Sweep(NamedTuple):
 
 def load_points(path: str | os.PathLike) -> np.ndarray:
     """Read a nuScenes `.pcd.bin`: float32 (N, 5), x, y, z in metres, intensity, ring."""
-    raw = _read(Path(path), "unpack nuScenes' LIDAR_TOP files under the data root")
+    with reading(path, "LiDAR file", "unpack nuScenes' LIDAR_TOP files under the data root"):
+        raw = Path(path).read_bytes()
     if len(raw) % 20:
         raise UserError(
             f"{path} has {len(raw)} bytes, not a multiple of 20 (five float32 per point);"
@@ -101,7 +103,8 @@ def load_points(path: str | os.PathLike) -> np.ndarray:
 
 def load_point_labels(path: str | os.PathLike, count: int) -> np.ndarray:
     """Read the lidarseg labels of `count` points as Occ3D classes, uint8 (N,)."""
-    raw = _read(Path(path), "unpack nuScenes-lidarseg under the data root")
+    with reading(path, "LiDAR file", "unpack nuScenes-lidarseg under the data root"):
+        raw = Path(path).read_bytes()
     labels = np.frombuffer(raw, np.uint8)
     if len(labels) != count:
         raise UserError(
@@ -296,12 +299,3 @@ def _vote(cells, classes, rank, out):
                 best = label
         if votes[i, best] > 0:
             out[where[i]] = best
-
-
-def _read(path: Path, advice: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"no LiDAR file at {path}; {advice}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {advice}") from error

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from occdistill.arrays import Arrays, build_arrays, open_arrays
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
 from occdistill.data.poses import invert
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.store import Arrays, build_store, open_store
 
 if TYPE_CHECKING:
     from occdistill.latents.codec import Codec
@@ -77,7 +77,7 @@ class LatentClips(Dataset):
                 self._encode_frames(place / "frames", depends, image, dtype)
             if not (place / "clips").exists():
                 self._encode_clips(place / "clips", depends, image, dtype)
-            arrays = open_store(place / "frames", depends) | open_store(place / "clips", depends)
+            arrays = open_arrays(place / "frames", depends) | open_arrays(place / "clips", depends)
             self._images.append(arrays)
 
     def __len__(self) -> int:
@@ -137,7 +137,7 @@ class LatentClips(Dataset):
         shape = (rows, *self.codec.vae.latent_shape)
         arrays = {name: (shape, dtype) for name in caches}
         title = f"encoding {folder.parent.name} keyframes"
-        build_store(folder, depends, arrays, fill, rows, 64, title)
+        build_arrays(folder, depends, arrays, fill, rows, 64, title)
 
     def _encode_clips(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
         past, future, clips = self.dataset.past, self.dataset.future, len(self.dataset)
@@ -162,7 +162,7 @@ class LatentClips(Dataset):
             arrays["aligned"] = ((clips, *aligned_shape), dtype)
             arrays["moving"] = ((clips, future, height, width), np.uint8)
         title = f"encoding {folder.parent.name} clips"
-        build_store(folder, depends, arrays, fill, clips, 16, title)
+        build_arrays(folder, depends, arrays, fill, clips, 16, title)
 
 
 def moving_cells(aligned: Tensor, cells: tuple[int, int]) -> Tensor:

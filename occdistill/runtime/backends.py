@@ -32,6 +32,7 @@ from occdistill.checkpoint import fingerprint
 from occdistill.errors import UserError
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.stages import Stage
+from occdistill.store import atomic
 
 BACKENDS = ("plain", "eager", "compile", "cuda-graphs", "aot")
 Function = Callable[..., Tensor]
@@ -161,17 +162,11 @@ class Packages:
                 return torch._inductor.aoti_load_package(str(path))
             except Exception as error:  # noqa: BLE001 - whatever a damaged file makes the loader do
                 logging.getLogger(__name__).warning("%s is damaged, made anew: %s", path, error)
-        part = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                program = torch.export.export(self.stage, example)
-                torch._inductor.aoti_compile_and_package(program, package_path=str(part))
-            part.replace(path)
-        except OSError as error:
-            raise UserError(f"can't write {path}: {error.strerror}; use --backend eager") from error
-        finally:
-            part.unlink(missing_ok=True)
+        advice = "free some space, or use --backend eager"
+        with atomic(path, advice=advice) as part, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(self.stage, example)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(part))
         return torch._inductor.aoti_load_package(str(path))
 
     @cached_property
