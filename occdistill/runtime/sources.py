@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -36,9 +36,11 @@ class Packet:
         voxels: uint8 `(X, Y, Z)` in its own ego frame, or what returns them.
         ego_to_global: float64 `(4, 4)`.
         time: seconds on the sensor's clock.
-        plan: ego poses `(>= F, 4, 4)` of the coming keyframes, for models that are conditioned on
-            the ego's future; one more than F makes the trajectory's last entry exact too.
+        plan: true ego poses of the coming keyframes `(>= codec.plan, 4, 4)`, for models that are
+            shown some of the ego's future; see `RollingForecaster.condition`. None where the source
+            doesn't know them: such models refuse its frames.
         name: for messages.
+        lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
     """
 
     voxels: Tensor | Callable[[], Tensor]
@@ -46,6 +48,7 @@ class Packet:
     time: float
     plan: np.ndarray | None = None
     name: str = ""
+    lidar_to_ego: np.ndarray = field(default_factory=LIDAR_TO_EGO.copy)
 
 
 def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Iterator[Packet]:
@@ -54,7 +57,7 @@ def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Itera
     Args:
         reader: reads labels or merges LiDAR sweeps.
         scenes: of a data set.
-        plan: future poses that a packet must carry, F; a scene ends where they end.
+        plan: future poses that a packet must carry, `codec.plan`; a scene ends where they end.
     """
     begin = 0.0
     for scene in scenes:
@@ -68,6 +71,7 @@ def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Itera
                 begin + times[i],
                 poses[i + 1 : i + 2 + plan] if plan else None,
                 f"{scene.name}/{frames[i].token}",
+                frames[i].lidar_to_ego,
             )
         begin += times[-1] + GAP
 

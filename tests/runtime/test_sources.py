@@ -11,6 +11,8 @@ from occdistill.runtime import sources
 from occdistill.runtime.sources import GAP, lidar_folder, replay, synthetic
 from tests.runtime.fakes import drive
 
+MOUNTING = np.diag([1.0, 1.0, 1.0, 1.0])  # a car whose LiDAR is its ego frame
+
 
 class Reader:
     """Voxels that hold the keyframe's number; remembers what was read."""
@@ -24,8 +26,9 @@ class Reader:
 
 
 def scene(name, frames, start=0):
+    more = {"lidar_to_ego": MOUNTING}
     keyframes = [
-        SimpleNamespace(token=str(i), timestamp=start + 500_000 * i, ego_to_global=pose)
+        SimpleNamespace(token=str(i), timestamp=start + 500_000 * i, ego_to_global=pose, **more)
         for i, pose in enumerate(drive(frames))
     ]
     return SimpleNamespace(name=name, keyframes=keyframes)
@@ -52,6 +55,7 @@ def test_replay_carries_the_plan_and_ends_where_it_ends():
     assert len(packets) == 4
     assert np.array_equal(packets[0].plan, poses[1:4])  # one more, for the trajectory
     assert np.array_equal(packets[3].plan, poses[4:6])
+    assert packets[0].lidar_to_ego is MOUNTING
 
 
 def sweeps(folder, count, labels=True):
