@@ -3,15 +3,19 @@
 python tools/train_light.py CONFIG [--resume] [--work-dir DIR] [--cfg-options key=value …]
 """
 
+from _train import main
+
+from occdistill.build.builders import build_light, build_vae
 from occdistill.errors import run
-from occdistill.training.jobs import parse
-from occdistill.training.light import train_light
+from occdistill.training.light import operations, statement
 
 
-def main() -> None:
-    """Train to the end."""
-    train_light(parse(__doc__.splitlines()[0]))
+def report(config, trained) -> str:
+    """What the light parts save and cost."""
+    vae = build_vae(config, weights=False)
+    work = operations(vae, build_light(config, vae, weights=False))
+    return statement(work, trained.metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(__doc__, "light", report=report))

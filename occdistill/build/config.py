@@ -10,21 +10,17 @@ import copy
 import difflib
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
+from occdistill.build.settings import TRAININGS
 from occdistill.errors import UserError
 
 # what a config may hold; None: a value or a dict whose keys its type checks
-SETTINGS = (  # of every training
-    "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
-    "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep",
-    "workers", "compact", "hand_over",
-)  # fmt: skip
-LABELS = ("lovasz_weight", "lovasz_voxels", "class_balance")  # of those that compare with labels
 PARTS = ("full", "light", "lidar")  # of the autoencoder; the last for the encoder only
 SCHEMA: dict[str, tuple[str, ...] | None] = {
     "data": (
@@ -44,16 +40,11 @@ SCHEMA: dict[str, tuple[str, ...] | None] = {
     "guidance": None,
     "sampler": ("steps", "shift", "temperature"),
     "method": None,
-    "train_vae": (*SETTINGS, *LABELS, "kl_weight"),
-    "train_light": (
-        *SETTINGS, *LABELS, "noise", "latent_weight", "feature_weight", "mirror",
-    ),
-    "train_lidar_encoder": (*SETTINGS, "class_balance", "cross_entropy_weight", "plain"),
-    "train_teacher": (*SETTINGS, "condition_dropout", "moving_weight", "times", "mirror"),
-    "train_distill": (*SETTINGS, "mirror"),
+    **{key: tuple(f.name for f in fields(kind)) for key, kind in TRAININGS.items()},
     "cache_dir": None,
     "work_dir": None,
     "custom_hooks": None,
+    "vis_backends": None,
     "advice": ("data", "vae", "light", "lidar_encoder", "teacher"),
 }  # fmt: skip
 
