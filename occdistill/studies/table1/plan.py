@@ -17,7 +17,7 @@ BUDGETS = ("updates", "evaluations")
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """A method in the table.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
 
     base: str
     work_dir: str
-    rows: Mapping[str, Row]
+    rows: Mapping[str, Entry]
     reference: str
     updates: int
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -116,8 +116,8 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
         values["work_dir"] = str(work_dir)
     _check(values, Plan, path, "")
     for key, row in values["rows"].items():
-        _check(row, Row, path, f"rows.{key}.")
-    rows = {key: Row(**row) for key, row in values["rows"].items()}
+        _check(row, Entry, path, f"rows.{key}.")
+    rows = {key: Entry(**row) for key, row in values["rows"].items()}
     if values["reference"] not in rows:
         raise UserError(f"{path}: reference {values['reference']!r} is none of its rows")
     plan = Plan(**{**values, "rows": rows, "seeds": tuple(values.get("seeds", (0, 1, 2)))})

@@ -29,7 +29,7 @@ from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import DEFAULT
 from occdistill.evaluation.published import PUBLISHED
 from occdistill.evaluation.report import cell, environment, git_commit, plain, table
-from occdistill.studies.finding import canvas
+from occdistill.studies.result import canvas
 from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
 from occdistill.studies.table1.runs import finished, write_json
 
@@ -172,7 +172,7 @@ _COST_HEADER = [
 ]  # fmt: skip
 
 
-def markdown(content: Mapping[str, Any], command: str) -> str:
+def table_page(content: Mapping[str, Any], command: str) -> str:
     """The report as a page."""
     machine = content["environment"]
     about = (
@@ -360,7 +360,7 @@ def write(plan: Plan, command: str) -> dict[str, Any] | None:
         return None
     folder = Path(plan.work_dir)
     write_json(folder / "table.json", content)
-    (folder / "table.md").write_text(markdown(content, command))
+    (folder / "table.md").write_text(table_page(content, command))
     horizon_figure(content).savefig(folder / "horizons.png", dpi=130)
     training_figure(plan).savefig(folder / "training.png", dpi=130)
     return content

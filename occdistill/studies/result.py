@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 
 @dataclass
-class Finding:
+class Result:
     """Result of a study.
 
     Attributes:
