@@ -46,7 +46,7 @@ from occdistill.errors import run
 from occdistill.evaluation.confusion import confusion
 from occdistill.runtime import roofline
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
-from occdistill.runtime.latency import SCOPES, compare
+from occdistill.runtime.latency import SCOPES, side_by_side
 from occdistill.runtime.machine import device_name
 
 CONFIGS = ("configs/demo.py", "configs/nus.py")
@@ -194,7 +194,7 @@ def bench(path: str, config: Config, args: argparse.Namespace, ceilings: dict) -
     for line in candidates:
         prepare(line)
     trial = {line: models.forecaster(line) for line in candidates}
-    trial = compare(trial, *clip, repeats=1 if plain > LONG else 5, warmup=0)
+    trial = side_by_side(trial, *clip, repeats=1 if plain > LONG else 5, warmup=0)
 
     def best(lines: Iterable[Line]) -> tuple[str, str]:
         line = min(lines, key=lambda line: trial[line]["end_to_end"]["p50_ms"])
@@ -217,7 +217,7 @@ def bench(path: str, config: Config, args: argparse.Namespace, ceilings: dict) -
     forecasters = {line: models.forecaster(line) for line in lines}
     round_ = plain * sum(line.nfe for line in lines)  # a bound
     repeats = int(np.clip(args.seconds / round_, min(2, args.repeats), args.repeats))
-    times = compare(forecasters, *clip, repeats=repeats, warmup=0)
+    times = side_by_side(forecasters, *clip, repeats=repeats, warmup=0)
     size = "x".join(map(str, models.vae.grid_shape))
     rows = []
     for line, scopes in times.items():
@@ -288,9 +288,9 @@ def count_stages(forecaster: Forecaster, clip: tuple) -> tuple[roofline.Work, ..
         forecaster.condition(past, poses, trajectory, latents)
 
     return (
-        roofline.count(encode),
-        roofline.count(lambda: forecaster.generate(condition, noise)),
-        roofline.count(lambda: forecaster.decode(noise)),
+        roofline.work_of(encode),
+        roofline.work_of(lambda: forecaster.generate(condition, noise)),
+        roofline.work_of(lambda: forecaster.decode(noise)),
     )
 
 

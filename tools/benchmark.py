@@ -21,7 +21,7 @@ from occdistill.build.config import load_config
 from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.errors import UserError, run
 from occdistill.evaluation.agreement import agreement
-from occdistill.runtime.latency import SCOPES, compare
+from occdistill.runtime.latency import SCOPES, side_by_side
 from occdistill.runtime.machine import device_name
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         item[key][None].expand(args.batch_size, *item[key].shape)
         for key in ("past", "poses", "trajectory")
     ]
-    times = compare(forecasters, *clip, repeats=args.repeats, warmup=args.warmup)
+    times = side_by_side(forecasters, *clip, repeats=args.repeats, warmup=args.warmup)
     setting = {
         "device": device_name(args.device),
         "torch": torch.__version__,

@@ -5,16 +5,15 @@ python tools/train_light.py CONFIG [--resume] [--work-dir DIR] [--cfg-options ke
 
 from _train import main
 
-from occdistill.build.builders import build_light, build_vae
+from occdistill.build.models import Models
 from occdistill.errors import run
 from occdistill.training.light import operations, statement
 
 
 def report(config, trained) -> str:
     """What the light parts save and cost."""
-    vae = build_vae(config, weights=False)
-    work = operations(vae, build_light(config, vae, weights=False))
-    return statement(work, trained.metrics)
+    models = Models(config, fresh=("vae", "light"))
+    return statement(operations(models.vae, models.light), trained.metrics)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-
-Count = Annotated[int, Ge(1)]
-Weight = Annotated[float, Ge(0)]
-Share = Annotated[float, Ge(0), Le(1)]
+from occdistill.types import Count, Decay, Positive, Share, Weight, Whole
 
 
 @dataclass(kw_only=True)
@@ -47,15 +43,15 @@ class Settings:
 
     iterations: Count
     batch_size: Count
-    lr: Annotated[float, Gt(0)] | Mapping[str, Annotated[float, Gt(0)]] = 1e-4
+    lr: Positive | Mapping[str, Positive] = 1e-4
     final_lr: Weight | None = None
     weight_decay: Weight = 0.0
-    warmup: Annotated[int, Ge(0)] = 100
+    warmup: Whole = 100
     clip: Weight = 1.0
-    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
+    ema: Decay = 0.0
     amp: bool = True
-    loss_scale: Annotated[float, Gt(0)] = 2.0**16
-    seed: Annotated[int, Ge(0)] = 0
+    loss_scale: Positive = 2.0**16
+    seed: Whole = 0
     log_interval: Count = 20
     checkpoint_interval: Count = 500
     val_interval: Count = 500
@@ -63,7 +59,7 @@ class Settings:
     keep: Count = 2
     compact: bool = False
     hand_over: Literal["last", "best"] = "last"
-    workers: Annotated[int, Ge(0)] = 0
+    workers: Whole = 0
 
     def rate(self, net: str) -> float:
         """Learning rate of a net after its warm-up."""
@@ -83,7 +79,7 @@ class VaeSettings(Settings):
 
     kl_weight: Weight = 1e-3
     lovasz_weight: Weight = 1.0
-    lovasz_voxels: Annotated[int, Ge(0)] = 0
+    lovasz_voxels: Whole = 0
     class_balance: Weight = 0.0
 
 
@@ -103,7 +99,7 @@ class LightSettings(Settings):
 
     noise: Weight = 0.3
     lovasz_weight: Weight = 0.5
-    lovasz_voxels: Annotated[int, Ge(0)] = 0
+    lovasz_voxels: Whole = 0
     latent_weight: Weight = 1.0
     feature_weight: Weight = 1.0
     class_balance: Weight = 0.0
@@ -155,7 +151,7 @@ class DistillSettings(Settings):
 
 
 # by the key of a config; `occdistill.training` has a module of each one's name
-TRAININGS: dict[str, type[Settings]] = {
+PARTS: dict[str, type[Settings]] = {
     "train_vae": VaeSettings,
     "train_light": LightSettings,
     "train_lidar_encoder": LidarEncoderSettings,

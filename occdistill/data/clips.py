@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
-from occdistill.data.scenes import Keyframe, Scene, invert_pose, load_index
+from occdistill.data.poses import invert
+from occdistill.data.scenes import Keyframe, Scene, load_index
 from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
 from occdistill.errors import MAKE_WORLD, UserError
+from occdistill.types import Count, Whole
 
 Source = Literal["occ3d", "lidar"]
 _log = logging.getLogger(__name__)
@@ -64,14 +66,14 @@ class ClipDataset(Dataset):
         dataroot: str | os.PathLike,
         version: str = "v1.0-trainval",
         split: str = "train",
-        past: int = 4,
-        future: int = 6,
-        stride: int = 1,
+        past: Count = 4,
+        future: Whole = 6,
+        stride: Count = 1,
         transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
         source: Source = "occ3d",
         masks: bool = False,
         future_poses: bool = True,
-        merge: int = 5,
+        merge: Count = 5,
     ) -> None:
         if past < 1 or future < 0 or stride < 1:
             raise UserError(
@@ -119,7 +121,7 @@ class ClipDataset(Dataset):
         scene, present = self.scenes[scene_index], start + self.past
         frames = scene.keyframes[start : present + self.future]
         to_global = np.stack([frame.ego_to_global for frame in frames])
-        poses = invert_pose(to_global[self.past - 1]) @ to_global
+        poses = invert(to_global[self.past - 1]) @ to_global
         trajectory = np.stack([frame.trajectory for frame in frames])
         if not self.future_poses:
             poses, trajectory = poses[: self.past], trajectory[: self.past - 1]

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 
 from occdistill.errors import UserError
+from occdistill.types import Count, Positive
 
 CLASS_NAMES = (
     "others",
@@ -147,9 +148,9 @@ class GridTransform:
         Occupied voxels that a block needs to count as occupied.
     """
 
-    crop: float | None = None
-    coarsen: int = 1
-    min_fill: int = 1
+    crop: Positive | None = None
+    coarsen: Count = 1
+    min_fill: Count = 1
 
     @cached_property
     def grid(self) -> Grid:
@@ -164,8 +165,7 @@ class GridTransform:
             raise ValueError(f"class id {blocks.max()} is not one of 0…{NUM_CLASSES - 1}")
         if self.coarsen == 1:
             return np.ascontiguousarray(blocks)
-        out = np.empty((len(blocks), *self.grid.shape), np.uint8)
-        _coarsen(blocks, self.coarsen, self.min_fill, _RANK, _PRIORITY, out)
+        out = merge_blocks(blocks, self.coarsen, self.min_fill)
         return out.reshape(*labels.shape[:-3], *self.grid.shape)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
@@ -188,8 +188,17 @@ class GridTransform:
         return kept if self.coarsen == 1 else kept.reshape(-1, x, y, OCC3D.shape[2])
 
 
+def merge_blocks(voxels: np.ndarray, k: int, min_fill: int = 1) -> np.ndarray:
+    """Class ids uint8 (N, kX, kY, kZ) → uint8 (N, X, Y, Z); see `GridTransform`."""
+    n, *shape = voxels.shape
+    out = np.empty((n, *(side // k for side in shape)), np.uint8)
+    _coarsen(voxels, k, min_fill, RANK, _PRIORITY, out)
+    return out
+
+
 _PRIORITY = np.array(COARSEN_PRIORITY, np.uint8)
-_RANK = np.argsort(_PRIORITY).astype(np.uint8)
+# Of each class, the smaller the more important.
+RANK = np.argsort(_PRIORITY).astype(np.uint8)
 
 
 @numba.njit(cache=True, nogil=True)

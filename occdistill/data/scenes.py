@@ -19,11 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, displacements, pose_matrix
 from occdistill.errors import MAKE_WORLD, UserError
 
-# Translation and quaternion of LIDAR_TOP (x right, y forward) on nuScenes cars, within
-# centimetres: what is used when only annotations.json is there, which does not say.
-_NOMINAL_LIDAR_TO_EGO = (0.94, 0.0, 1.84, 0.5**0.5, 0.0, 0.0, -(0.5**0.5))
 _FORMAT = 1
 _TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg")
 _KEYFRAME = rb'"is_key_frame"\s*:\s*true'
@@ -113,46 +111,6 @@ def load_index(
     return [_scene(root, record) for record in records]
 
 
-def pose_matrix(translation: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Rigid transforms (…, 4, 4) from metres (…, 3) and quaternions (…, 4), w first."""
-    translation = np.asarray(translation, np.float64)
-    q = np.asarray(rotation, np.float64)
-    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
-    out = np.zeros((*q.shape[:-1], 4, 4))
-    out[..., 0, 0], out[..., 0, 1], out[..., 0, 2] = (
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-    )  # fmt: skip
-    out[..., 1, 0], out[..., 1, 1], out[..., 1, 2] = (
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-    )  # fmt: skip
-    out[..., 2, 0], out[..., 2, 1], out[..., 2, 2] = (
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
-    out[..., :3, 3] = translation
-    out[..., 3, 3] = 1
-    return out
-
-
-def invert_pose(poses: np.ndarray) -> np.ndarray:
-    """Inverse of rigid transforms (…, 4, 4)."""
-    out = np.array(poses)
-    rotation = np.swapaxes(out[..., :3, :3], -1, -2).copy()
-    out[..., :3, :3] = rotation
-    out[..., :3, 3:] = -rotation @ poses[..., :3, 3:]
-    return out
-
-
-def displacements(to_global: np.ndarray) -> np.ndarray:
-    """Planar step from each frame to the next, in that frame's axes: (N, 4, 4) → float32 (N, 2).
-
-    Given LiDAR poses this is the first entry of the field's `gt_ego_fut_trajs`; the last row is
-    zero, as there.
-    """
-    steps = np.zeros((len(to_global), 2), np.float32)
-    steps[:-1] = (invert_pose(to_global[:-1]) @ to_global[1:])[:, :2, 3]
-    return steps
-
-
 def _scene(root: Path, record: dict) -> Scene:
     frames = record["frames"]
     if not frames:
@@ -164,8 +122,7 @@ def _scene(root: Path, record: dict) -> Scene:
     ego_to_global = pose_matrix(ego[:, :3], ego[:, 3:])
     mounting = np.array([frame["mounting"] for frame in frames])
     lidar_to_ego = pose_matrix(mounting[:, :3], mounting[:, 3:])
-    steps = displacements(ego_to_global @ lidar_to_ego)
-    ego_steps = displacements(ego_to_global)
+    steps, ego_steps = _steps(ego_to_global @ lidar_to_ego), _steps(ego_to_global)
     folder = f"gts/{record['name']}"
     labelled = set(os.listdir(root / folder)) if (root / folder).is_dir() else ()
     keyframes = [
@@ -183,6 +140,11 @@ def _scene(root: Path, record: dict) -> Scene:
         for i, frame in enumerate(frames)
     ]
     return Scene(record["name"], record["token"], keyframes)
+
+
+def _steps(to_global: np.ndarray) -> np.ndarray:
+    """Displacements float32 (N, 2), the last one zero, as in the field's `gt_ego_fut_trajs`."""
+    return np.pad(displacements(to_global).astype(np.float32), ((0, 1), (0, 0)))
 
 
 def _split(split: str, splits: dict[str, list[str]], root: Path) -> set[str]:
@@ -316,7 +278,7 @@ def _index_tables(folder: Path) -> dict:
 def _index_annotations(path: Path) -> dict:
     """Read Occ3D's own list of scenes; it has no LiDAR files and no mounting of the sensor."""
     content = _read_json(path)
-    mounting = [*_NOMINAL_LIDAR_TO_EGO]
+    mounting = [*LIDAR_POSITION, *LIDAR_ROTATION]  # which the file does not say
     try:
         scenes = [
             {

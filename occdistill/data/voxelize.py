@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, MOVABLE, OCC3D, Grid
+from occdistill.data.occ3d import FREE, MOVABLE, OCC3D, RANK, Grid
+from occdistill.data.poses import invert
 from occdistill.data.raycast import observed_mask
-from occdistill.data.scenes import invert_pose
 from occdistill.errors import UserError
 
 NO_VOTE = 255
@@ -201,7 +201,7 @@ def merge(
 
 def _placed(sweep: Sweep, ego_to_global: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Sensor (3,) and points (N, 3) in voxels from the grid's low corner, float64."""
-    to_grid = invert_pose(ego_to_global) @ sweep.lidar_to_global
+    to_grid = invert(ego_to_global) @ sweep.lidar_to_global
     to_grid[:3, 3] -= grid.origin
     to_grid[:3] /= grid.voxel_size
     return to_grid[:3, 3].copy(), _moved(_points(sweep), to_grid)
@@ -240,12 +240,10 @@ def _counted(cells: list[np.ndarray], classes: list[np.ndarray], grid: Grid) -> 
     """The grid that the votes `classes` in the voxels `cells` elect."""
     out = np.full(grid.shape, FREE, np.uint8)
     if cells:
-        _vote(np.concatenate(cells), np.concatenate(classes), _RANK, out.reshape(-1))
+        _vote(np.concatenate(cells), np.concatenate(classes), RANK, out.reshape(-1))
     return out
 
 
-# Index: class; value: rank, the smaller the more important. Breaks ties between votes.
-_RANK = np.argsort(COARSEN_PRIORITY).astype(np.uint8)
 _IS_MOVABLE = np.isin(np.arange(NO_VOTE + 1), MOVABLE)
 
 

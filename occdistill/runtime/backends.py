@@ -1,8 +1,7 @@
 """Ways to run a stage of a forecast, behind one name.
 
-    plain         the layers as they are written down: what the others are compared with
-    eager         the same numbers to rounding, sooner: `frozen`'s encoder and decoder, and what the
-                  full-size networks do on a CPU (`autoencoder.tiles`, `autoencoder.winograd`)
+    plain         the networks as they are written down: what the others are compared with
+    eager         the same numbers to rounding, sooner: with the layers of `frozen` and `shortcuts`
     compile       kernels fused by torch.compile, anew in every process: a minute or so
     cuda-graphs   eager, recorded once per shape and replayed without launch costs; GPUs only
     aot           kernels fused ahead of time by torch.export and AOTInductor, once per shape; the
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 import occdistill
-from occdistill.autoencoder import tiles
+from occdistill.autoencoder.sparse import SparseEncoder
 from occdistill.checkpoint import fingerprint
 from occdistill.errors import UserError
 from occdistill.runtime.machine import device_name
@@ -61,15 +60,10 @@ def check(backend: str, device: torch.device) -> None:
 
 
 def build(backend: str, stage: Stage) -> Function:
-    """The stage as `backend` runs it; sparse convolutions run as they are on all of them."""
-    if backend == "plain":
-
-        def as_written(*tensors: Tensor | None) -> Tensor:
-            with tiles.plain():
-                return stage(*tensors)
-
-        return as_written
-    if any(getattr(module, "eager_only", False) for module in stage.modules()):
+    """The stage as `backend` runs it; sparse convolutions, with as much to do as there are voxels,
+    run as they are on all of them.
+    """
+    if any(isinstance(module, SparseEncoder) for module in stage.modules()):
         return stage
     if backend == "compile":
         # one entry per stage and shape, of which a session has a few dozen

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.losses import balanced_weights
 from occdistill.build.builders import build_dataset, build_vae
-from occdistill.build.settings import TRAININGS
+from occdistill.build.settings import PARTS
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.data.voxel_cache import VoxelCache
@@ -58,7 +58,7 @@ class Job:
         seed: instead of the settings'.
 
     Attributes:
-        settings: of the part's class in `TRAININGS`.
+        settings: of the part's class in `PARTS`.
         cache: folder of everything that is computed once.
 
     Raises:
@@ -70,17 +70,17 @@ class Job:
     ) -> None:
         key = f"train_{part}"
         given = dict(config.get(key) or {})
-        if not {"iterations", "batch_size"} <= given.keys():
+        if not given:
             raise UserError(
-                f"{config.filename} says no iterations and batch_size in {key}: add them, or use a "
-                "config that trains this part"
+                f"{config.filename} has no {key}: add {key}=dict(iterations=…, batch_size=…), or "
+                "use a config that trains this part"
             )
         if seed is not None:
             given["seed"] = seed
         self.config, self.device, self.settings = (
             config,
             torch.device(device),
-            TRAININGS[key](**given),
+            PARTS[key](**given),
         )
         torch.manual_seed(number(self.settings.seed))
         self.cache = Path(

@@ -26,8 +26,7 @@ from occdistill.training.validation import ForecastScore
 
 def latent_batch(items: Mapping[str, Tensor], draws: Draws) -> Batch:
     """A batch of cached clips, see `occdistill.latents.cache.LatentClips`, for flows and methods."""
-    condition = Condition(items["past"], items.get("aligned"), items.get("trajectory"))
-    return Batch(condition, draws, items["future"], items.get("moving"))
+    return Batch(Condition.of(items), draws, items["future"], items.get("moving"))
 
 
 class FlowMatching(Task):

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION
 from occdistill.world.agents import KINDS
 from occdistill.world.plan import SPLITS, ScenePlan, token
 from occdistill.world.scan import LIDARSEG_NAMES, Scan
-from occdistill.world.sensors import LIDAR_POSITION, LIDAR_YAW
 from occdistill.world.simulate import SceneWorld
 
 SCENE_TABLES = ("log", "scene", "sample", "sample_data", "ego_pose", "instance")
@@ -205,7 +205,6 @@ def _describe(world: SceneWorld) -> str:
 
 def common_tables(plans: list[ScenePlan]) -> dict[str, list[dict]]:
     """The tables that are the same for all scenes, and the map that lists all logs."""
-    yaw = math.radians(LIDAR_YAW)
     return {
         "category": [
             {
@@ -230,7 +229,7 @@ def common_tables(plans: list[ScenePlan]) -> dict[str, list[dict]]:
                 "token": _MOUNTING,
                 "sensor_token": _SENSOR,
                 "translation": list(LIDAR_POSITION),
-                "rotation": _turn(yaw),
+                "rotation": [round(part, 8) for part in LIDAR_ROTATION],
                 "camera_intrinsic": [],
             }
         ],

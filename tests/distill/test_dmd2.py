@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from occdistill.distill.base import only_grad
-from occdistill.distill.discriminator import Head, bottleneck, tapped
+from occdistill.distill.discriminator import Head, tapped, taps_of
 from occdistill.distill.dmd2 import DMD2
 from occdistill.distill.senseflow import SenseFlow
 from occdistill.flow.networks.occfm import OccFMTransition
@@ -275,15 +275,15 @@ def test_both_networks_have_a_place_to_read_features():
         (full, Condition(past[:, :, :4], trajectory=trajectory), (2, 64, 5, 4, 4)),
     )
     for net, condition, shape in cases:
-        tap = bottleneck(net)
+        (tap,) = taps_of(net)
         x = torch.randn(2, 3, 8 if net is small else 4, 8, 8)
         with torch.no_grad(), tapped(net, [tap]) as outputs:
             net(x, torch.rand(2), condition)
         volume = tap.volume(outputs[0], 2)
         assert volume.shape == shape and tap.channels == shape[1]
         assert Head(tap.channels)(volume).shape == (2, shape[2])
-    with pytest.raises(ValueError, match="taps="):
-        bottleneck(GaussianField(0, 1))
+    with pytest.raises(TypeError, match="taps="):
+        taps_of(GaussianField(0, 1))
 
 
 def test_unknown_choices_are_refused():

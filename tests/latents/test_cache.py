@@ -14,8 +14,8 @@ import torch
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, GridTransform, save_labels
+from occdistill.data.resample import warp
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.data.warp import warp
 from occdistill.errors import UserError
 from occdistill.latents.cache import LatentClips, mirrored_clip, moving_cells
 from occdistill.latents.codec import Codec

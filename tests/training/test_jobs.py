@@ -228,7 +228,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(config, tmp_pa
         run(config, "vae", nowhere, work_dir=tmp_path)
     with pytest.raises(UserError, match="needs torchrun"):
         run(config, "vae", work_dir=tmp_path, launcher="pytorch")
-    with pytest.raises(UserError, match="no iterations and batch_size in train_light"):
+    with pytest.raises(UserError, match="tiny.py has no train_light: add"):
         run(config, "light", work_dir=tmp_path)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no GPU for --device cuda"):

@@ -6,14 +6,9 @@ import torch
 from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened, fold
 from occdistill.autoencoder.vae import VAE
-from occdistill.build.builders import (
-    build_codec,
-    build_forecaster,
-    build_light,
-    build_network,
-    build_vae,
-)
+from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
+from occdistill.build.models import Models
 from occdistill.build.settings import LightSettings
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
@@ -88,9 +83,8 @@ def test_the_job_leaves_both_parts_beside_what_they_were_made_from(trained):
     assert {key.split(".")[0] for key in state["model"]} == {"decoder", "encoder"}
     assert {"mIoU", "mIoU_full", "mIoU_decoder", "mIoU_encoder"} <= state["meta"]["metrics"].keys()
     done = run(trained, resume=True)  # nothing is left to do but to say what was gained
-    config = load_config(trained)
-    vae = build_vae(config, weights=False)
-    said = statement(operations(vae, build_light(config, vae, weights=False)), done.metrics)
+    models = Models(load_config(trained))
+    said = statement(operations(models.vae, models.light), done.metrics)
     assert "light decoder: " in said and "GFLOP for 6 frames" in said
 
 
@@ -113,16 +107,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(trained, tmp_path):
 
 def test_a_forecaster_takes_the_parts_that_are_asked_for(trained, tmp_path):
     config = load_config(trained)
-    vae = build_vae(config)
-    assert build_codec(config, vae).vae is vae
-    codec = build_codec(config, vae, decoder="light")
+    models = Models(config)
+    assert models.codec().vae is models.vae
+    codec = models.codec(decoder="light")
     assert isinstance(codec.vae, Lightened) and codec.vae.encoder is None
-    assert build_codec(config, vae, encoder="light").vae.decoder is None
+    assert models.codec(encoder="light").vae.decoder is None
     student = tmp_path / "student.pth"
     weights = build_network(config).state_dict()
-    marks = {"vae": ckpt.fingerprint(vae.state_dict())}
+    marks = {"vae": models.vae_mark}
     ckpt.save(student, {"kind": "distill", "model": weights, "fingerprints": marks})
-    forecaster = build_forecaster(config, student, decoder="light", encoder="light")
+    forecaster = models.forecaster(student, decoder="light", encoder="light")
     past, poses = (
         torch.full((1, 2, 16, 16, 4), 17, dtype=torch.uint8),
         torch.eye(4).repeat(1, 4, 1, 1),
@@ -137,17 +131,17 @@ def test_what_does_not_belong_together_is_refused(trained, tmp_path):
     ckpt.save(tmp_path / "vae.pth", other)
     swapped = load_config(trained, {"vae_checkpoint": str(tmp_path / "vae.pth")})
     with pytest.raises(UserError, match="distilled from VAE .* not from .*: train the light parts"):
-        build_codec(swapped, build_vae(swapped), decoder="light")
+        Models(swapped).codec(decoder="light")
     missing = load_config(trained, {"light_checkpoint": str(tmp_path / "no.pth")})
     with pytest.raises(UserError, match="no light weights at .*no.pth; train the light parts"):
-        build_codec(missing, build_vae(missing), decoder="light")
+        Models(missing).codec(decoder="light")
     with pytest.raises(UserError, match="full or light, not small"):
-        build_codec(config, build_vae(config), decoder="small")
+        Models(config).codec(decoder="small")
     with pytest.raises(UserError, match="light_decoder.widht; did you mean light_decoder.width"):
         load_config(trained, {"light_decoder.widht": (4,)})
     config.pop("light_decoder"), config.pop("light_encoder")
     with pytest.raises(UserError, match="no light parts: add light_decoder"):
-        build_codec(config, build_vae(config), decoder="light")
+        Models(config).codec(decoder="light")
 
 
 def street(count):

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occdistill.errors import UserError
+from occdistill.flow.networks.base import Tap, VelocityNetwork
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
+from occdistill.types import Count, Positive, Whole
 
 
 def fourier(t: Tensor, dim: int, highest: float) -> Tensor:
@@ -88,7 +90,7 @@ class SpaceTimeAttention(nn.Module):
         return tokens.transpose(1, 2).reshape(x.shape)
 
 
-class SpaceTimeUNet(nn.Module):
+class SpaceTimeUNet(VelocityNetwork):
     """Velocity field of a Gaussian guess whose mean and spread the network chooses.
 
     If a future latent were normal with mean m and standard deviation s, its velocity would be
@@ -120,20 +122,20 @@ class SpaceTimeUNet(nn.Module):
     def __init__(
         self,
         latent_shape: tuple[int, int, int],
-        past: int = 4,
-        future: int = 6,
-        align: int = 2,
-        trajectory: int = 10,
-        width: int = 64,
-        blocks: tuple[int, ...] = (1, 2),
-        heads: int = 4,
-        prior_std: float = 0.7,
+        past: Count = 4,
+        future: Count = 6,
+        align: Whole = 2,
+        trajectory: Count = 10,
+        width: Count = 64,
+        blocks: tuple[Whole, ...] = (1, 2),
+        heads: Count = 4,
+        prior_std: Positive = 0.7,
         two_time: bool = False,
     ) -> None:
         super().__init__()
         channels, height, cells = latent_shape
-        self.takes = (past, align, trajectory)
-        self.prior_std, self.two_time = prior_std, two_time
+        self.takes = dict(past=past, aligned=align, trajectory=trajectory)
+        self.prior_std = prior_std
         widths = [width * 2**level for level in range(len(blocks))]
         e = widths[-1]
         self.clock = Clock(e)
@@ -193,14 +195,19 @@ class SpaceTimeUNet(nn.Module):
         std = self.prior_std * log_ratio.clamp(-3, 3).exp()
         return gaussian_velocity(x_t, t, condition.aligned[:, :, :channels] + shift, std)
 
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The last block of the coarsest level."""
+        return (Tap(f"middle.{len(self.middle) - 1}", self.horizon.shape[1]),)
+
     def _check(self, condition: Condition, channels: int) -> None:
         aligned = 0 if condition.aligned is None else condition.aligned.shape[2] // channels
         given = (condition.past.shape[1], aligned, condition.trajectory.shape[1])
-        if given != self.takes:
+        if given != tuple(self.takes.values()):
             raise UserError(
                 "the network takes {} past frames, {} aligned ones and {} trajectory entries, but "
                 "data and conditioning give {}, {} and {}: make them agree in the config".format(
-                    *self.takes, *given
+                    *self.takes.values(), *given
                 )
             )
 

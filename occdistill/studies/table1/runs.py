@@ -18,7 +18,6 @@ from occdistill import checkpoint as checkpoints
 from occdistill.build.builders import (
     build_codec,
     build_dataset,
-    build_forecaster,
     build_grid,
     build_method,
     build_teacher,
@@ -26,6 +25,7 @@ from occdistill.build.builders import (
 )
 from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
+from occdistill.build.models import Models
 from occdistill.distill.base import take_step
 from occdistill.errors import UserError
 from occdistill.evaluation.evaluate import count, score_counts
@@ -112,7 +112,10 @@ def signature(
         updates: of the student.
         seed: of the training.
     """
-    config = load_config(plan.base, plan.run_options(key or plan.reference, updates)).to_dict()
+    config = load_config(
+        plan.base, plan.run_options(key or plan.reference, updates or plan.updates)
+    )
+    config = config.to_dict()
     used = ["data", "vae", "network", "conditioning", "guidance", "sampler"]
     used += ["method", "train_distill"] if key else []
     content = [{name: config.get(name) for name in used}, dict(made_of), plan.clips, seed]
@@ -135,7 +138,7 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
     config = load_config(plan.base, options)
     train(config, "distill", work_dir=folder, resume=True, device=device, seed=seed)
     state = checkpoints.load(folder / "student.pth", kind="distill")
-    row = forecast_row("student", build_forecaster(config, folder / "student.pth", device=device))
+    row = forecast_row("student", Models(config).forecaster(folder / "student.pth", device=device))
     [scores] = _score(plan, config, [row], folder, device)
     record = {
         "row": key,
@@ -231,8 +234,8 @@ def prepare(plan: Plan, device: str) -> dict:
     codec = build_codec(config, vae)
     job.latents(codec, vae_fingerprint)
 
-    teachers = lineup(config, None, TEACHER_STEPS, device=device)
-    rows = [forecast_row("teacher", forecaster, share="past") for forecaster in teachers.values()]
+    teachers = lineup(Models(config), None, TEACHER_STEPS, device=device)
+    rows = [forecast_row("teacher", entry.forecaster, share="past") for entry in teachers]
     rows.append(copy_last_row(config.data.future))
     if config.conditioning.kind == "gt":
         grid = build_grid(config)
