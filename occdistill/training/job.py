@@ -77,11 +77,8 @@ class Job:
             )
         if seed is not None:
             given["seed"] = seed
-        self.config, self.device, self.settings = (
-            config,
-            torch.device(device),
-            PARTS[key](**given),
-        )
+        self.config, self.device = config, torch.device(device)
+        self.settings = PARTS[key](**given)
         torch.manual_seed(number(self.settings.seed))
         self.cache = Path(
             config.get("cache_dir") or Path(config.get("work_dir") or "work_dirs") / "cache"
