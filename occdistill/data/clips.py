@@ -18,6 +18,7 @@ from occdistill.data.poses import invert
 from occdistill.data.scenes import Keyframe, Scene, load_index
 from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
 from occdistill.errors import MAKE_WORLD, UserError
+from occdistill.types import Count, Whole
 
 PastFrom = Literal["occ3d", "lidar"]
 _log = logging.getLogger(__name__)
@@ -52,14 +53,14 @@ class ClipDataset(Dataset):
         dataroot: str | os.PathLike,
         version: str = "v1.0-trainval",
         split: str = "train",
-        past: int = 4,
-        future: int = 6,
-        stride: int = 1,
+        past: Count = 4,
+        future: Whole = 6,
+        stride: Count = 1,
         transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
         past_from: PastFrom = "occ3d",
         masks: bool = False,
         future_poses: bool = True,
-        merge: int = 5,
+        merge: Count = 5,
     ) -> None:
         if past < 1 or future < 0 or stride < 1:
             raise UserError(

@@ -17,6 +17,7 @@ import numpy as np
 
 from occdistill.errors import UserError
 from occdistill.store import read_npz
+from occdistill.types import Count, Positive
 
 CLASS_NAMES = (
     "others",
@@ -138,9 +139,9 @@ class GridTransform:
         min_fill: occupied voxels that a block needs to count as occupied.
     """
 
-    crop: float | None = None
-    coarsen: int = 1
-    min_fill: int = 1
+    crop: Positive | None = None
+    coarsen: Count = 1
+    min_fill: Count = 1
 
     @cached_property
     def grid(self) -> Grid:
