@@ -29,7 +29,7 @@ from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import DEFAULT
 from occdistill.evaluation.published import PUBLISHED
 from occdistill.evaluation.report import cell, environment, git_commit, plain, table
-from occdistill.store import atomic, write_text
+from occdistill.store import atomic, write_json, write_text
 from occdistill.studies.result import canvas
 from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
 from occdistill.studies.table1.runs import finished
