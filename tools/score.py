@@ -13,8 +13,8 @@ from pathlib import Path
 import _options as common
 
 from occdistill.data.clips import ClipDataset
+from occdistill.data.label_sets import LABEL_SETS, NOT_COMPARABLE, with_labels
 from occdistill.data.occ3d import GridTransform
-from occdistill.data.sources import NOT_COMPARABLE, SOURCES, with_source
 from occdistill.errors import UserError, run
 from occdistill.evaluation.card import publish
 from occdistill.evaluation.evaluate import views_for
@@ -38,7 +38,7 @@ def parse() -> argparse.Namespace:
     add("--future", type=int, default=6, help="frames predicted")
     add("--crop", type=float, help="predictions cover |x|, |y| below this many metres")
     add("--coarsen", type=int, help="predictions merge this many voxels along each axis")
-    add("--labels", choices=list(SOURCES), help="score against these labels, not Occ3D's own")
+    add("--labels", choices=list(LABEL_SETS), help="score against these labels, not Occ3D's own")
     add("--labels-root", type=Path, help="where they lie; default: the data set's folder")
     add("--copy-last", action="store_true", help="add the copy-last row")
     add("--device", default="cpu", help="where grids are counted")
@@ -59,7 +59,7 @@ def truth(args: argparse.Namespace, manifest: Manifest, masks: bool) -> ClipData
     )  # fmt: skip
     if not args.labels:
         return dataset
-    return with_source(dataset, SOURCES[args.labels], args.labels_root or args.dataset)
+    return with_labels(dataset, LABEL_SETS[args.labels], args.labels_root or args.dataset)
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     },
     **PARTS,
     "custom_hooks": Sequence[Any],
+    "vis_backends": Sequence[Any],
     "advice": dict.fromkeys(("data", "vae", "light", "lidar_encoder", "teacher"), str),
 }  # fmt: skip
 

@@ -53,5 +53,5 @@ def packets(
         if scene not in names:
             raise UserError(f"no scene {scene}; the split has {', '.join(names[:5])} …")
         scenes = [scenes[names.index(scene)]]
-    kind = "lidar" if source == "lidar" else data.get("source", "occ3d")
+    kind = "lidar" if source == "lidar" else data.get("past_from", "occ3d")
     return replay(FrameReader(data.dataroot, transform, kind, merge), scenes, plan)

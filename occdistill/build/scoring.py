@@ -54,7 +54,7 @@ def build_rows(
     Raises:
         UserError: there is none of them.
     """
-    parts, lidar = dict(decoders=decoders, encoders=encoders), dataset.reader.source == "lidar"
+    parts, lidar = dict(decoders=decoders, encoders=encoders), dataset.reader.past_from == "lidar"
     student = checkpoint if "student" in wanted else None
     teacher_nfe = teacher_nfe if "teacher" in wanted else ()
     entries = lineup(models, student, teacher_nfe, device=device, **parts, **options)
@@ -104,7 +104,7 @@ def _ceiling_rows(
     past is LiDAR, also what each makes of LiDAR.
     """
     rows = []
-    lidar = dataset.reader.source == "lidar"
+    lidar = dataset.reader.past_from == "lidar"
     for decoder, encoder in dict.fromkeys([("full", "full"), *product(decoders, encoders)]):
         codec = models.codec(decoder, encoder)
         codec.vae.to(device)

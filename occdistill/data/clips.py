@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_poin
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.types import Count, Whole
 
-Source = Literal["occ3d", "lidar"]
+PastFrom = Literal["occ3d", "lidar"]
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +32,7 @@ class ClipDataset(Dataset):
         past, future: keyframes (0.5 s apart) that are given and that are to be forecast.
         stride: keyframes between the starts of two windows of a scene.
         transform: crop and coarsening of the Occ3D grid.
-        source: what the past is made of: "occ3d" labels, or "lidar", the labelled points of up to
+        past_from: what the past is made of: "occ3d" labels, or "lidar", the labelled points of up to
             `merge` keyframes seen so far. The future is always Occ3D labels.
         masks: add Occ3D's visibility masks of the future, and from LiDAR what the past has
             observed.
@@ -44,7 +44,7 @@ class ClipDataset(Dataset):
         skipped: names of the scenes that are too short.
         clips: (index into `scenes`, first keyframe) of each window.
         grid: the grid of the items.
-        fingerprint: identifies keyframes, label files, grid and source: what a cache of encodings
+        fingerprint: identifies keyframes, files, grid and `past_from`: what a cache of encodings
             depends on.
     """
 
@@ -57,7 +57,7 @@ class ClipDataset(Dataset):
         future: Whole = 6,
         stride: Count = 1,
         transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
-        source: Source = "occ3d",
+        past_from: PastFrom = "occ3d",
         masks: bool = False,
         future_poses: bool = True,
         merge: Count = 5,
@@ -84,7 +84,7 @@ class ClipDataset(Dataset):
             for index, scene in enumerate(self.scenes)
             for start in range(0, len(scene.keyframes) - length + 1, stride)
         ]
-        self.reader = FrameReader(dataroot, transform, source, merge)
+        self.reader = FrameReader(dataroot, transform, past_from, merge)
         self.grid = transform.grid
         self.fingerprint = self.reader.fingerprint(self.scenes)
 
@@ -115,7 +115,7 @@ class ClipDataset(Dataset):
             "trajectory": torch.from_numpy(trajectory),
             "index": index,
         }
-        if self.masks and self.reader.source == "lidar":
+        if self.masks and self.reader.past_from == "lidar":
             past, seen = self.reader.merged(scene, start, present)
             item["observed"] = torch.from_numpy(seen)
         else:
@@ -142,24 +142,24 @@ class FrameReader:
     """Reads keyframes from disk onto one grid; datasets and the live runner share it.
 
     Args:
-        dataroot, transform, source, merge: as for `ClipDataset`.
+        dataroot, transform, past_from, merge: as for `ClipDataset`.
     """
 
     def __init__(
         self,
         dataroot: str | os.PathLike,
         transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
-        source: Source = "occ3d",
+        past_from: PastFrom = "occ3d",
         merge: int = 5,
     ) -> None:
-        if source not in ("occ3d", "lidar"):
-            raise UserError(f"no source named {source!r}; choose occ3d or lidar")
+        if past_from not in get_args(PastFrom):
+            raise UserError(f"past_from is {past_from!r}; choose occ3d or lidar")
         self.root = Path(dataroot)
-        self.transform, self.source, self.merge = transform, source, merge
+        self.transform, self.past_from, self.merge = transform, past_from, merge
 
     def past(self, scene: Scene, start: int, stop: int) -> np.ndarray:
         """What is known at keyframes `start` … `stop - 1`: class ids uint8 (stop-start, X, Y, Z)."""
-        if self.source == "occ3d":
+        if self.past_from == "occ3d":
             return np.stack([self.labels(frame)[0] for frame in scene.keyframes[start:stop]])
         return self.merged(scene, start, stop).voxels
 
@@ -196,14 +196,16 @@ class FrameReader:
         return sweeps
 
     def fingerprint(self, scenes: list[Scene]) -> str:
-        """Hash of tokens, poses, sizes of the files that will be read, grid and source (64 hex digits).
+        """64 hex digits of tokens, poses, sizes of the files that are read, grid and `past_from`.
 
         Raises a `UserError` that counts the files that are not there.
         """
-        what = repr((self.transform, self.source, self.merge if self.source == "lidar" else 0))
+        what = repr(
+            (self.transform, self.past_from, self.merge if self.past_from == "lidar" else 0)
+        )
         digest = hashlib.sha256(what.encode())
         frames = [(scene, frame) for scene in scenes for frame in scene.keyframes]
-        for kind in ("labels",) if self.source == "occ3d" else ("labels", "lidar", "lidarseg"):
+        for kind in ("labels",) if self.past_from == "occ3d" else ("labels", "lidar", "lidarseg"):
             sizes = [self._size(getattr(frame, kind)) for _, frame in frames]
             if missing := sizes.count(None):
                 scene, frame = frames[sizes.index(None)]

@@ -28,10 +28,8 @@ class NoAuxiliary(Method):
         super().__init__(*args, **kwargs)
         self.times, self.ode_step = time_law(times), ode_step
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """The student's surrogate loss."""
-        if name != "student":
-            return super().losses(name, batch, step)
         x_1 = self.generate(batch)
         noise = batch.draws.normal(*self.latent_shape)
         t, r = self.times.intervals(batch.draws)

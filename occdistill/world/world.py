@@ -19,7 +19,7 @@ from occdistill.store import read_json, write_json
 from occdistill.world.labels import visibility
 from occdistill.world.plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
 from occdistill.world.scan import Scan, scan
-from occdistill.world.simulate import SceneWorld, build_scene, stream
+from occdistill.world.simulate import SceneWorld, build_scene, scene_generator
 from occdistill.world.tables import annotations, scene_tables, write_tables
 
 VERSION = "v1.0-synthetic"
@@ -208,7 +208,7 @@ def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:
 def _sweep(plan: ScenePlan, world: SceneWorld, k: int) -> Scan:
     which, kinds, feet, yaws = world.boxes_in_ego(k)
     # Its own stream of numbers: labels do not depend on whether there is a LiDAR.
-    rng = stream(plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k)
+    rng = scene_generator(plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k)
     boxes = (kinds, feet, yaws, world.sizes[which])
     return scan(world.columns, world.ego_to_global(k), world.eyes[k], *boxes, rng)
 

@@ -74,7 +74,7 @@ def test_an_unknown_key_is_named_with_the_closest_known_one(override, hint):
         ({"train_distill.hand_over": "first"}, "is 'first'; it should be 'last' or 'best'"),
         ({"data.crop": True}, "is True; it should be a valid number"),
         ({"data.past": 0}, "is 0; it should be greater than or equal to 1"),
-        ({"data.source": "radar"}, "is 'radar'; it should be 'occ3d' or 'lidar'"),
+        ({"data.past_from": "radar"}, "is 'radar'; it should be 'occ3d' or 'lidar'"),
         ({"vae.width": 64}, "is 64; it should be a valid tuple"),
         ({"network.latent_shape": (8, 24)}, "network.latent_shape"),
         ({"network.two_time": 1}, "is 1; it should be a valid boolean"),

@@ -1,7 +1,5 @@
 """Light parts: distilled from a VAE, then used in its place."""
 
-import sys
-
 import pytest
 import torch
 
@@ -11,17 +9,18 @@ from occdistill.autoencoder.vae import VAE
 from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.build.models import Models
+from occdistill.build.settings import LightSettings
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
-from occdistill.training import jobs
 from occdistill.training.light import (
     LightTraining,
     logit_moments,
+    operations,
     pixel_logits,
     statement,
-    train_light,
 )
-from occdistill.training.tasks import VoxelBatch
+from occdistill.training.train import train
+from occdistill.training.vae import VoxelBatch
 
 CONFIG = """
 from occdistill.autoencoder.light import LightDecoder, LightEncoder
@@ -56,10 +55,8 @@ work_dir = {out!r} + "/work"
 """
 
 
-def run(config, *arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["tool", *map(str, (config, *arguments)), "--device", "cpu"])
-        train_light(jobs.parse("."))
+def run(config, **options):
+    return train(load_config(config), "light", **options)
 
 
 @pytest.fixture(scope="module")
@@ -79,30 +76,31 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
 
 
-def test_the_job_leaves_both_parts_beside_what_they_were_made_from(trained, capsys):
+def test_the_job_leaves_both_parts_beside_what_they_were_made_from(trained):
     state = ckpt.load(trained.parent / "light.pth", "light")
     vae = ckpt.load(trained.parent / "vae.pth")["model"]
     assert state["fingerprints"]["vae"] == ckpt.fingerprint(vae)
     assert {key.split(".")[0] for key in state["model"]} == {"decoder", "encoder"}
     assert {"mIoU", "mIoU_full", "mIoU_decoder", "mIoU_encoder"} <= state["meta"]["metrics"].keys()
-    run(trained, "--resume")  # nothing is left to do but to say what was gained
-    assert "light decoder: " in (said := capsys.readouterr().out) and "GFLOP for 6 frames" in said
+    done = run(trained, resume=True)  # nothing is left to do but to say what was gained
+    models = Models(load_config(trained))
+    said = statement(operations(models.vae, models.light), done.metrics)
+    assert "light decoder: " in said and "GFLOP for 6 frames" in said
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(trained, tmp_path):
-    options = ("--work-dir", tmp_path)
     with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
-        losses = LightTraining.losses
+        loss = LightTraining.light_loss
 
-        def dies(self, name, batch, step):
+        def dies(self, batch, step):
             if step == 3:
                 raise RuntimeError("killed")
-            return losses(self, name, batch, step)
+            return loss(self, batch, step)
 
-        patch.setattr(LightTraining, "losses", dies)
-        run(trained, *options)
+        patch.setattr(LightTraining, "light_loss", dies)
+        run(trained, work_dir=tmp_path)
     assert [file.name for file in ckpt.step_files(tmp_path)] == ["iter_2.pth"]
-    run(trained, *options, "--resume")
+    run(trained, work_dir=tmp_path, resume=True)
     whole = ckpt.load(trained.parent / "work" / "light" / "light.pth")["model"]
     assert same(ckpt.load(tmp_path / "light.pth")["model"], whole)
 
@@ -165,7 +163,8 @@ def test_distilling_brings_the_parts_closer_to_the_full_ones():
         LightEncoder(**shapes, width=(8, 16), blocks=(0, 1)),
     )
     voxels = street(8)
-    task = LightTraining(vae, light, voxels, noise=0.2, lovasz_weight=0.0)
+    settings = LightSettings(iterations=40, batch_size=8, noise=0.2, lovasz_weight=0.0)
+    task = LightTraining(vae, light, voxels, settings)
 
     def disagreement():
         z = vae.encode(voxels).mean

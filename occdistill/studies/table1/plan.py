@@ -18,7 +18,7 @@ BUDGETS = ("updates", "evaluations")
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """A method in the table.
 
     Attributes:
@@ -53,7 +53,7 @@ class Plan:
 
     base: str
     work_dir: str
-    rows: Mapping[str, Row]
+    rows: Mapping[str, Entry]
     reference: str
     updates: Count
     seeds: tuple[Whole, ...] = (0, 1, 2)
@@ -102,8 +102,8 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
         work_dir: instead of the file's.
 
     Raises:
-        UserError: no such file, an unknown or missing key, a wrong value, a reference that is no row, or a search
-            that `search_plan` refuses.
+        UserError: no such file, an unknown or missing key, a wrong value, a reference that is no
+            row, or a search that `search_plan` refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -116,7 +116,7 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
     if work_dir is not None:
         values["work_dir"] = str(work_dir)
     check(values, Plan, path)
-    rows = {key: Row(**row) for key, row in values["rows"].items()}
+    rows = {key: Entry(**row) for key, row in values["rows"].items()}
     if values["reference"] not in rows:
         raise UserError(f"{path}: reference {values['reference']!r} is none of its rows")
     plan = Plan(**{**values, "rows": rows, "seeds": tuple(values.get("seeds", (0, 1, 2)))})

@@ -1,0 +1,46 @@
+"""The command line that all training tools share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import _options as common
+from mmengine.config import Config
+
+from occdistill.training.distill import use_method
+from occdistill.training.train import Trained, train
+
+
+def main(
+    description: str,
+    part: str,
+    method: type | None = None,
+    report: Callable[[Config, Trained], str] | None = None,
+) -> None:
+    """Parse, train to the end, and say where the weights are.
+
+    Args:
+        description: of the tool; its first line is shown.
+        part: what is trained.
+        method: the distillation method, whatever the config says.
+        report: what else there is to say.
+    """
+    parser = common.parser(description)
+    add = parser.add_argument
+    common.add_config(add)
+    common.add_device(add)
+    add("--work-dir", type=Path, help="default: a folder for this job in the config's work_dir")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in the work dir")
+    add("--launcher", choices=("none", "pytorch"), default="none", help="pytorch under torchrun")
+    add("--seed", type=int, help="of weights, order and noise; default: the config's")
+    args = parser.parse_args()
+    config = common.read_config(args)
+    if method is not None:
+        use_method(config, method)
+    trained = train(
+        config, part, work_dir=args.work_dir, resume=args.resume, device=args.device,
+        seed=args.seed, launcher=args.launcher,
+    )  # fmt: skip
+    if trained is not None:
+        print(trained.note)
+        if report is not None:
+            print(report(config, trained))
