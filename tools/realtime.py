@@ -29,7 +29,7 @@ from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet
 from occdistill.runtime.stream import RollingForecaster
 from occdistill.store import write_json
-from occdistill.visualization.open3d_scene import Window
+from occdistill.visualization.open3d_scene import Viewer
 
 
 def parse() -> argparse.Namespace:
@@ -68,7 +68,7 @@ def listeners(args: argparse.Namespace, grid: Grid) -> list[Callable[[LiveRunner
     """What else is done with a forecast; False stops the run."""
     found = [] if args.tensorboard is None else [scalars_to(args.tensorboard)]
     if args.window:
-        window = Window(grid)
+        window = Viewer(grid)
         found.append(lambda runner, future: window.show(*future[[1, -1]].cpu().numpy()))
     return found
 

@@ -19,7 +19,7 @@ from occdistill.evaluation.predictions import (
     read_prediction,
 )
 from occdistill.evaluation.protocols import Protocol
-from occdistill.evaluation.rows import Batch, Row, copy_last_row
+from occdistill.evaluation.rows import ClipBatch, Row, copy_last_row
 
 
 def score_predictions(
@@ -70,7 +70,7 @@ def prediction_row(
         conditioning: instead of the manifest's.
     """
 
-    def predict(batch: Batch) -> torch.Tensor:
+    def predict(batch: ClipBatch) -> torch.Tensor:
         clips = []
         for b, i in enumerate(batch.index.tolist()):
             check_input(files[i], batch.past[b, -1].cpu().numpy())

@@ -8,7 +8,7 @@ import torch
 from occdistill.build.builders import build_dataset
 from occdistill.build.config import load_config
 from occdistill.build.models import Models
-from occdistill.occfm.memory import PeakBytes, count
+from occdistill.occfm.memory import PeakBytes, live_bytes
 from tests.tool import call
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_bytes_are_counted_while_they_live():
 
 @pytest.mark.slow
 def test_a_full_size_step_fits_a_24_gb_card():
-    plain, sparing = count(), count(recompute=True)
+    plain, sparing = live_bytes(), live_bytes(recompute=True)
     assert plain["weights"] == pytest.approx(3 * 4 * 11_854_992, rel=0.01)
     assert plain["resident"] == pytest.approx(plain["weights"] + 4 * 4 * 11_533_456, rel=0.05)
     assert sparing["peak"] < plain["peak"] < 8e9
@@ -66,4 +66,4 @@ def test_a_full_size_step_fits_a_24_gb_card():
 def test_a_measured_step_needs_what_was_counted():
     from occdistill.occfm.memory import measure
 
-    assert measure(device="cuda")["peak"] < 1.5 * count()["peak"]
+    assert measure(device="cuda")["peak"] < 1.5 * live_bytes()["peak"]
