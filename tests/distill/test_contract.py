@@ -12,6 +12,7 @@ from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
 from occdistill.distill.regression import Regression
+from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.distill.senseflow import SenseFlow
 from occdistill.distill.sid import SiD
 from occdistill.distill.velocity_matching import VelocityMatching
@@ -35,6 +36,8 @@ METHODS = {
     "regression": (Regression, dict(steps=2)),
     "sid": (SiD, {}),
     "meanflow": (MeanFlow, {}),
+    "second_order": (SecondOrderMeanFlow, {}),
+    "second_order_difference": (SecondOrderMeanFlow, dict(derivative=dict(kind="difference"))),
 }
 
 
