@@ -8,6 +8,7 @@ from occdistill.distill.base import Batch, only_grad
 from occdistill.distill.consistency import Consistency
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.dmd2 import DMD2
+from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
@@ -38,6 +39,8 @@ METHODS = {
     "meanflow": (MeanFlow, {}),
     "second_order": (SecondOrderMeanFlow, {}),
     "second_order_difference": (SecondOrderMeanFlow, dict(derivative=dict(kind="difference"))),
+    "improved_meanflow": (ImprovedMeanFlow, {}),
+    "improved_meanflow_data": (ImprovedMeanFlow, dict(velocity="data")),
 }
 
 
