@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from occdistill.distill.alphaflow import AlphaFlow
 from occdistill.distill.ayf import AYF
 from occdistill.distill.base import Batch, only_grad
 from occdistill.distill.consistency import Consistency
@@ -41,6 +42,8 @@ METHODS = {
     "second_order_difference": (SecondOrderMeanFlow, dict(derivative=dict(kind="difference"))),
     "improved_meanflow": (ImprovedMeanFlow, {}),
     "improved_meanflow_data": (ImprovedMeanFlow, dict(velocity="data")),
+    "alphaflow": (AlphaFlow, {}),
+    "alphaflow_end": (AlphaFlow, dict(alpha=0.0)),
 }
 
 
