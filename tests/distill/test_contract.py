@@ -13,6 +13,7 @@ from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
+from occdistill.distill.progressive import ProgressiveMeanFlow
 from occdistill.distill.regression import Regression
 from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.distill.senseflow import SenseFlow
@@ -44,6 +45,7 @@ METHODS = {
     "improved_meanflow_data": (ImprovedMeanFlow, dict(velocity="data")),
     "alphaflow": (AlphaFlow, {}),
     "alphaflow_end": (AlphaFlow, dict(alpha=0.0)),
+    "progressive": (ProgressiveMeanFlow, dict(parts=3, steps=10)),
 }
 
 
