@@ -71,7 +71,7 @@ def test_gap_weight_has_mean_1_and_prefers_small_gaps(law, scale):
 def test_velocity_weight_is_min_snr_with_mean_1():
     method = wide.build(ProgressiveMeanFlow, snr=5.0, instantaneous=1.0, times=CENTRED)
     for step in (0, 10**6):
-        found, t, r = weights(method, step)
+        found, t, _ = weights(method, step)
         assert found.mean().item() == pytest.approx(1, abs=1e-2)
         snr = t**2 / (1 - t) ** 2
         shape = (1 - t) ** 2 * snr.clamp_max(5.0)
