@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: setup demo weights test test-slow lint bench clean
+.PHONY: setup demo weights test test-slow mutate lint bench clean
 
 setup: $(VENV)/.ready  ## virtual environment, packages, system libraries for rendering
 
@@ -40,6 +40,9 @@ test: setup  ## the fast test suite
 
 test-slow: setup  ## everything, also full-size networks
 	$(BIN)/python -m pytest --slow
+
+mutate: setup  ## do the tests notice? about a hundred wrong formulas, one at a time; a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py
 
 lint: setup  ## style, and which package may import which
 	$(BIN)/ruff check .

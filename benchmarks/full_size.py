@@ -9,8 +9,8 @@ streaming forecast of one step. Ceilings, a large matrix product and a large cop
 the stages in every round, so that what else the machine does hits all of them alike. Medians.
 
 Weights and inputs are drawn by the golden files' rule, so no data are needed. Each stage's result
-is compared with the plain formulation in float32 (no slices, direct convolutions, whole logits).
-"GFLOP" are those of the plain formulation, "done" those that ran.
+is compared with the networks as they are written, in float32, back end `plain`.
+"GFLOP" are those of the plain back end, "done" those that ran.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from datetime import date
 import torch
 from torch import Tensor
 
-from occdistill.autoencoder.tiles import plain
 from occdistill.build.builders import build_codec, build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.errors import UserError, run
@@ -32,7 +31,7 @@ from occdistill.latents.condition import Condition
 from occdistill.occfm.golden import fill, normal, occupancy, trajectory
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.machine import device_name
-from occdistill.runtime.roofline import Work, count
+from occdistill.runtime.roofline import Work, work_of
 
 CLOCKS = ("wall", "cpu")
 
@@ -72,14 +71,11 @@ def main() -> None:
     frame = torch.from_numpy(occupancy(0, 0))[None].to(args.device)
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    with plain():
-        written, wanted = {}, {}
-        written["encode"], wanted["encode"] = worked(lambda: exact.encode(frame))
-        written["evaluate"], wanted["evaluate"] = worked(lambda: exact.generate(condition, noise))
-        latents = wanted["evaluate"]
-        written["decode"], wanted["decode"] = worked(
-            lambda: vae.logits(latents[0] / vae.scale).argmax(-1)[None]
-        )
+    written, wanted = {}, {}
+    written["encode"], wanted["encode"] = worked(lambda: exact.encode(frame))
+    written["evaluate"], wanted["evaluate"] = worked(lambda: exact.generate(condition, noise))
+    latents = wanted["evaluate"]
+    written["decode"], wanted["decode"] = worked(lambda: exact.decode(latents))
     stages = {
         "encode": lambda: tested.encode(frame),
         "evaluate": lambda: tested.generate(condition, noise),
@@ -117,7 +113,7 @@ def main() -> None:
 def worked(stage: Callable[[], Tensor]) -> tuple[Work, Tensor]:
     """What a call executes, and its result."""
     results = []
-    return count(lambda: results.append(stage())), results[0]
+    return work_of(lambda: results.append(stage())), results[0]
 
 
 def total(work: dict[str, Work]) -> Work:

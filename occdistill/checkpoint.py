@@ -14,7 +14,6 @@ A checkpoint is a dict of tensors and plain Python values:
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import re
 import zipfile
@@ -25,44 +24,23 @@ import torch
 from torch import Tensor, nn
 
 from occdistill.errors import UserError
+from occdistill.store import atomic
 
 STEP_FILE = re.compile(r"iter_(\d+)\.pth")
+_RESUME = "free some space or choose another --work-dir, then continue with --resume"
 
 
 def save(path: str | Path, checkpoint: Mapping) -> None:
     """Write a checkpoint so that `path` always holds a whole one, the old or the new.
 
-    The bytes go to a temporary file beside it, reach the disk, and only then take its name.
-
     Raises:
         UserError: if the disk is full or not writable; the previous file is untouched.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+    with atomic(path, "checkpoint", _RESUME) as part, open(part, "wb") as file:
+        try:
             torch.save(dict(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns ENOSPC into a RuntimeError
-        temporary.unlink(missing_ok=True)
-        kept = "the previous file is intact" if path.exists() else "nothing was lost"
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(
-            f"cannot write checkpoint {path} ({reason}); {kept}: free some space or choose another "
-            "--work-dir, then continue with --resume"
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        except RuntimeError as error:  # torch's zip writer turns a full disk into one
+            raise OSError(_first_line(error)) from error
 
 
 def load(path: str | Path, kind: str | None = None) -> dict:

@@ -1,166 +1,137 @@
-"""Folders of memory-mapped arrays that know what they were made from.
+"""The one way to write a file, whole or not at all, and the one way to read one safely.
 
-`meta.json` holds what the arrays depend on; a store is opened only for the same. It is built in
-`<folder>.part`, from which an interrupted build goes on, and renamed when it is whole.
+Text is UTF-8 everywhere, and no archive that is read may hold pickled objects: those run code.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
-from tqdm import tqdm
 
 from occdistill.errors import UserError
 
-Arrays = dict[str, np.memmap]
-_BLOCKS, _BLOCK_BYTES = 1024, 1 << 20
+_SPACE = "free some space or choose another place"
 
 
-def open_store(folder: str | Path, depends: Mapping[str, object]) -> Arrays:
-    """Map a finished store for reading.
+@contextmanager
+def atomic(path: str | Path, what: str = "", advice: str = _SPACE) -> Iterator[Path]:
+    """Where to write what shall be `path` once the block has ended well: the old file or the new.
 
-    Args:
-        folder: where it is.
-        depends: what its arrays must have been made from; JSON values by name.
-
-    Raises:
-        UserError: if the store was made from something else (naming what), or is damaged.
-    """
-    folder = Path(folder)
-    remedy = f"delete {folder} to have it built again"
-    try:
-        meta = json.loads((folder / "meta.json").read_text())
-        found, arrays = meta["depends"], meta["arrays"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"the cache {folder} has no readable meta.json: {remedy}") from error
-    wanted = json.loads(json.dumps(dict(depends)))
-    differ = [
-        f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
-        for key in sorted(wanted.keys() | found.keys())
-        if found.get(key) != wanted.get(key)
-    ]
-    if differ:
-        raise UserError(
-            f"the cache {folder} was made from something else ({'; '.join(differ)}): {remedy}, "
-            "or choose another cache_dir"
-        )
-    mapped = {}
-    for name, checksum in arrays.items():
-        path = folder / f"{name}.npy"
-        try:
-            mapped[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-            whole = _checksum(path) == checksum
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is truncated or damaged ({error}): {remedy}") from error
-        if not whole:
-            raise UserError(f"{path} has changed since it was built: {remedy}")
-    return mapped
-
-
-def build_store(
-    folder: str | Path,
-    depends: Mapping[str, object],
-    arrays: Mapping[str, tuple[tuple[int, ...], type]],
-    fill: Callable[[Arrays, int, int], None],
-    items: int,
-    chunk: int,
-    title: str,
-) -> None:
-    """Make a store, or go on with one whose building was interrupted.
+    The bytes go to a folder `.<name>.*.tmp` beside it, reach the disk, and only then take the name.
+    The folder of `path` is made.
 
     Args:
-        folder: where it will be.
-        depends: what the arrays are made from; JSON values by name.
-        arrays: shape and dtype by name.
-        fill: `fill(arrays, start, stop)` writes what belongs to items start … stop - 1.
-        items: how many items there are.
-        chunk: items per call of `fill`.
-        title: of the progress bar.
+        path: the file to make or replace.
+        what: what kind of file it is, for the error.
+        advice: what to do when it can't be written.
+
+    Yields:
+        A path with the name of `path`, in a folder of its own, for one file.
 
     Raises:
-        UserError: if the disk is full, or another process is building the same store.
+        UserError: the disk is full or not writable; an old file is untouched, nothing else is left.
     """
-    folder = Path(folder)
-    part = folder.with_name(f"{folder.name}.part")
+    path = Path(path)
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        with open(part / "lock", "w") as lock:
-            _lock(lock, part)
-            mapped, done = _resume(part, depends, arrays)
-            bar = tqdm(total=items, initial=done, desc=title, unit="", mininterval=0.5)
-            for start in range(done, items, chunk):
-                stop = min(items, start + chunk)
-                fill(mapped, start, stop)
-                for array in mapped.values():
-                    array.flush()
-                _write_json(part / "progress.json", {"depends": dict(depends), "done": stop})
-                bar.update(stop - start)
-            bar.close()
-            mapped.clear()
-            checksums = {name: _checksum(part / f"{name}.npy") for name in arrays}
-            _write_json(part / "meta.json", {"depends": dict(depends), "arrays": checksums})
-            (part / "progress.json").unlink()
-            (part / "lock").unlink()
-            os.rename(part, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(".tmp", f".{path.name}.", path.parent) as folder:
+            part = Path(folder) / path.name
+            yield part
+            _sync(part)
+            os.replace(part, path)
+            _sync(path.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot build the cache {folder} ({error.strerror or error}): free some space or "
-            "choose another cache_dir; what is done so far is kept"
-        ) from error
+        kept = "the previous file is intact" if path.is_file() else "nothing was lost"
+        named = f"{what} {path}" if what else path
+        raise UserError(f"cannot write {named} ({_reason(error)}); {kept}: {advice}") from error
 
 
-def _lock(file, part: Path) -> None:
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what writers that were killed have left in a folder that nobody else writes to."""
+    for left in Path(folder).glob(".*.tmp"):
+        shutil.rmtree(left)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another process is building {part}: wait for it to end") from error
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _resume(part: Path, depends: Mapping, arrays: Mapping) -> tuple[Arrays, int]:
-    """Arrays to write to and how many items they already hold."""
-    try:
-        progress = json.loads((part / "progress.json").read_text())
-        if progress["depends"] == json.loads(json.dumps(dict(depends))):
-            mapped = {name: np.load(part / f"{name}.npy", mmap_mode="r+") for name in arrays}
-            return mapped, progress["done"]
-    except (OSError, ValueError, KeyError, EOFError):
-        pass  # nothing usable: start again
-    mapped = {}
-    for name, (shape, dtype) in arrays.items():
-        path = part / f"{name}.npy"
-        path.unlink(missing_ok=True)
-        needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if needed > shutil.disk_usage(part).free:  # a full disk would kill the process later
-            raise OSError(28, f"No space left on device for {needed / 1e9:.1f} GB")
-        mapped[name] = open_memmap(path, "w+", dtype, shape)
-        with open(path, "rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    return mapped, 0
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file; errors as `atomic`."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
-def _write_json(path: Path, value: Mapping) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    os.replace(temporary, path)
+def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
+    """Write JSON and a newline; errors as `atomic`."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
-def _checksum(path: Path) -> str:
-    """Of the size and of all of a file, or, where that is over a gigabyte and would take minutes,
-    of that much of it in blocks spread evenly.
+def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray], compress: bool = True) -> None:
+    """Write an npz of plain arrays; errors as `atomic`."""
+    with atomic(path) as part, open(part, "wb") as file:
+        (np.savez_compressed if compress else np.savez)(file, **arrays)
+
+
+@contextmanager
+def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
+    """Turn what a missing or damaged file raises in the block into a sentence.
+
+    Args:
+        path: the file that is read.
+        what: what it should be, such as "label file".
+        advice: what to do about it.
+
+    Raises:
+        UserError: naming all three.
     """
-    size = path.stat().st_size
-    crc = zlib.crc32(str(size).encode())
-    blocks = min(_BLOCKS, -(-size // _BLOCK_BYTES))
-    with open(path, "rb") as file:
-        for start in np.linspace(0, max(0, size - _BLOCK_BYTES), blocks).astype(np.int64):
-            file.seek(int(start))
-            crc = zlib.crc32(file.read(_BLOCK_BYTES), crc)
-    return f"{crc:08x}"
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"no {what} at {path}; {advice}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({_reason(error)}); {advice}") from error
+    except Exception as error:  # damaged files raise many kinds
+        raise UserError(f"{path} is truncated or no {what} ({_reason(error)}); {advice}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:120]
+
+
+def read_json(path: str | Path, what: str = "JSON file", advice: str = "write it again") -> Any:
+    """Read a JSON file; errors as `reading`."""
+    with reading(path, what, advice):
+        return json.loads(Path(path).read_bytes())
+
+
+def read_npz(
+    path: str | Path,
+    names: Sequence[str] = (),
+    what: str = "npz file",
+    advice: str = "write it again",
+) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz that are named, or all of them.
+
+    Raises:
+        UserError: as `reading`, or for an array that isn't there.
+    """
+    with reading(path, what, advice), np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
+        if missing := [name for name in names if name not in archive.files]:
+            raise UserError(f"{path} holds no array named {missing[0]!r}; {advice}")
+        return {name: archive[name] for name in names or archive.files}

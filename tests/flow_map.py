@@ -3,17 +3,18 @@
 import torch
 from torch import nn
 
+from occdistill.flow.networks.base import VelocityNetwork
 from occdistill.flow.path import expand
 from tests.gaussian import SHAPE, TEACHER, BulkDraws, make_batch, seen, teacher
 
 
-class GaussianFlowMap(nn.Module):
+class GaussianFlowMap(VelocityNetwork):
     """Average velocity of the flow from N(0, 1) to N(m, s²): `u = m + k (x_t - t m)`.
 
     `k = (S_r / S_t - 1) / (r - t)` written without its removable pole, so r = t is the velocity.
     """
 
-    two_time = True
+    takes, taps, two_time = {}, (), True
 
     def __init__(self, mean, std):
         super().__init__()

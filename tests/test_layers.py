@@ -42,7 +42,11 @@ def test_the_package_keeps_its_contracts():
 @pytest.mark.parametrize(
     "name, line, broken",
     [
-        ("data/warp.py", "from occdistill.runtime import forecaster", "occdistill.data.warp"),
+        (
+            "data/resample.py",
+            "from occdistill.runtime import forecaster",
+            "occdistill.data.resample",
+        ),
         ("runtime/spread.py", "from occdistill.build import config", "occdistill.runtime.spread"),
         ("flow/path.py", "import occdistill.distill.base", "occdistill.flow.path"),
     ],

@@ -16,7 +16,6 @@ neither changes how long a forecast takes. Writes `bench.json` (a row per model,
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -46,8 +45,9 @@ from occdistill.errors import run
 from occdistill.evaluation.confusion import confusion
 from occdistill.runtime import roofline
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
-from occdistill.runtime.latency import SCOPES, compare
+from occdistill.runtime.latency import SCOPES, side_by_side
 from occdistill.runtime.machine import device_name
+from occdistill.store import write_json, write_text
 
 CONFIGS = ("configs/demo.py", "configs/nus.py")
 TEACHER_NFE = (10, 5, 2, 1)
@@ -109,11 +109,10 @@ def main() -> None:
     rows = []
     for path in args.configs:
         rows += bench(path, load_config(path, args.cfg_options), args, ceilings)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "bench.json").write_text(json.dumps(rows, indent=1))
-    (args.out / "machine.json").write_text(json.dumps(machine, indent=1))
+    write_json(args.out / "bench.json", rows)
+    write_json(args.out / "machine.json", machine)
     text = f"{table(rows, machine)}\n\n{gains(rows)}"
-    (args.out / "bench.md").write_text(text + "\n")
+    write_text(args.out / "bench.md", text + "\n")
     print(text)
 
 
@@ -194,7 +193,7 @@ def bench(path: str, config: Config, args: argparse.Namespace, ceilings: dict) -
     for line in candidates:
         prepare(line)
     trial = {line: models.forecaster(line) for line in candidates}
-    trial = compare(trial, *clip, repeats=1 if plain > LONG else 5, warmup=0)
+    trial = side_by_side(trial, *clip, repeats=1 if plain > LONG else 5, warmup=0)
 
     def best(lines: Iterable[Line]) -> tuple[str, str]:
         line = min(lines, key=lambda line: trial[line]["end_to_end"]["p50_ms"])
@@ -217,7 +216,7 @@ def bench(path: str, config: Config, args: argparse.Namespace, ceilings: dict) -
     forecasters = {line: models.forecaster(line) for line in lines}
     round_ = plain * sum(line.nfe for line in lines)  # a bound
     repeats = int(np.clip(args.seconds / round_, min(2, args.repeats), args.repeats))
-    times = compare(forecasters, *clip, repeats=repeats, warmup=0)
+    times = side_by_side(forecasters, *clip, repeats=repeats, warmup=0)
     size = "x".join(map(str, models.vae.grid_shape))
     rows = []
     for line, scopes in times.items():
@@ -288,9 +287,9 @@ def count_stages(forecaster: Forecaster, clip: tuple) -> tuple[roofline.Work, ..
         forecaster.condition(past, poses, trajectory, latents)
 
     return (
-        roofline.count(encode),
-        roofline.count(lambda: forecaster.generate(condition, noise)),
-        roofline.count(lambda: forecaster.decode(noise)),
+        roofline.work_of(encode),
+        roofline.work_of(lambda: forecaster.generate(condition, noise)),
+        roofline.work_of(lambda: forecaster.decode(noise)),
     )
 
 

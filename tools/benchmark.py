@@ -10,7 +10,6 @@ that on clips of the validation split. Writes `benchmark.json` and `benchmark.md
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,9 @@ from occdistill.build.config import load_config
 from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.errors import UserError, run
 from occdistill.evaluation.agreement import agreement
-from occdistill.runtime.latency import SCOPES, compare
+from occdistill.runtime.latency import SCOPES, side_by_side
 from occdistill.runtime.machine import device_name
+from occdistill.store import write_json, write_text
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
         item[key][None].expand(args.batch_size, *item[key].shape)
         for key in ("past", "poses", "trajectory")
     ]
-    times = compare(forecasters, *clip, repeats=args.repeats, warmup=args.warmup)
+    times = side_by_side(forecasters, *clip, repeats=args.repeats, warmup=args.warmup)
     setting = {
         "device": device_name(args.device),
         "torch": torch.__version__,
@@ -90,11 +90,10 @@ def main() -> None:
         text += f"\n\n{name}, {args.backend} {args.dtype} against plain float32: {found}."
     print(text)
     out = args.out or Path(config.work_dir)
-    out.mkdir(parents=True, exist_ok=True)
     result = {"setting": setting, "rows": rows}
     result["agreement"] = {name: found._asdict() for name, found in agreements.items()}
-    (out / "benchmark.json").write_text(json.dumps(result, indent=1))
-    (out / "benchmark.md").write_text(text + "\n")
+    write_json(out / "benchmark.json", result)
+    write_text(out / "benchmark.md", text + "\n")
     print(f"\nwritten: {out / 'benchmark.json'} {out / 'benchmark.md'}")
 
 

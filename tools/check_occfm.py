@@ -10,7 +10,6 @@ to three minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 
 from occdistill.errors import UserError, run
 from occdistill.occfm.golden import MAX_TOLERANCE, PARTS, RMS_TOLERANCE, compare_part
+from occdistill.store import read_npz
 
 
 def parse() -> argparse.Namespace:
@@ -33,13 +33,7 @@ def parse() -> argparse.Namespace:
 
 def read_golden(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a golden file."""
-    if not path.is_file():
-        raise UserError(f"no golden file at {path}; seed 0's is tests/occfm/golden_seed0.npz")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a whole npz file ({error}): fetch it again") from error
+    return read_npz(path, (), "golden file", "seed 0's is tests/occfm/golden_seed0.npz")
 
 
 def main() -> int:

@@ -9,12 +9,12 @@ such intervals hold the truth is measured in `docs/evaluation.md`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from occdistill.errors import run
 from occdistill.evaluation.compare import compare, load_run, markdown
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
+from occdistill.store import write_json
 
 
 def main() -> None:
@@ -30,8 +30,7 @@ def main() -> None:
     result = compare(runs, protocol, args.confidence)
     print(markdown(result, protocol, args.confidence))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(args.out, result)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from occdistill.occfm.caches import (
     infos_columns,
     read_infos,
     read_latents,
-    write_arrays,
 )
 from occdistill.occfm.checkpoints import Published, read
+from occdistill.store import write_npz
 
 
 def parse() -> argparse.Namespace:
@@ -126,7 +126,7 @@ def report(published: Published) -> None:
 def import_latents(args: argparse.Namespace) -> None:
     """Turn a latent cache into an npz."""
     columns = read_latents(args.file)
-    write_arrays(args.out, columns)
+    write_npz(args.out, columns, compress=False)
     scenes = len(set(columns["scene"].tolist()))
     shape = "×".join(map(str, columns["latents"].shape[1:]))
     print(
@@ -144,7 +144,7 @@ def import_infos(args: argparse.Namespace) -> None:
             f"against {args.dataroot}: {found['keyframes']} keyframes in both, {found['missing']} "
             f"missing from the file, steps differ by at most {found['largest']:.2g} m"
         )
-    write_arrays(args.out, infos_columns(infos))
+    write_npz(args.out, infos_columns(infos), compress=False)
     count = sum(len(frames) for frames in infos.values())
     print(f"wrote {args.out}: {count} keyframes of {len(infos)} scenes")
 

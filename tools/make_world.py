@@ -1,13 +1,13 @@
 """Make the embedded world: a town's traffic as a nuScenes dataset with Occ3D labels."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from occdistill.errors import run
+from occdistill.store import read_json
 from occdistill.world import VERSION, make_world
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         workers=args.workers,
         overwrite=args.overwrite,
     )
-    splits = json.loads((out / "splits.json").read_text())
+    splits = read_json(out / "splits.json")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     counts = " + ".join(f"{len(names)} {split}" for split, names in splits.items())
     print(f"{out}: {counts} scenes, {size / 1e6:.0f} MB, version {VERSION}")

@@ -12,7 +12,6 @@ or another driver puts packets into `occdistill.runtime.live.Queue` from its cal
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -30,6 +29,8 @@ from occdistill.errors import UserError, run
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet, lidar_folder, replay, synthetic
+from occdistill.runtime.stream import RollingForecaster
+from occdistill.store import write_json
 from occdistill.visualization.open3d_scene import RenderError, Window
 
 SOURCES = ("replay", "lidar", "folder", "synthetic")
@@ -117,9 +118,9 @@ def main() -> None:
         config, args.checkpoint, (), (args.nfe,), **forecaster_options(args)
     ).values()
     codec = forecaster.codec
-    source = packets(args, config, codec.future if codec.conditioning == "gt" else 0)
-    stream = forecaster.stream(config.data.past)
-    stream.warm_up()
+    source = packets(args, config, codec.plan)
+    rolling = RollingForecaster(forecaster, config.data.past)
+    rolling.warm_up()
 
     more = list(listeners(args, codec.grid))
 
@@ -130,14 +131,13 @@ def main() -> None:
 
     queue = PacedQueue(source, args.rate, args.queue, SystemClock())
     deadline = 1 / args.rate if args.deadline is None else args.deadline / 1e3
-    runner = LiveRunner(stream, queue, deadline, listen, seed=args.seed)
+    runner = LiveRunner(rolling, queue, deadline, listen, seed=args.seed)
     signal.signal(signal.SIGINT, runner.stop)
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
     print(text(report))
     out = args.out or Path(config.work_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "realtime.json").write_text(json.dumps(report, indent=1))
+    write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")
 
 

@@ -14,14 +14,13 @@ import logging
 import time
 from pathlib import Path
 
-import numpy as np
-
 from occdistill.build.builders import build_dataset
 from occdistill.build.config import load_config
 from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
 from occdistill.errors import UserError, run
 from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
+from occdistill.store import write_npz
 from occdistill.visualization import panels
 from occdistill.visualization.open3d_scene import RenderError, Window
 
@@ -63,8 +62,7 @@ def main() -> None:
             rows[f"{model}, {steps}" + f", future {number}" * (count > 1)] = future
         if count > 1 and args.out is not None:
             agreement = {k: v[0].cpu().numpy() for k, v in spread(futures[None])._asdict().items()}
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(args.out.with_suffix(".npz"), **agreement)
+            write_npz(args.out.with_suffix(".npz"), agreement)
 
     start = time.perf_counter()
     if args.window:

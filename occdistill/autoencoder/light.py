@@ -1,9 +1,8 @@
 """A light decoder and encoder beside a frozen autoencoder, in the same latent space.
 
 Both are plain 2-D networks with height folded into channels. What makes them light: blocks whose
-3×3 and 5×5 convolutions see one channel at a time, most of them at latent resolution, nothing
-above half the voxels' resolution, and a decoder that takes the most likely class where its logits
-are made, so that they never leave the cache. Distilled by `occdistill.training.light`.
+3×3 and 5×5 convolutions see one channel at a time, most of them at latent resolution, and nothing
+above half the voxels' resolution. Distilled by `occdistill.training.light`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occdistill.autoencoder.argmax import most_likely
-from occdistill.autoencoder.tiles import tiled
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
@@ -117,10 +114,8 @@ class LightDecoder(nn.Module):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Most likely classes, uint8 `(N, X, Y, Z)`, of unscaled latents `(N, C, H, W)`."""
-        features = self.features(z)
-        rows = max(1, 2**17 // self.head.out_features)  # half a megabyte of logits at a time
-        found = tiled(lambda x: most_likely(self.classes(x), 1), rows, features.flatten(0, 2))
-        return self.unfold(found.view(*features.shape[:3], -1)).contiguous()
+        classes = self.classes(self.features(z)).argmax(-2).to(torch.uint8)
+        return self.unfold(classes).contiguous()
 
     @torch.no_grad()
     def start_from(self, mean: Tensor, covariance: Tensor) -> Tensor:

@@ -35,10 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from occdistill.autoencoder.argmax import most_likely
-from occdistill.autoencoder.tiles import tiled
 from occdistill.autoencoder.vae import Gaussian
-from occdistill.autoencoder.winograd import Conv3x3
 from occdistill.data.occ3d import NUM_CLASSES
 
 WINDOW = 5  # side of an attention window, in pixels
@@ -62,9 +59,9 @@ class ResConv(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = Conv3x3(channels, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
-        self.conv2 = Conv3x3(channels, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same shape."""
@@ -200,8 +197,6 @@ class SwinBlock(nn.Module):
         shifted: whether the windows lie (2, 2) pixels off the grid, cyclically.
     """
 
-    windows_per_tile = 40
-
     def __init__(self, channels: int, size: tuple[int, int], shifted: bool) -> None:
         super().__init__()
         self.size, self.shifted = size, shifted
@@ -218,17 +213,16 @@ class SwinBlock(nn.Module):
         x = x.permute(0, 2, 3, 1)
         if self.shifted:
             x = x.roll((-SHIFT, -SHIFT), (1, 2))
-        bias = self.attention.bias()
-        masks = [self.mask.repeat(x.shape[0], 1, 1)] if self.shifted else []
-
-        def block(w: Tensor, mask: Tensor | None = None) -> Tensor:
-            w = w + self.attention_norm(self.attention(w, bias, mask))
-            return w + self.mlp_norm(self.mlp_out(F.gelu(self.mlp_in(w))))
-
-        x = from_windows(tiled(block, self.windows_per_tile, to_windows(x), *masks), *self.size)
+        mask = self.mask.repeat(x.shape[0], 1, 1) if self.shifted else None
+        x = from_windows(self.inside(to_windows(x), self.attention.bias(), mask), *self.size)
         if self.shifted:
             x = x.roll((SHIFT, SHIFT), (1, 2))
         return x.permute(0, 3, 1, 2)
+
+    def inside(self, windows: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """Windows `(N, 25, C)`, each by itself; arguments as for `WindowAttention`."""
+        x = windows + self.attention_norm(self.attention(windows, bias, mask))
+        return x + self.mlp_norm(self.mlp_out(F.gelu(self.mlp_in(x))))
 
 
 class Res3D(nn.Module):
@@ -272,7 +266,7 @@ class TemporalBlock(nn.Module):
         return self.res2(x).transpose(1, 2).flatten(0, 1)
 
 
-class Stage(nn.Module):
+class SwinStage(nn.Module):
     """Swin blocks at one resolution, every second one shifted, then a residual block."""
 
     def __init__(
@@ -305,7 +299,7 @@ class VoxelEmbedding(nn.Module):
         super().__init__()
         self.classes = nn.Embedding(NUM_CLASSES, classes)
         self.register_buffer("heights", height_codes(heights))
-        self.project = Conv3x3(heights * (classes + 4), channels)
+        self.project = nn.Conv2d(heights * (classes + 4), channels, 3, padding=1)
 
     def forward(self, voxels: Tensor) -> Tensor:
         """Integer classes `(N, X, Y, Z)` to `(N, channels, X, Y)`."""
@@ -344,8 +338,8 @@ class Encoder(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, h * w, fine))
         self.stages = nn.ModuleList(
             [
-                Stage(fine, (h, w), depths[0], recompute),
-                Stage(coarse, (h // 2, w // 2), depths[1], recompute),
+                SwinStage(fine, (h, w), depths[0], recompute),
+                SwinStage(coarse, (h // 2, w // 2), depths[1], recompute),
             ]
         )
         self.downs = nn.ModuleList(
@@ -357,10 +351,10 @@ class Encoder(nn.Module):
         self.temporal = nn.ModuleList(
             TemporalBlock(c, frames) if frames else nn.Identity() for c in (coarse, top)
         )
-        self.reduce = Conv3x3(top, fine)
+        self.reduce = nn.Conv2d(top, fine, 3, padding=1)
         self.middle = middle(fine)
         self.norm = nn.GroupNorm(32, fine, eps=1e-6)
-        self.out = Conv3x3(fine, 2 * latents)
+        self.out = nn.Conv2d(fine, 2 * latents, 3, padding=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`(N, 128, X, Y)` to two maps `(N, C, X/4, Y/4)`."""
@@ -388,20 +382,20 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         h, w = size
-        self.enter = Conv3x3(latents, width)
+        self.enter = nn.Conv2d(latents, width, 3, padding=1)
         self.middle = middle(width)
         self.stages = nn.ModuleList(
             [
-                Stage(width, (h // 4, w // 4), depths[0], recompute),
-                Stage(width, (h // 2, w // 2), depths[1], recompute),
+                SwinStage(width, (h // 4, w // 4), depths[0], recompute),
+                SwinStage(width, (h // 2, w // 2), depths[1], recompute),
             ]
         )
         self.temporal = nn.ModuleList(
             [TemporalBlock(width, frames) if frames else nn.Identity(), nn.Identity()]
         )
-        self.ups = nn.ModuleList(Conv3x3(width, width) for _ in range(2))
+        self.ups = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         self.norm = nn.GroupNorm(32, width, eps=1e-6)
-        self.out = Conv3x3(width, outputs)
+        self.out = nn.Conv2d(width, outputs, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         """`(N, C, X/4, Y/4)` to `(N, Z * 8, X, Y)`."""
@@ -471,19 +465,8 @@ class OccFMVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Most likely classes, uint8 `(N, X, Y, Z)`, of latents `(N, C, H, W)`.
-
-        On a CPU frame by frame and without keeping the logits.
-        """
-        table = self.embedding.classes.weight
-
-        def frames(z: Tensor) -> Tensor:
-            features = self.features(z)
-            numbers = features.flatten(0, 3)
-            classes = tiled(lambda x: most_likely(table @ x.T, 0), 16384, numbers)
-            return classes.view(features.shape[:-1])
-
-        return tiled(frames, self.frames or 1, z)
+        """Most likely classes, uint8 `(N, X, Y, Z)`, of latents `(N, C, H, W)`."""
+        return self.logits(z).argmax(-1).to(torch.uint8)
 
     def set_relative_index(self, which: Literal["intended", "averaged"]) -> None:
         """Replace the loaded index of every window attention.

@@ -64,8 +64,6 @@ class SparseEncoder(nn.Module):
         ValueError: if the shapes don't fit.
     """
 
-    eager_only = True  # how much there is to do depends on the voxels
-
     def __init__(
         self,
         grid_shape: tuple[int, int, int],

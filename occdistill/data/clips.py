@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
-from occdistill.data.scenes import Keyframe, Scene, invert_pose, load_index
+from occdistill.data.poses import invert
+from occdistill.data.scenes import Keyframe, Scene, load_index
 from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
 from occdistill.errors import MAKE_WORLD, UserError
 
@@ -119,7 +120,7 @@ class ClipDataset(Dataset):
         scene, present = self.scenes[scene_index], start + self.past
         frames = scene.keyframes[start : present + self.future]
         to_global = np.stack([frame.ego_to_global for frame in frames])
-        poses = invert_pose(to_global[self.past - 1]) @ to_global
+        poses = invert(to_global[self.past - 1]) @ to_global
         trajectory = np.stack([frame.trajectory for frame in frames])
         if not self.future_poses:
             poses, trajectory = poses[: self.past], trajectory[: self.past - 1]

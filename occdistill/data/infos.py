@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from occdistill.data.scenes import Scene, invert_pose
+from occdistill.data.poses import invert
+from occdistill.data.scenes import Scene
 from occdistill.errors import UserError
 
 # Lateral end offset in metres from which a future counts as a turn.
@@ -80,9 +81,7 @@ def future_steps(lidar_to_global: np.ndarray, steps: int = 6) -> tuple[np.ndarra
     count = len(lidar_to_global)
     ahead = np.arange(count)[:, None] + np.arange(steps + 1)
     positions = lidar_to_global[np.minimum(ahead, count - 1), :3, 3]
-    in_present = (
-        invert_pose(lidar_to_global)[:, None, :3, :3] @ np.diff(positions, axis=1)[..., None]
-    )
+    in_present = invert(lidar_to_global)[:, None, :3, :3] @ np.diff(positions, axis=1)[..., None]
     return in_present[..., :2, 0].astype(np.float32), (ahead[:, 1:] < count).astype(np.float32)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 
-import numba
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
 from occdistill.data.occ3d import FREE, MOVABLE, Grid
-from occdistill.data.warp import warp
+from occdistill.data.resample import nearest, voxel_map, warp
 
 # metres per keyframe
 FASTEST = 10.0  # 20 m/s: what is farther away is another object
@@ -148,33 +147,14 @@ def carry_objects(past: Tensor, poses: Tensor, future: Tensor, grid: Grid) -> Te
 
 def _paint(seen, labels, label, which, box, target, shift, grid: Grid) -> None:
     """Draw an object, `shift` metres from where `labels` has it, into the frame `seen`."""
-    size, origin = grid.voxel_size, np.asarray(grid.origin, float)
-    points = np.array(list(product(*((s.start, s.stop) for s in box)))) * size + origin
-    rotation = target[:3, :3]
-    inside = (points + shift - target[:3, 3]) @ rotation  # newest frame to target frame
-    cells = (inside - origin) / size
+    carried = target.copy()
+    carried[:3, 3] -= shift
+    scale, offset = voxel_map(carried, grid, grid)
+    corners = np.array(list(product(*((s.start, s.stop) for s in box))))
+    cells = (corners - offset) @ scale  # labels' frame to target frame: the inverse rotation
     low = np.maximum(np.floor(cells.min(0)).astype(int), 0)
     high = np.minimum(np.ceil(cells.max(0)).astype(int), seen.shape)
     if (low < high).all():
-        offset = (rotation @ origin + target[:3, 3] - shift - origin) / size
-        _sample(seen, labels, label, which, low, high, rotation, offset)
-
-
-@numba.njit(cache=True)
-def _sample(seen, labels, label, which, low, high, rotation, offset):
-    for x in range(low[0], high[0]):
-        for y in range(low[1], high[1]):
-            for z in range(low[2], high[2]):
-                cell = np.empty(3, np.int64)
-                fits = True
-                for a in range(3):
-                    position = (
-                        rotation[a, 0] * (x + 0.5)
-                        + rotation[a, 1] * (y + 0.5)
-                        + rotation[a, 2] * (z + 0.5)
-                        + offset[a]
-                    )
-                    cell[a] = int(np.floor(position))
-                    fits = fits and 0 <= cell[a] < labels.shape[a]
-                if fits and labels[cell[0], cell[1], cell[2]] == label:
-                    seen[x, y, z] = which
+        part = np.zeros(high - low, labels.dtype)
+        nearest(labels, scale, offset, low, part)
+        seen[tuple(map(slice, low, high))][part == label] = which

@@ -7,8 +7,6 @@ y left, z up), holding class ids 0…17, where 17 is free space (Tian et al., Oc
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +16,7 @@ import numba
 import numpy as np
 
 from occdistill.errors import UserError
+from occdistill.store import read_npz
 
 CLASS_NAMES = (
     "others",
@@ -164,8 +163,7 @@ class GridTransform:
             raise ValueError(f"class id {blocks.max()} is not one of 0…{NUM_CLASSES - 1}")
         if self.coarsen == 1:
             return np.ascontiguousarray(blocks)
-        out = np.empty((len(blocks), *self.grid.shape), np.uint8)
-        _coarsen(blocks, self.coarsen, self.min_fill, _RANK, _PRIORITY, out)
+        out = merge_blocks(blocks, self.coarsen, self.min_fill)
         return out.reshape(*labels.shape[:-3], *self.grid.shape)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
@@ -188,8 +186,17 @@ class GridTransform:
         return kept if self.coarsen == 1 else kept.reshape(-1, x, y, OCC3D.shape[2])
 
 
+def merge_blocks(voxels: np.ndarray, k: int, min_fill: int = 1) -> np.ndarray:
+    """Class ids uint8 (N, kX, kY, kZ) → uint8 (N, X, Y, Z); see `GridTransform`."""
+    n, *shape = voxels.shape
+    out = np.empty((n, *(side // k for side in shape)), np.uint8)
+    _coarsen(voxels, k, min_fill, RANK, _PRIORITY, out)
+    return out
+
+
 _PRIORITY = np.array(COARSEN_PRIORITY, np.uint8)
-_RANK = np.argsort(_PRIORITY).astype(np.uint8)
+# Of each class, the smaller the more important.
+RANK = np.argsort(_PRIORITY).astype(np.uint8)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -249,20 +256,8 @@ def save_labels(
 
 
 def _load_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    advice = "copy it again from the Occ3D-nuScenes download, or make the world again"
-    if not path.is_file():
-        raise UserError(
-            f"no label file at {path}; put Occ3D's gts folder under the data root,"
-            " or make the embedded world with `python tools/make_world.py`"
-        )
-    try:
-        # allow_pickle=False: a label file must never run code.
-        with np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
-            if missing := [name for name in names if name not in archive.files]:
-                raise UserError(f"{path} holds no array named {missing[0]!r}; {advice}")
-            arrays = [archive[name] for name in names]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is truncated or not an npz file; {advice}") from error
+    advice = "copy it again from the Occ3D-nuScenes download (gts), or make the world again"
+    arrays = list(read_npz(path, names, "label file", advice).values())
     for name, array in zip(names, arrays):
         if problem := _problem(name, array):
             raise UserError(f"{name} of {path} {problem}; {advice}")

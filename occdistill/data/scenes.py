@@ -14,18 +14,19 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, displacements, pose_matrix
 from occdistill.errors import MAKE_WORLD, UserError
+from occdistill.store import read_json, reading, write_json
 
-# Translation and quaternion of LIDAR_TOP (x right, y forward) on nuScenes cars, within
-# centimetres: what is used when only annotations.json is there, which does not say.
-_NOMINAL_LIDAR_TO_EGO = (0.94, 0.0, 1.84, 0.5**0.5, 0.0, 0.0, -(0.5**0.5))
 _FORMAT = 1
 _TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg")
+_FETCH = "fetch it again with nuScenes' metadata"
 _KEYFRAME = rb'"is_key_frame"\s*:\s*true'
 _log = logging.getLogger(__name__)
 
@@ -113,46 +114,6 @@ def load_index(
     return [_scene(root, record) for record in records]
 
 
-def pose_matrix(translation: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """Rigid transforms (…, 4, 4) from metres (…, 3) and quaternions (…, 4), w first."""
-    translation = np.asarray(translation, np.float64)
-    q = np.asarray(rotation, np.float64)
-    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
-    out = np.zeros((*q.shape[:-1], 4, 4))
-    out[..., 0, 0], out[..., 0, 1], out[..., 0, 2] = (
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-    )  # fmt: skip
-    out[..., 1, 0], out[..., 1, 1], out[..., 1, 2] = (
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-    )  # fmt: skip
-    out[..., 2, 0], out[..., 2, 1], out[..., 2, 2] = (
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
-    out[..., :3, 3] = translation
-    out[..., 3, 3] = 1
-    return out
-
-
-def invert_pose(poses: np.ndarray) -> np.ndarray:
-    """Inverse of rigid transforms (…, 4, 4)."""
-    out = np.array(poses)
-    rotation = np.swapaxes(out[..., :3, :3], -1, -2).copy()
-    out[..., :3, :3] = rotation
-    out[..., :3, 3:] = -rotation @ poses[..., :3, 3:]
-    return out
-
-
-def displacements(to_global: np.ndarray) -> np.ndarray:
-    """Planar step from each frame to the next, in that frame's axes: (N, 4, 4) → float32 (N, 2).
-
-    Given LiDAR poses this is the first entry of the field's `gt_ego_fut_trajs`; the last row is
-    zero, as there.
-    """
-    steps = np.zeros((len(to_global), 2), np.float32)
-    steps[:-1] = (invert_pose(to_global[:-1]) @ to_global[1:])[:, :2, 3]
-    return steps
-
-
 def _scene(root: Path, record: dict) -> Scene:
     frames = record["frames"]
     if not frames:
@@ -164,8 +125,7 @@ def _scene(root: Path, record: dict) -> Scene:
     ego_to_global = pose_matrix(ego[:, :3], ego[:, 3:])
     mounting = np.array([frame["mounting"] for frame in frames])
     lidar_to_ego = pose_matrix(mounting[:, :3], mounting[:, 3:])
-    steps = displacements(ego_to_global @ lidar_to_ego)
-    ego_steps = displacements(ego_to_global)
+    steps, ego_steps = _steps(ego_to_global @ lidar_to_ego), _steps(ego_to_global)
     folder = f"gts/{record['name']}"
     labelled = set(os.listdir(root / folder)) if (root / folder).is_dir() else ()
     keyframes = [
@@ -183,6 +143,11 @@ def _scene(root: Path, record: dict) -> Scene:
         for i, frame in enumerate(frames)
     ]
     return Scene(record["name"], record["token"], keyframes)
+
+
+def _steps(to_global: np.ndarray) -> np.ndarray:
+    """Displacements float32 (N, 2), the last one zero, as in the field's `gt_ego_fut_trajs`."""
+    return np.pad(displacements(to_global).astype(np.float32), ((0, 1), (0, 0)))
 
 
 def _split(split: str, splits: dict[str, list[str]], root: Path) -> set[str]:
@@ -222,27 +187,20 @@ def _cached_index(root: Path, version: str) -> dict:
     fingerprint = hashlib.sha256(repr((_FORMAT, version, stats)).encode()).hexdigest()
 
     for cache in _cache_paths(root, version):
-        try:
-            index = json.loads(cache.read_text())
+        with suppress(UserError), reading(cache, "index", "it is built again"):
+            index = json.loads(cache.read_bytes())
             if index["fingerprint"] == fingerprint:
                 return index
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     index = build(source)
     if own_splits.is_file():
-        index["splits"] = _read_json(own_splits)
+        index["splits"] = _table(own_splits)
     else:
         index["splits"] = {**_official_splits(), **index.get("splits", {})}
     index["fingerprint"] = fingerprint
     for cache in _cache_paths(root, version):
-        try:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            part = cache.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(index))
-            part.replace(cache)
+        with suppress(UserError):  # read-only or full: the next start reads the tables again
+            write_json(cache, index, indent=None)
             break
-        except OSError:  # read-only or full: the next start reads the tables again
-            continue
     return index
 
 
@@ -259,12 +217,12 @@ def _index_tables(folder: Path) -> dict:
     try:
         lidars = {
             sensor["token"]
-            for sensor in _read_json(folder / "sensor.json")
+            for sensor in _table(folder / "sensor.json")
             if sensor["channel"] == "LIDAR_TOP"
         }
         mountings = {
             mounting["token"]: mounting["translation"] + mounting["rotation"]
-            for mounting in _read_json(folder / "calibrated_sensor.json")
+            for mounting in _table(folder / "calibrated_sensor.json")
             if mounting["sensor_token"] in lidars
         }
         clouds = {
@@ -278,10 +236,10 @@ def _index_tables(folder: Path) -> dict:
             ego["token"]: ego["translation"] + ego["rotation"]
             for ego in _records(folder / "ego_pose.json", "token", needed)
         }
-        samples = {sample["token"]: sample for sample in _read_json(folder / "sample.json")}
+        samples = {sample["token"]: sample for sample in _table(folder / "sample.json")}
         point_labels = {
             record["sample_data_token"]: record["filename"]
-            for record in (_read_json(lidarseg) if lidarseg.is_file() else ())
+            for record in (_table(lidarseg) if lidarseg.is_file() else ())
         }
 
         def frames(token: str) -> Iterator[dict]:
@@ -303,7 +261,7 @@ def _index_tables(folder: Path) -> dict:
                 "token": scene["token"],
                 "frames": list(frames(scene["first_sample_token"])),
             }
-            for scene in _read_json(folder / "scene.json")
+            for scene in _table(folder / "scene.json")
         ]
     except KeyError as error:
         raise UserError(
@@ -315,8 +273,8 @@ def _index_tables(folder: Path) -> dict:
 
 def _index_annotations(path: Path) -> dict:
     """Read Occ3D's own list of scenes; it has no LiDAR files and no mounting of the sensor."""
-    content = _read_json(path)
-    mounting = [*_NOMINAL_LIDAR_TO_EGO]
+    content = _table(path)
+    mounting = [*LIDAR_POSITION, *LIDAR_ROTATION]  # which the file does not say
     try:
         scenes = [
             {
@@ -346,13 +304,8 @@ def _index_annotations(path: Path) -> dict:
     return {"scenes": scenes, "splits": own}
 
 
-def _read_json(path: Path):
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"no table at {path}; fetch the nuScenes metadata again") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); fetch it again") from error
+def _table(path: Path):
+    return read_json(path, "table", _FETCH)
 
 
 def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> Iterator[dict]:
@@ -363,15 +316,14 @@ def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> 
     """
     wanted = {value.encode() for value in wanted}
     value, must = re.compile(rb'"%s"\s*:\s*"([^"]*)"' % key.encode()), re.compile(must)
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            for match in value.finditer(text):
-                if match[1] in wanted:
-                    end = text.find(b"}", match.end()) + 1
-                    record = text[text.rfind(b"{", 0, match.start()) : end]
-                    if must.search(record):
-                        yield json.loads(record)
-    except FileNotFoundError as error:
-        raise UserError(f"no table at {path}; fetch the nuScenes metadata again") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); fetch it again") from error
+    with (
+        reading(path, "table", _FETCH),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        for match in value.finditer(text):
+            if match[1] in wanted:
+                end = text.find(b"}", match.end()) + 1
+                record = text[text.rfind(b"{", 0, match.start()) : end]
+                if must.search(record):
+                    yield json.loads(record)

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numba
 import numpy as np
 
 from occdistill.data.clips import ClipDataset, FrameReader
-from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, NUM_CLASSES, OCC3D, Grid
+from occdistill.data.occ3d import FREE, OCC3D, Grid, merge_blocks
+from occdistill.data.poses import invert
+from occdistill.data.resample import nearest, voxel_map
 from occdistill.data.scenes import Scene
 from occdistill.errors import UserError
+from occdistill.store import read_npz, reading
 
 NOT_COMPARABLE = "not comparable with native Occ3D labels"
 
@@ -169,22 +171,12 @@ def _need(value: str | None, what: str, source: str) -> str:
     return value
 
 
-def _load(path: Path):
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"no label file at {path}; check --labels and its folder") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is truncated or damaged ({error}); fetch it again") from error
+_ADVICE = "check --labels and its folder, or fetch the file again"
 
 
 def _dense(path: Path, key: str, classes: int) -> np.ndarray:
     """A dense array of ids below `classes` on the Occ3D grid."""
-    content = _load(path)
-    try:
-        ids = np.asarray(content[key])
-    except (KeyError, IndexError, OSError, ValueError) as error:
-        raise UserError(f"{path} holds no readable array {key!r} ({error})") from error
+    ids = read_npz(path, (key,), "label file", _ADVICE)[key]
     if ids.shape != OCC3D.shape:
         raise UserError(f"{path}: {key} has shape {ids.shape}, expected {OCC3D.shape}")
     if ids.min() < 0 or ids.max() >= classes:
@@ -194,7 +186,8 @@ def _dense(path: Path, key: str, classes: int) -> np.ndarray:
 
 def _sparse(path: Path, grid: Grid, columns: Sequence[int]) -> np.ndarray:
     """A dense grid from rows (N, 4); 17 = free, 255 = noise."""
-    rows = np.asarray(_load(path))
+    with reading(path, "label file", _ADVICE):
+        rows = np.lib.format.read_array(path.open("rb"), allow_pickle=False)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise UserError(f"{path} has shape {rows.shape}, expected (N, 4): three indices, a class")
     rows = rows[:, list(columns)].astype(np.int64)
@@ -229,52 +222,17 @@ def regrid(
     """
     if voxels.shape != grid.shape:
         raise ValueError(f"voxels {voxels.shape} don't lie on a grid of {grid.shape}")
-    inverse = np.linalg.inv(np.asarray(source_to_ego, np.float64))
     k = max(1, round(target.voxel_size / grid.voxel_size))
-    # source index = rotation · target position in voxels / k + offset
-    rotation = inverse[:3, :3] * (target.voxel_size / grid.voxel_size)
-    low = inverse[:3, :3] @ np.array(target.origin) + inverse[:3, 3]
-    offset = (low - np.array(grid.origin)) / grid.voxel_size
-    semantics = np.empty(target.shape, np.uint8)
-    known = np.empty(target.shape, np.uint8)
-    _regrid(np.ascontiguousarray(voxels), rotation, offset, k, _RANK, semantics, known)
-    return SourceLabels(semantics, known)
-
-
-_RANK = np.full(256, NUM_CLASSES, np.uint8)
-_RANK[list(COARSEN_PRIORITY)] = np.arange(NUM_CLASSES, dtype=np.uint8)
-
-
-@numba.njit(cache=True, nogil=True)
-def _regrid(voxels, rotation, offset, k, rank, semantics, known):
-    for x in range(semantics.shape[0]):
-        for y in range(semantics.shape[1]):
-            for z in range(semantics.shape[2]):
-                best, seen = 17, 0
-                for part in range(k * k * k):
-                    px = x + (part // (k * k) + 0.5) / k
-                    py = y + (part // k % k + 0.5) / k
-                    pz = z + (part % k + 0.5) / k
-                    inside = True
-                    flat = 0
-                    for a in range(3):
-                        position = (
-                            rotation[a, 0] * px + rotation[a, 1] * py + rotation[a, 2] * pz
-                        ) + offset[a]
-                        # a hair's breadth keeps borders that fall on centres from flickering
-                        index = int(np.floor(position + 1e-9))
-                        if index < 0 or index >= voxels.shape[a]:
-                            inside = False
-                            break
-                        flat = flat * voxels.shape[a] + index
-                    if inside:
-                        label = voxels.flat[flat]
-                        if label != 255:
-                            seen += 1
-                            if rank[label] < rank[best]:
-                                best = label
-                semantics[x, y, z] = best
-                known[x, y, z] = 2 * seen > k * k * k
+    fine = Grid(tuple(k * n for n in target.shape), target.voxel_size / k, target.origin)
+    scale, offset = voxel_map(invert(np.asarray(source_to_ego, np.float64)), grid, fine)
+    seen = np.full(fine.shape, UNKNOWN, np.uint8)
+    # a hair's breadth keeps borders that fall on centres from flickering
+    nearest(np.ascontiguousarray(voxels), scale, offset + 1e-9, np.zeros(3, int), seen)
+    known = seen != UNKNOWN
+    semantics = merge_blocks(np.where(known, seen, np.uint8(FREE))[None], k)[0]
+    x, y, z = target.shape
+    count = known.reshape(x, k, y, k, z, k).sum((1, 3, 5))
+    return SourceLabels(semantics, (2 * count > k**3).view(np.uint8))
 
 
 class SourceReader(FrameReader):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from occdistill.arrays import build_arrays, open_arrays
 from occdistill.data.clips import ClipDataset
-from occdistill.store import build_store, open_store
 
 
 class VoxelCache(Dataset):
@@ -62,7 +62,7 @@ class VoxelCache(Dataset):
                         arrays["voxels"][row] = voxels
 
                 shape = (len(places), *dataset.grid.shape)
-                build_store(
+                build_arrays(
                     path,
                     depends,
                     {"voxels": (shape, np.uint8)},
@@ -71,7 +71,7 @@ class VoxelCache(Dataset):
                     chunk=64,
                     title=f"reading {kind}",
                 )
-        self.voxels = open_store(path, depends)["voxels"]
+        self.voxels = open_arrays(path, depends)["voxels"]
 
     def __len__(self) -> int:
         return len(self.voxels)

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from occdistill.data.occ3d import COARSEN_PRIORITY, FREE, MOVABLE, OCC3D, Grid
+from occdistill.data.occ3d import FREE, MOVABLE, OCC3D, RANK, Grid
+from occdistill.data.poses import invert
 from occdistill.data.raycast import observed_mask
-from occdistill.data.scenes import invert_pose
 from occdistill.errors import UserError
+from occdistill.store import reading
 
 NO_VOTE = 255
 
@@ -83,7 +84,8 @@ class Sweep(NamedTuple):
 
 def load_points(path: str | os.PathLike) -> np.ndarray:
     """Read a nuScenes `.pcd.bin`: float32 (N, 5), x, y, z in metres, intensity, ring."""
-    raw = _read(Path(path), "unpack nuScenes' LIDAR_TOP files under the data root")
+    with reading(path, "LiDAR file", "unpack nuScenes' LIDAR_TOP files under the data root"):
+        raw = Path(path).read_bytes()
     if len(raw) % 20:
         raise UserError(
             f"{path} has {len(raw)} bytes, not a multiple of 20 (five float32 per point);"
@@ -101,7 +103,8 @@ def load_points(path: str | os.PathLike) -> np.ndarray:
 
 def load_point_labels(path: str | os.PathLike, count: int) -> np.ndarray:
     """Read the lidarseg labels of `count` points as Occ3D classes, uint8 (N,)."""
-    raw = _read(Path(path), "unpack nuScenes-lidarseg under the data root")
+    with reading(path, "LiDAR file", "unpack nuScenes-lidarseg under the data root"):
+        raw = Path(path).read_bytes()
     labels = np.frombuffer(raw, np.uint8)
     if len(labels) != count:
         raise UserError(
@@ -201,7 +204,7 @@ def merge(
 
 def _placed(sweep: Sweep, ego_to_global: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Sensor (3,) and points (N, 3) in voxels from the grid's low corner, float64."""
-    to_grid = invert_pose(ego_to_global) @ sweep.lidar_to_global
+    to_grid = invert(ego_to_global) @ sweep.lidar_to_global
     to_grid[:3, 3] -= grid.origin
     to_grid[:3] /= grid.voxel_size
     return to_grid[:3, 3].copy(), _moved(_points(sweep), to_grid)
@@ -240,12 +243,10 @@ def _counted(cells: list[np.ndarray], classes: list[np.ndarray], grid: Grid) -> 
     """The grid that the votes `classes` in the voxels `cells` elect."""
     out = np.full(grid.shape, FREE, np.uint8)
     if cells:
-        _vote(np.concatenate(cells), np.concatenate(classes), _RANK, out.reshape(-1))
+        _vote(np.concatenate(cells), np.concatenate(classes), RANK, out.reshape(-1))
     return out
 
 
-# Index: class; value: rank, the smaller the more important. Breaks ties between votes.
-_RANK = np.argsort(COARSEN_PRIORITY).astype(np.uint8)
 _IS_MOVABLE = np.isin(np.arange(NO_VOTE + 1), MOVABLE)
 
 
@@ -298,12 +299,3 @@ def _vote(cells, classes, rank, out):
                 best = label
         if votes[i, best] > 0:
             out[where[i]] = best
-
-
-def _read(path: Path, advice: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"no LiDAR file at {path}; {advice}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {advice}") from error

@@ -8,48 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occdistill.flow.networks.base import Tap, VelocityNetwork
 from occdistill.latents.condition import Condition
 
 
-@dataclass(frozen=True)
-class Tap:
-    """Where features are taken.
-
-    Attributes:
-        module: name of the submodule whose output is read, as in `get_submodule`.
-        channels: of that output.
-        channels_last: whether a map is `(frames, H, W, C)` rather than `(frames, C, H, W)`.
-    """
-
-    module: str
-    channels: int
-    channels_last: bool = False
-
-    def volume(self, features: Tensor, batch: int) -> Tensor:
-        """The module's output, frames folded into the batch, as `(B, C, frames, H, W)`."""
-        if self.channels_last:
-            features = features.permute(0, 3, 1, 2)
-        return features.unflatten(0, (batch, -1)).transpose(1, 2)
-
-
-def bottleneck(network: nn.Module) -> Tap:
-    """The last block of a known network's coarsest level.
+def taps_of(network: nn.Module) -> tuple[Tap, ...]:
+    """Where the network says that its features are to be read.
 
     Raises:
-        ValueError: for a network it doesn't know; pass the method its `taps` then.
+        TypeError: it doesn't say; pass the method its `taps` then.
     """
-    if hasattr(network, "middle"):  # SpaceTimeUNet
-        return Tap(f"middle.{len(network.middle) - 1}", network.horizon.shape[1])
-    if hasattr(network, "middle2"):  # OccFMTransition
-        return Tap("middle2", network.middle2.conv2.out_channels, channels_last=True)
-    raise ValueError(f"where to tap {type(network).__name__} isn't known: give the method taps=")
+    if not isinstance(network, VelocityNetwork):
+        kind = type(network).__name__
+        raise TypeError(f"where to tap {kind} isn't known: give the method taps=")
+    return network.taps
 
 
 @contextmanager
@@ -106,7 +84,7 @@ class Discriminator(nn.Module):
 
     Args:
         flow: velocity network.
-        taps: where features are taken; default: its bottleneck.
+        taps: where features are taken; default: where it says.
         heads: `(B, C, frames, H, W)` to `(B, logits)`, one per tap; default: `Head`.
         source: the network whose features are read; default: `flow`. Not a submodule, so that
             a frozen one is neither trained nor saved here.
@@ -120,7 +98,7 @@ class Discriminator(nn.Module):
         source: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.taps = tuple(taps or [bottleneck(flow if source is None else source)])
+        self.taps = tuple(taps or taps_of(flow if source is None else source))
         self.flow = flow
         self.heads = nn.ModuleList(heads or [Head(tap.channels) for tap in self.taps])
         self._source = (source,)  # in a tuple: not registered

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from occdistill.distill.base import Batch, Loss, Method, require, time_law
 from occdistill.distill.losses import adaptive
 from occdistill.flow.derivatives import Derivative
+from occdistill.flow.networks.base import VelocityNetwork
 from occdistill.flow.path import Draws, TimeLaw, interpolate
 from occdistill.latents.condition import Condition
 
 
-def two_time(network: nn.Module) -> nn.Module:
+def two_time(network: VelocityNetwork) -> VelocityNetwork:
     """A copy of a velocity network that also takes the end time r of a step.
 
     The end enters through a second clock on `r - t`, added to the first one. Its last layer starts
-    at zero, so the copy's average velocity to any r is the original's velocity. The network must
-    have `clock`, `end_clock` and `two_time`, as those in `occdistill.flow.networks` do.
+    at zero, so the copy's average velocity to any r is the original's velocity.
     """
     network = copy.deepcopy(network)
     if not network.two_time:
@@ -29,11 +29,10 @@ def two_time(network: nn.Module) -> nn.Module:
         last = [m for m in network.end_clock.modules() if isinstance(m, nn.Linear)][-1]
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        network.two_time = True
     return network
 
 
-def with_end_clock(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+def with_end_clock(network: VelocityNetwork, weights: Mapping[str, Tensor]) -> VelocityNetwork:
     """The network as it must be to hold these weights: with an end clock if they have one."""
     has_one = any(key.startswith("end_clock.") for key in weights)
     return two_time(network) if has_one else network

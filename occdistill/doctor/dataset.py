@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from occdistill.doctor.files import (
+    check_arrays,
     check_cloud,
     check_labels,
     check_pickle,
     check_point_labels,
-    check_store,
     read_json,
 )
 from occdistill.doctor.findings import CLIPS, LIDAR, Finding
@@ -279,7 +279,7 @@ def check_caches(folder: Path) -> list[Finding]:
     for meta in sorted(folder.rglob("meta.json")):
         if meta.parent.name.endswith(".part"):
             findings.append(Finding("caches", "note", "an interrupted build", str(meta.parent)))
-        elif problem := check_store(meta.parent):
+        elif problem := check_arrays(meta.parent):
             findings.append(
                 Finding(
                     "caches",

@@ -112,7 +112,7 @@ def check_pickle(path: Path) -> str | None:
     return None if first == b"\x80" and last == b"." else "is truncated or no pickle"
 
 
-def check_store(folder: Path) -> str | None:
+def check_arrays(folder: Path) -> str | None:
     """A cache folder: a readable `meta.json`, and each array as long as its header says."""
     meta, problem = read_json(folder / "meta.json")
     if problem:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
-from occdistill.data.warp import extrapolate, warp
+from occdistill.data.poses import extrapolate
+from occdistill.data.resample import warp
 from occdistill.latents.codec import Codec
 
 

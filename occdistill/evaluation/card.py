@@ -12,6 +12,7 @@ from occdistill.data.occ3d import CLASS_NAMES, FREE
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.report import FACTS, SHOWN, cell, markdown
+from occdistill.store import atomic, write_text
 
 CURVES = 6  # rows drawn at most
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -28,7 +29,6 @@ def write_card(folder: str | Path, report: dict) -> list[Path]:
         What was written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     first = report["rows"][0]["protocol"]
     rows = [row for row in report["rows"] if row["protocol"] == first]
     texts = {
@@ -37,12 +37,13 @@ def write_card(folder: str | Path, report: dict) -> list[Path]:
         "results.tex": latex(rows, report["published"]),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        write_text(folder / name, text)
     figures = {}
     if find_spec("matplotlib"):  # tables don't need it
         figures = {"per_horizon.png": per_horizon(rows), "per_class.png": per_class(rows)}
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=150, bbox_inches="tight")
+        with atomic(folder / name) as part:
+            figure.savefig(part, dpi=150, bbox_inches="tight")
     return [folder / name for name in (*texts, *figures)]
 
 

@@ -24,6 +24,7 @@ from occdistill.evaluation.counts import Counts, slug
 from occdistill.evaluation.metrics import binary_iou, horizon_names, mean_iou, score
 from occdistill.evaluation.protocols import Protocol
 from occdistill.evaluation.report import table
+from occdistill.store import reading
 
 METRICS = {"mIoU": mean_iou, "IoU": binary_iou}
 FEW = 30  # scenes, below which intervals miss more often than their name says
@@ -46,13 +47,8 @@ def load_run(spec: str) -> Run:
     """
     path, _, wanted = spec.rpartition(":") if ".json:" in spec else (spec, "", "")
     folder = Path(path).parent / "counts"
-    try:
-        report = json.loads(Path(path).read_text())
-        names = [_row_name(row) for row in report["rows"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is no report.json of tools/test.py or tools/score.py ({error})"
-        ) from error
+    with reading(path, "report.json", "give one that tools/test.py or tools/score.py wrote"):
+        names = [_row_name(row) for row in json.loads(Path(path).read_bytes())["rows"]]
     names = list(dict.fromkeys(names))
     if not wanted:
         students = [name for name in names if name.startswith("student")]

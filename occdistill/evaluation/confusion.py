@@ -11,6 +11,7 @@ from torch import Tensor
 
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
+from occdistill.store import read_npz, write_npz
 
 Voxels = np.ndarray | Tensor
 
@@ -165,16 +166,9 @@ class Confusion:
         self.clips += 1
         return clip
 
-    def merge(self, other: Confusion) -> Confusion:
-        """Add the counts of another part of the data, in place."""
-        self.counts += other.counts
-        self.clips += other.clips
-        return self
-
     def save(self, path: str | Path) -> None:
         """Write `counts` and `clips` as npz."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, counts=self.counts, clips=self.clips)
+        write_npz(path, {"counts": self.counts, "clips": self.clips})
 
     @classmethod
     def load(cls, path: str | Path) -> Confusion:
@@ -183,11 +177,8 @@ class Confusion:
         Raises:
             UserError: if the file isn't such a file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                counts, clips = data["counts"], int(data["clips"])
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"{path} holds no saved confusion matrices ({error})") from error
-        result = cls(*counts.shape[:2])
-        result.counts, result.clips = counts.astype(np.int64), clips
+        what = "file of confusion matrices"
+        data = read_npz(path, ("counts", "clips"), what, "run the scoring again")
+        result = cls(*data["counts"].shape[:2])
+        result.counts, result.clips = data["counts"].astype(np.int64), int(data["clips"])
         return result

@@ -14,6 +14,7 @@ from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
 from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import tally
+from occdistill.store import reading, write_json
 
 _CHUNK = 512  # clips summed at a time
 
@@ -110,7 +111,7 @@ class Counts:
             "frames": self.frames,
             "windows": [list(asdict(w).values()) for w in self.windows],
         }
-        (self.folder / "row.json").write_text(json.dumps(record))
+        write_json(self.folder / "row.json", record, indent=None)
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple[Counts, dict]:
@@ -120,17 +121,13 @@ class Counts:
             UserError: if the folder isn't complete.
         """
         folder = Path(folder)
-        try:
-            record = json.loads((folder / "row.json").read_text())
+        with reading(folder, "finished counts", "run the scoring again"):
+            record = json.loads((folder / "row.json").read_bytes())
             result = cls([Window(*w) for w in record["windows"]], record["frames"], ())
             for path in sorted(folder.glob("*.npz")):
                 result.totals[path.stem] = Confusion.load(path)
                 tallies = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
                 result.tallies[path.stem] = tallies
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder} holds no finished counts ({error}); run the scoring again"
-            ) from error
         result.folder = folder
         return result, record["facts"]
 

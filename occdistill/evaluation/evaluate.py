@@ -22,7 +22,7 @@ from occdistill.evaluation.protocols import DEFAULT, Protocol
 from occdistill.evaluation.report import FACTS
 from occdistill.evaluation.rows import Batch, Row
 from occdistill.evaluation.views import look, needs_masks
-from occdistill.runtime.latency import compare
+from occdistill.runtime.latency import side_by_side
 
 
 def windows_of(dataset: ClipDataset) -> list[Window]:
@@ -212,7 +212,7 @@ def _timing(rows: Sequence[Row], dataset: ClipDataset, repeats: int) -> list[dic
     if repeats > 0 and forecasters:
         item = dataset[0]
         clip = (item[name][None] for name in ("past", "poses", "trajectory"))
-        measured = compare(forecasters, *clip, repeats)
+        measured = side_by_side(forecasters, *clip, repeats)
     untimed = {"fps": None, "latency_ms": None}
     return [_speed(measured[row.name]) if row.name in measured else untimed for row in rows]
 

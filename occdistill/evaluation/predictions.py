@@ -17,7 +17,6 @@ Numbers count the windows of one protocol, scene by scene. Neither needs this pr
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -29,6 +28,7 @@ from occdistill.data.occ3d import CLASS_NAMES, FREE
 from occdistill.errors import UserError
 from occdistill.evaluation.counts import Window
 from occdistill.evaluation.protocols import Protocol
+from occdistill.store import read_json, reading, write_json, write_npz
 
 KEYS = ("semantics", "pred", "prediction", "pred_occs", "output_occs", "arr_0")
 MANIFEST = "predictions.json"
@@ -65,9 +65,7 @@ class Manifest:
 
     def save(self, folder: str | Path) -> None:
         """Write the manifest into a folder of predictions."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(Path(folder) / MANIFEST, asdict(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
@@ -79,10 +77,7 @@ class Manifest:
         path = Path(folder) / MANIFEST
         if not path.exists():
             return cls(model=Path(folder).name)
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} isn't valid JSON ({error}); rewrite or delete it") from error
+        content = read_json(path, "manifest", "rewrite or delete it")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(content) - known):
             raise UserError(f"{path} has an unknown entry {unknown[0]!r}; known: {sorted(known)}")
@@ -100,8 +95,7 @@ class Manifest:
 def save_prediction(folder: str | Path, clip_id: str, voxels: np.ndarray) -> Path:
     """Write one clip's forecast, uint8 `([S,] F, X, Y, Z)`, where `find_predictions` looks."""
     path = Path(folder) / f"{clip_id}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, semantics=np.asarray(voxels, np.uint8))
+    write_npz(path, {"semantics": np.asarray(voxels, np.uint8)})
     return path
 
 
@@ -165,22 +159,15 @@ def read_prediction(path: str | Path, frames: int, shape: Sequence[int]) -> np.n
     """
     path, shape = Path(path), tuple(shape)
     expected = f"expected {KEYS[0]!r}, integers (F={frames}, {', '.join(map(str, shape))})"
-    try:
-        with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                voxels = content
-            else:
-                key = next((k for k in KEYS if k in content.files), None)
-                if key is None:
-                    raise UserError(f"{path} holds {content.files}, {expected}")
-                voxels = content[key]
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error}); {expected}") from error
-    except Exception as error:  # damaged zips raise many kinds
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+    with reading(path, "prediction", expected), open(path, "rb") as file:
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            voxels = content
+        else:
+            key = next((k for k in KEYS if k in content.files), None)
+            if key is None:
+                raise UserError(f"{path} holds {content.files}, {expected}")
+            voxels = content[key]
     if voxels.dtype.kind not in "iu":
         raise UserError(
             f"{path} holds {voxels.dtype} values, {expected}; save class ids, not logits"

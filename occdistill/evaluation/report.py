@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -19,6 +18,7 @@ from occdistill.data.clips import ClipDataset
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.published import PUBLISHED, Published
 from occdistill.runtime.machine import model_name
+from occdistill.store import write_json, write_text
 
 SHOWN = ("1.0s", "2.0s", "3.0s", "avg@1,2,3s", "avg@all")
 SCOPES = ("end_to_end", "generate_decode", "generate")
@@ -274,9 +274,7 @@ def _published_table(rows: list[dict]) -> str:
 
 def write_report(folder: str | Path, report: dict, name: str = "report") -> tuple[Path, Path]:
     """Write `name.json` and `name.md`; returns both paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = folder / f"{name}.json", folder / f"{name}.md"
-    paths[0].write_text(json.dumps(report, indent=1) + "\n")
-    paths[1].write_text(markdown(report))
+    paths = Path(folder) / f"{name}.json", Path(folder) / f"{name}.md"
+    write_json(paths[0], report)
+    write_text(paths[1], markdown(report))
     return paths

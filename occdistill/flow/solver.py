@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from occdistill.flow.networks.base import takes_end
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
 
@@ -33,7 +34,7 @@ def sample(
 ) -> Tensor:
     """Euler from noise `(B, F, C, H, W)` at t = 0 to data at t = 1 on the shifted grid.
 
-    A field that also takes the end time of the step (`two_time`) is given it. The state is kept in
+    A network that also takes the end time of the step (`two_time`) is given it. The state is kept in
     the noise's dtype, so that a half-precision field doesn't accumulate rounding.
     """
     x = noise
@@ -46,7 +47,7 @@ def sample(
 def step_velocity(field: VelocityField, x: Tensor, t: float, r: float, c: Condition) -> Tensor:
     """The field at time t, told the end time r if it is an average-velocity network."""
     start = x.new_full((x.shape[0],), t)
-    if getattr(field, "two_time", False):
+    if takes_end(field):
         return field(x, start, c, r=x.new_full((x.shape[0],), r))
     return field(x, start, c)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from occdistill.arrays import Arrays, build_arrays, open_arrays
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
-from occdistill.data.scenes import invert_pose
+from occdistill.data.poses import invert
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.store import Arrays, build_store, open_store
 
 if TYPE_CHECKING:
     from occdistill.latents.codec import Codec
@@ -75,10 +75,10 @@ class LatentClips(Dataset):
             depends["image"] = place.name
             if not (place / "frames").exists():
                 self._encode_frames(place / "frames", depends, image, dtype)
+            frames = open_arrays(place / "frames", depends)
             if not (place / "clips").exists():
-                self._encode_clips(place / "clips", depends, image, dtype)
-            arrays = open_store(place / "frames", depends) | open_store(place / "clips", depends)
-            self._images.append(arrays)
+                self._encode_clips(place / "clips", depends, image, dtype, frames["past"])
+            self._images.append(frames | open_arrays(place / "clips", depends))
 
     def __len__(self) -> int:
         return len(self.dataset) * len(self._images)
@@ -115,13 +115,13 @@ class LatentClips(Dataset):
         """Poses float32 `(P+F, 4, 4)`, frame to newest past ego; trajectory `(P+F, 2)`."""
         frames = self.dataset.frames(clip)
         to_global = np.stack([frame.ego_to_global for frame in frames])
-        poses = invert_pose(to_global[self.dataset.past - 1]) @ to_global
+        poses = invert(to_global[self.dataset.past - 1]) @ to_global
         return poses.astype(np.float32), np.stack([frame.trajectory for frame in frames])
 
-    def _encode(self, voxels: Tensor) -> np.ndarray:
+    def _encode(self, voxels: Tensor) -> Tensor:
         device = next(self.codec.vae.parameters()).device
         parts = [self.codec.encode(part.to(device)).cpu() for part in voxels.split(_ENCODE_BATCH)]
-        return torch.cat(parts).numpy()
+        return torch.cat(parts)
 
     def _encode_frames(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
         caches = {"past": self._voxels, "labels": self._labels}
@@ -137,9 +137,11 @@ class LatentClips(Dataset):
         shape = (rows, *self.codec.vae.latent_shape)
         arrays = {name: (shape, dtype) for name in caches}
         title = f"encoding {folder.parent.name} keyframes"
-        build_store(folder, depends, arrays, fill, rows, 64, title)
+        build_arrays(folder, depends, arrays, fill, rows, 64, title)
 
-    def _encode_clips(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
+    def _encode_clips(
+        self, folder: Path, depends: dict, image: int, dtype: type, frames: np.ndarray
+    ) -> None:
         past, future, clips = self.dataset.past, self.dataset.future, len(self.dataset)
         channels, height, width = self.codec.vae.latent_shape
 
@@ -148,21 +150,25 @@ class LatentClips(Dataset):
             motions = [self._motion(i) for i in range(start, stop)]
             clip = (torch.from_numpy(np.stack(x)) for x in (voxels, *zip(*motions)))
             voxels, poses, trajectory = mirrored_clip(*clip) if image else clip
-            arrays["trajectory"][start:stop] = self.codec.visible_trajectory(trajectory, past)
+            seen = self.codec.aligned_voxels(voxels, poses) if self.codec.align else None
+            latents = np.stack([frames[self._rows(i)[0]] for i in range(start, stop)])
+            latents = torch.from_numpy(latents.astype(np.float32))
+            condition = self.codec.condition(
+                voxels, poses, trajectory, encode=self._encode, latents=latents, seen=seen
+            )
+            arrays["trajectory"][start:stop] = condition.trajectory
             if self.codec.align:
-                aligned = self.codec.aligned_voxels(voxels, poses)
-                latents = self._encode(aligned.flatten(0, 2))
-                arrays["aligned"][start:stop] = latents.reshape(stop - start, *aligned_shape)
-                arrays["moving"][start:stop] = moving_cells(aligned, (height, width))
+                arrays["aligned"][start:stop] = condition.aligned
+                arrays["moving"][start:stop] = moving_cells(seen, (height, width))
 
         shown = self.codec.visible_trajectory(torch.empty(clips, past + future, 2), past).shape
         arrays = {"trajectory": (tuple(shown), np.float32)}
         if self.codec.align:
-            aligned_shape = (future, len(self.codec.align) * channels, height, width)
-            arrays["aligned"] = ((clips, *aligned_shape), dtype)
+            aligned = (future, len(self.codec.align) * channels, height, width)
+            arrays["aligned"] = ((clips, *aligned), dtype)
             arrays["moving"] = ((clips, future, height, width), np.uint8)
         title = f"encoding {folder.parent.name} clips"
-        build_store(folder, depends, arrays, fill, clips, 16, title)
+        build_arrays(folder, depends, arrays, fill, clips, 16, title)
 
 
 def moving_cells(aligned: Tensor, cells: tuple[int, int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from occdistill.data.objects import carry_objects
 from occdistill.data.occ3d import Grid
-from occdistill.data.warp import extrapolate, invert, warp
+from occdistill.data.poses import extrapolate, invert
+from occdistill.data.resample import warp
 from occdistill.latents.condition import Condition
 
 Conditioning = Literal["gt", "hist", "hist+1"]
@@ -20,7 +21,8 @@ CONDITIONINGS = get_args(Conditioning)
 class Codec:
     """Voxels and poses on one side, scaled latents and conditions on the other.
 
-    The only place that multiplies by the latent scale or knows which past frames are aligned.
+    The only place that multiplies by the latent scale, knows which past frames are aligned, or
+    builds a `Condition` of frames: for the cache of a training, for scoring and for live frames.
 
     Args:
         vae: the frozen autoencoder (`encode`, `decode`, `scale`).
@@ -57,6 +59,11 @@ class Codec:
         """What is known of the future: `gt`, `none` (strict history) or `hist+1`."""
         return "none" if self.conditioning == "hist" else self.conditioning
 
+    @property
+    def plan(self) -> int:
+        """How many of the ego's true future poses a condition depends on."""
+        return {"gt": self.future, "hist": 0, "hist+1": 1}[self.conditioning]
+
     @torch.no_grad()
     def encode(self, voxels: Tensor) -> Tensor:
         """Voxels `(N, X, Y, Z)` to scaled latents `(N, C, H, W)`: the posterior mean."""
@@ -89,22 +96,49 @@ class Codec:
         return seen
 
     def visible_trajectory(self, trajectory: Tensor, past: int) -> Tensor:
-        """The entries that this conditioning may show, `(B, L, 2)`."""
-        length = {"gt": past + self.future, "hist": past - 1, "hist+1": past}
-        return trajectory[:, : length[self.conditioning]]
+        """The entries that this conditioning may show, `(B, L, 2)`.
 
-    def condition(self, past: Tensor, poses: Tensor, trajectory: Tensor) -> Condition:
+        Raises:
+            ValueError: there are fewer.
+        """
+        length = {"gt": past + self.future, "hist": past - 1, "hist+1": past}[self.conditioning]
+        if trajectory.shape[1] < length:
+            raise ValueError(
+                f"conditioning {self.conditioning} shows {length} steps of the trajectory, and"
+                f" {trajectory.shape[1]} are given"
+            )
+        return trajectory[:, :length]
+
+    @torch.no_grad()
+    def condition(
+        self,
+        past: Tensor,
+        poses: Tensor,
+        trajectory: Tensor,
+        *,
+        encode: Callable[[Tensor], Tensor] | None = None,
+        latents: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> Condition:
         """Build the condition of a batch of clips.
 
         Args:
             past: uint8 `(B, P, X, Y, Z)`.
             poses: frame to newest past ego frame, `(B, P [+ F], 4, 4)`; F needed for `gt`.
             trajectory: `(B, >= L, 2)` metres, entry i from frame i to i + 1, LiDAR frame of i.
+            encode: another way to run `self.encode`.
+            latents: the past's latents `(B, P, C, H, W)` where they are known already.
+            seen: `aligned_voxels` where they are known already.
+
+        Raises:
+            ValueError: the trajectory is too short.
         """
-        batch, frames = past.shape[:2]
-        latents = self.encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
+        encode, (batch, frames) = encode or self.encode, past.shape[:2]
+        if latents is None:
+            latents = encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
         aligned = None
         if self.align:
-            aligned = self.encode(self.aligned_voxels(past, poses).flatten(0, 2))
+            seen = self.aligned_voxels(past, poses) if seen is None else seen
+            aligned = encode(seen.flatten(0, 2))
             aligned = aligned.reshape(batch, self.future, -1, *aligned.shape[-2:])
         return Condition(latents, aligned, self.visible_trajectory(trajectory, frames))

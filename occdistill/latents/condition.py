@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,11 @@ class Condition:
     def repeat(self, count: int) -> Condition:
         """Each clip `count` times in a row, for several samples of one clip."""
         return self._map(lambda x: x.repeat_interleave(count, 0))
+
+    @staticmethod
+    def of(items: Mapping[str, Tensor]) -> Condition:
+        """The condition of a batch of cached clips, see `latents.cache.LatentClips`."""
+        return Condition(items["past"], items.get("aligned"), items.get("trajectory"))
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -119,37 +116,3 @@ def infos_columns(infos: Infos) -> dict[str, np.ndarray]:
         "count": np.array([len(scene) for scene in infos.values()]),
         **{name: np.array([frame[name] for frame in frames]) for name in sorted(shared)},
     }
-
-
-def write_arrays(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
-    """Write an npz that appears under its name only when it is whole.
-
-    Raises:
-        UserError: if it can't be written; nothing is left behind.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, **columns)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): free some space or choose another "
-            "--out"
-        ) from error
-
-
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Read what `write_arrays` wrote.
-
-    Raises:
-        UserError: if it is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is not a whole npz file ({error}): import it again") from error

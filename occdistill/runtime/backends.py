@@ -1,8 +1,7 @@
 """Ways to run a stage of a forecast, behind one name.
 
-    plain         the layers as they are written down: what the others are compared with
-    eager         the same numbers to rounding, sooner: `frozen`'s encoder and decoder, and what the
-                  full-size networks do on a CPU (`autoencoder.tiles`, `autoencoder.winograd`)
+    plain         the networks as they are written down: what the others are compared with
+    eager         the same numbers to rounding, sooner: with the layers of `frozen` and `shortcuts`
     compile       kernels fused by torch.compile, anew in every process: a minute or so
     cuda-graphs   eager, recorded once per shape and replayed without launch costs; GPUs only
     aot           kernels fused ahead of time by torch.export and AOTInductor, once per shape; the
@@ -27,11 +26,12 @@ import torch
 from torch import Tensor
 
 import occdistill
-from occdistill.autoencoder import tiles
+from occdistill.autoencoder.sparse import SparseEncoder
 from occdistill.checkpoint import fingerprint
 from occdistill.errors import UserError
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.stages import Stage
+from occdistill.store import atomic
 
 BACKENDS = ("plain", "eager", "compile", "cuda-graphs", "aot")
 Function = Callable[..., Tensor]
@@ -61,15 +61,10 @@ def check(backend: str, device: torch.device) -> None:
 
 
 def build(backend: str, stage: Stage) -> Function:
-    """The stage as `backend` runs it; sparse convolutions run as they are on all of them."""
-    if backend == "plain":
-
-        def as_written(*tensors: Tensor | None) -> Tensor:
-            with tiles.plain():
-                return stage(*tensors)
-
-        return as_written
-    if any(getattr(module, "eager_only", False) for module in stage.modules()):
+    """The stage as `backend` runs it; sparse convolutions, with as much to do as there are voxels,
+    run as they are on all of them.
+    """
+    if any(isinstance(module, SparseEncoder) for module in stage.modules()):
         return stage
     if backend == "compile":
         # one entry per stage and shape, of which a session has a few dozen
@@ -161,17 +156,11 @@ class Packages:
                 return torch._inductor.aoti_load_package(str(path))
             except Exception as error:  # noqa: BLE001 - whatever a damaged file makes the loader do
                 logging.getLogger(__name__).warning("%s is damaged, made anew: %s", path, error)
-        part = path.with_name(f".{path.stem}.{os.getpid()}.pt2")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                program = torch.export.export(self.stage, example)
-                torch._inductor.aoti_compile_and_package(program, package_path=str(part))
-            part.replace(path)
-        except OSError as error:
-            raise UserError(f"can't write {path}: {error.strerror}; use --backend eager") from error
-        finally:
-            part.unlink(missing_ok=True)
+        advice = "free some space, or use --backend eager"
+        with atomic(path, advice=advice) as part, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(self.stage, example)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(part))
         return torch._inductor.aoti_load_package(str(path))
 
     @cached_property

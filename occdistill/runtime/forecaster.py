@@ -8,7 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from occdistill.data.poses import trajectory_from_poses
+from occdistill.errors import UserError
 from occdistill.flow.guidance import Guided
+from occdistill.flow.networks.base import VelocityNetwork
 from occdistill.flow.solver import VelocityField, sample
 from occdistill.latents.codec import Codec
 from occdistill.latents.condition import Condition
@@ -16,7 +19,6 @@ from occdistill.runtime import backends, frozen
 from occdistill.runtime.backends import BACKENDS
 from occdistill.runtime.spread import Spread, spread
 from occdistill.runtime.stages import Decode, Encode, Velocity
-from occdistill.runtime.stream import Stream, trajectory_from_poses
 from occdistill.seeds import torch_generator
 
 __all__ = ["BACKENDS", "Forecaster", "disagreement", "same_noise"]
@@ -39,7 +41,8 @@ class Forecaster:
             weights once, now.
 
     Raises:
-        UserError: unknown back end, or a device or compiler that isn't there.
+        UserError: unknown back end, a device or compiler that isn't there, or a network that takes
+            other aligned frames than the codec gives.
     """
 
     def __init__(
@@ -60,6 +63,11 @@ class Forecaster:
         self.codec, self.nfe, self.guidance = codec, nfe, guidance
         self.shift, self.temperature = shift, temperature
         self.dtype, self.backend = dtype, backend
+        if isinstance(field, VelocityNetwork) and field.takes.get("aligned", 0) != len(codec.align):
+            raise UserError(
+                f"{type(field).__name__} takes {field.takes.get('aligned', 0)} aligned frames, but"
+                f" conditioning.align gives {len(codec.align)}: make them agree in the config"
+            )
         for net in (codec.vae, field):
             if isinstance(net, nn.Module):
                 net.to(self.device).eval()
@@ -69,11 +77,11 @@ class Forecaster:
             encoder, decoder = frozen.plain_encoder(codec.vae), frozen.plain_decoder(codec.vae)
         else:
             encoder, decoder = frozen.encoder(codec.vae), frozen.decoder(codec.vae)
+            field = frozen.field(field)
         self._encode = backends.build(backend, Encode(encoder, scale, *where))
         self._decode = backends.build(backend, Decode(decoder, scale, *where))
         velocity = Velocity(field, *where)
-        self._velocity = backends.build(backend, velocity)
-        self._two_time = velocity.two_time
+        self._field = _Field(backends.build(backend, velocity), velocity.two_time)
 
     @torch.no_grad()
     def __call__(
@@ -96,8 +104,16 @@ class Forecaster:
 
         Returns:
             uint8 `(B, F, X, Y, Z)`, or `(B, S, F, X, Y, Z)` for several samples.
+
+        Raises:
+            ValueError: neither poses nor trajectory say what the model is to know of the future.
         """
         if trajectory is None:
+            if poses.shape[1] < past.shape[1] + self.codec.plan:
+                raise ValueError(
+                    f"conditioning {self.codec.conditioning} needs the ego's next"
+                    f" {self.codec.plan} poses, or the trajectory"
+                )
             trajectory = trajectory_from_poses(poses)
         condition = self.condition(past, poses, trajectory)
         return self.futures(condition, samples, generator)
@@ -161,32 +177,18 @@ class Forecaster:
             trajectory: see there.
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
         """
-        past, poses, trajectory = (self.here(x) for x in (past, poses, trajectory))
-        batch, frames = past.shape[:2]
-        if latents is None:
-            latents = self.encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
-        aligned = None
-        if self.codec.align:
-            aligned = self.encode(self.codec.aligned_voxels(past, poses).flatten(0, 2))
-            aligned = aligned.reshape(batch, self.codec.future, -1, *aligned.shape[-2:])
-        return Condition(latents, aligned, self.codec.visible_trajectory(trajectory, frames))
+        known = (self.here(x) for x in (past, poses, trajectory))
+        return self.codec.condition(*known, encode=self.encode, latents=latents)
 
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
         """Stage 2: future latents `(B, F, C, H, W)` from standard normal noise of that shape."""
-        field = _Field(self._velocity, self._two_time)
-        return sample(field, self.temperature * noise, condition, self.nfe, self.shift)
+        return sample(self._field, self.temperature * noise, condition, self.nfe, self.shift)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Stage 3: classes, uint8 `(B, F, X, Y, Z)`, of latents `(B, F, C, H, W)`."""
         return self._decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-
-    def stream(self, past: int, interval: float = 0.5) -> Stream:
-        """A rolling window of `past` slots, `interval` seconds apart, in which each frame is
-        encoded once.
-        """
-        return Stream(self, past, interval)
 
     def with_nfe(self, nfe: int) -> Forecaster:
         """The same networks and compiled kernels with another number of evaluations."""
@@ -209,13 +211,16 @@ class Forecaster:
             torch.cuda.synchronize(self.device)
 
 
-class _Field:
+class _Field(VelocityNetwork):
     """A velocity stage as the sampler calls it."""
 
+    takes, taps, two_time = {}, (), False
+
     def __init__(self, velocity: backends.Function, two_time: bool) -> None:
+        super().__init__()
         self.velocity, self.two_time = velocity, two_time
 
-    def __call__(self, x: Tensor, t: Tensor, c: Condition, r: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, c: Condition, r: Tensor | None = None) -> Tensor:
         return self.velocity(x, t, c.past, c.aligned, c.trajectory, r)
 
 

@@ -1,4 +1,4 @@
-"""Encoders and decoders whose weights no longer change: the same numbers to rounding, sooner."""
+"""Networks whose weights no longer change: the same numbers to rounding, sooner."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from occdistill.autoencoder.argmax import most_likely
 from occdistill.autoencoder.light import LightEncoder, Lightened, fold
-from occdistill.autoencoder.tiles import tiled
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.flow.solver import VelocityField
+from occdistill.runtime.shortcuts import most_likely, sliced, swapped
 
 
 def plain_encoder(vae: nn.Module) -> nn.Module:
@@ -23,10 +23,15 @@ def plain_decoder(vae: nn.Module) -> nn.Module:
     return _Decoder(vae)
 
 
-def encoder(vae: nn.Module) -> nn.Module:
-    """`plain_encoder`, sooner for the small autoencoder and the light encoder.
+def field(network: VelocityField) -> VelocityField:
+    """A velocity field, guided or not, with the layers of `shortcuts` where they fit."""
+    return swapped(network) if isinstance(network, nn.Module) else network
 
-    The weights are read now; later changes to them are not seen.
+
+def encoder(vae: nn.Module) -> nn.Module:
+    """`plain_encoder`, sooner for the autoencoders of this package and the light encoder.
+
+    The small autoencoder's weights are read now; later changes to them are not seen.
     """
     if isinstance(vae, Lightened):
         light = vae.encoder
@@ -39,7 +44,7 @@ def encoder(vae: nn.Module) -> nn.Module:
             )
         return encoder(vae.vae) if light is None else plain_encoder(vae)
     if type(vae) is not VAE:
-        return plain_encoder(vae)
+        return plain_encoder(swapped(vae))
     first, last = vae.encoder[0], vae.encoder[-1]
     # A 2×2 convolution of stride 2 over heights and embedding: cell, height, embedding.
     weight = first.weight.unflatten(1, (-1, vae.classes.embedding_dim)).permute(3, 4, 1, 0, 2)
@@ -51,11 +56,11 @@ def encoder(vae: nn.Module) -> nn.Module:
 
 
 def decoder(vae: nn.Module) -> nn.Module:
-    """`plain_decoder`, sooner for the small autoencoder; see `encoder`."""
+    """`plain_decoder`, sooner for the autoencoders of this package; see `encoder`."""
     if isinstance(vae, Lightened) and vae.decoder is None:
         return decoder(vae.vae)
     if type(vae) is not VAE:
-        return plain_decoder(vae)
+        return plain_decoder(swapped(vae))
     return nn.Sequential(*vae.decoder[:-2], ClassHead(vae.decoder[-2]))
 
 
@@ -116,7 +121,7 @@ class ClassHead(nn.Module):
         conv: to `Z × 18 × 2 × 2` channels.
     """
 
-    rows_per_tile = 512
+    rows_per_slice = 512
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -137,5 +142,5 @@ class ClassHead(nn.Module):
             return most_likely(self.logits(pixels).unflatten(-1, (NUM_CLASSES, -1)), 1)
 
         pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
-        best = tiled(classes, self.rows_per_tile, pixels).view(n, height, width, 2, 2, -1)
+        best = sliced(classes, self.rows_per_slice, pixels).view(n, height, width, 2, 2, -1)
         return best.transpose(2, 3).reshape(n, 2 * height, 2 * width, -1)

@@ -38,11 +38,11 @@ def measure(
     repeats: int = 20,
     warmup: int = 3,
 ) -> dict[str, dict[str, float]]:
-    """Time one forecaster; arguments and result as for `compare`."""
-    return compare({"": forecaster}, past, poses, trajectory, repeats, warmup)[""]
+    """Time one forecaster; arguments and result as for `side_by_side`."""
+    return side_by_side({"": forecaster}, past, poses, trajectory, repeats, warmup)[""]
 
 
-def compare(
+def side_by_side(
     forecasters: Mapping[str, Forecaster],
     past: Tensor,
     poses: Tensor,

@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from occdistill.runtime.sources import Packet
-from occdistill.runtime.stream import Stream
+from occdistill.runtime.stream import RollingForecaster
 from occdistill.seeds import torch_generator
 
 _log = logging.getLogger(__name__)
@@ -217,7 +217,7 @@ class LiveRunner:
     """Takes frames from a queue and hands forecasts to a listener until told to stop.
 
     Args:
-        stream: the rolling window of a `Forecaster`.
+        rolling: the model and its window of past frames.
         queue: where frames arrive.
         deadline: seconds from a frame's arrival to its forecast.
         listener: called with the packet and its forecast, uint8 `(F, X, Y, Z)`; its own time is
@@ -228,14 +228,14 @@ class LiveRunner:
 
     def __init__(
         self,
-        stream: Stream,
+        rolling: RollingForecaster,
         queue: Queue,
         deadline: float = 0.5,
         listener: Callable[[Packet, Tensor], None] | None = None,
         clock: Clock | None = None,
         seed: int = 0,
     ) -> None:
-        self.stream, self.queue, self.deadline = stream, queue, deadline
+        self.rolling, self.queue, self.deadline = rolling, queue, deadline
         self.listener = listener
         self.clock = clock or queue.clock
         self.tally = Tally()
@@ -268,19 +268,19 @@ class LiveRunner:
         try:
             voxels = self._read(packet)
             times.append(self.clock.now())
-            self.stream.push(voxels, packet.ego_to_global, packet.time)
-            if not self.stream.ready:
+            self.rolling.push(voxels, packet.ego_to_global, packet.time, packet.lidar_to_ego)
+            if not self.rolling.ready:
                 self.tally.filling += 1
                 return None
             self._mark(times)
-            condition = self.stream.condition(packet.plan)
+            condition = self.rolling.condition(packet.plan)
             self._mark(times)
         except ValueError as error:
             self.tally.bad += 1
             self.tally.reasons.append(f"{packet.name}: {error}")
             _log.warning("skipped a bad frame, %s: %s", packet.name, error)
             return None
-        forecaster = self.stream.forecaster
+        forecaster = self.rolling.forecaster
         latents = forecaster.generate(condition, forecaster.noise(1, self._generator))
         self._mark(times)
         future = forecaster.decode(latents)[0]
@@ -304,7 +304,7 @@ class LiveRunner:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
     def _mark(self, times: list[float]) -> None:
-        self.stream.forecaster.synchronize()
+        self.rolling.forecaster.synchronize()
         times.append(self.clock.now())
 
     def report(self) -> dict[str, Any]:

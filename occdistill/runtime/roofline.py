@@ -33,7 +33,7 @@ class Work:
     bytes: int
 
 
-def count(function: Callable[[], object]) -> Work:
+def work_of(function: Callable[[], object]) -> Work:
     """Count the work of one call."""
     attention = {aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     flops = FlopCounterMode(display=False, custom_mapping=attention)

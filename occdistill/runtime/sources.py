@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from torch import Tensor
 from occdistill.data import voxelize
 from occdistill.data.clips import FrameReader
 from occdistill.data.occ3d import GridTransform
+from occdistill.data.poses import LIDAR_TO_EGO, invert
 from occdistill.data.scenes import Scene
 from occdistill.data.voxelize import Sweep, load_point_labels, load_points
 from occdistill.errors import UserError
-from occdistill.runtime.stream import NOMINAL_LIDAR_TO_EGO
-from occdistill.world.simulate import SPLITS, SceneWorld, build_scene
+from occdistill.world.simulate import SPLITS, SceneWorld, between_keyframes, build_scene
 
 GAP = 60.0  # seconds between two scenes, so that no window spans both
 
@@ -36,9 +36,11 @@ class Packet:
         voxels: uint8 `(X, Y, Z)` in its own ego frame, or what returns them.
         ego_to_global: float64 `(4, 4)`.
         time: seconds on the sensor's clock.
-        plan: ego poses `(>= F, 4, 4)` of the coming keyframes, for models that are conditioned on
-            the ego's future; one more than F makes the trajectory's last entry exact too.
+        plan: true ego poses of the coming keyframes `(>= codec.plan, 4, 4)`, for models that are
+            shown some of the ego's future; see `RollingForecaster.condition`. None where the source
+            doesn't know them: such models refuse its frames.
         name: for messages.
+        lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
     """
 
     voxels: Tensor | Callable[[], Tensor]
@@ -46,6 +48,7 @@ class Packet:
     time: float
     plan: np.ndarray | None = None
     name: str = ""
+    lidar_to_ego: np.ndarray = field(default_factory=LIDAR_TO_EGO.copy)
 
 
 def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Iterator[Packet]:
@@ -54,7 +57,7 @@ def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Itera
     Args:
         reader: reads labels or merges LiDAR sweeps.
         scenes: of a data set.
-        plan: future poses that a packet must carry, F; a scene ends where they end.
+        plan: future poses that a packet must carry, `codec.plan`; a scene ends where they end.
     """
     begin = 0.0
     for scene in scenes:
@@ -68,6 +71,7 @@ def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Itera
                 begin + times[i],
                 poses[i + 1 : i + 2 + plan] if plan else None,
                 f"{scene.name}/{frames[i].token}",
+                frames[i].lidar_to_ego,
             )
         begin += times[-1] + GAP
 
@@ -112,36 +116,6 @@ def _look(world: SceneWorld, k: int, transform: GridTransform) -> Tensor:
     return torch.from_numpy(transform(world.labels(k)))
 
 
-def between_keyframes(world: SceneWorld, factor: int) -> SceneWorld:
-    """The same drive at `factor` times the rate: everything moves evenly between keyframes."""
-    keyframes = np.arange(len(world.translation))
-    at = np.linspace(0, keyframes[-1], factor * keyframes[-1] + 1)
-    low = np.minimum(at.astype(int), keyframes[-1] - 1)
-    share, nearest = at - low, np.round(at).astype(int)
-
-    def mix(x: np.ndarray) -> np.ndarray:
-        w = share.reshape(-1, *[1] * (x.ndim - 1))
-        return (1 - w) * x[low] + w * x[low + 1]
-
-    # a quaternion and its negative are one rotation: keep neighbours on the same side
-    turn = np.sign((world.rotation[1:] * world.rotation[:-1]).sum(1))
-    rotation = mix(world.rotation * np.cumprod(np.concatenate([[1.0], turn]))[:, None])
-    pose = world.pose.copy()
-    pose[..., 2] = np.unwrap(pose[..., 2], axis=0)
-    fine = replace(
-        world,
-        translation=mix(world.translation),
-        rotation=rotation / np.linalg.norm(rotation, axis=1, keepdims=True),
-        pose=mix(pose),
-        foot=mix(world.foot),
-        speed=mix(world.speed),
-        in_sight=world.in_sight[nearest],
-        alive=world.alive[nearest],
-    )
-    fine.seen = world.seen  # what one drive shows doesn't depend on how often one looks
-    return fine
-
-
 def lidar_folder(
     folder: str | Path, transform: GridTransform, rate: float = 2.0, merge: int = 5, plan: int = 0
 ) -> Iterator[Packet]:
@@ -167,7 +141,7 @@ def lidar_folder(
     if not files:
         raise UserError(f"no *.pcd.bin files in {folder}; pass a folder of LiDAR sweeps")
     lidar_to_global = _poses(folder / "poses.txt", len(files))
-    ego_to_global = lidar_to_global @ np.linalg.inv(NOMINAL_LIDAR_TO_EGO)
+    ego_to_global = lidar_to_global @ invert(LIDAR_TO_EGO)
     step = max(1, round(0.5 * rate))
 
     @lru_cache(merge)  # neighbouring frames share all sweeps but one

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from occdistill.flow.networks.base import takes_end
 from occdistill.flow.solver import VelocityField
 from occdistill.latents.condition import Condition
 
@@ -62,7 +63,7 @@ class Velocity(Stage):
 
     def __init__(self, network, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(network, dtype, device)
-        self.two_time = getattr(network, "two_time", False)
+        self.two_time = takes_end(network)
 
     def run(self, x, t, past, aligned=None, trajectory=None, r=None) -> Tensor:
         """See the class; `t` and `r` `(B,)`, the others as in `Condition`."""

@@ -4,49 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from occdistill.data.occ3d import FREE, MOVABLE, NUM_CLASSES
-from occdistill.data.scenes import invert_pose, pose_matrix
-from occdistill.data.warp import invert
+from occdistill.data.poses import LIDAR_TO_EGO, displacements, invert
 from occdistill.latents.condition import Condition
-
-if TYPE_CHECKING:
-    from occdistill.runtime.forecaster import Forecaster
-
-# LIDAR_TOP (x right, y forward) on nuScenes cars, within centimetres
-NOMINAL_LIDAR_TO_EGO = pose_matrix((0.94, 0.0, 1.84), (0.5**0.5, 0.0, 0.0, -(0.5**0.5)))
-
-
-def trajectory_from_poses(poses: Tensor, lidar_to_ego: np.ndarray = NOMINAL_LIDAR_TO_EGO) -> Tensor:
-    """LiDAR displacement from each frame to the next, `(B, N, 2)`, x right and y forward.
-
-    The step after the last pose is not known; it repeats the one before.
-
-    Args:
-        poses: ego poses in any common frame, `(B, N, 4, 4)`, N >= 2.
-        lidar_to_ego: rigid transform `(4, 4)`.
-    """
-    lidar = poses.double() @ torch.as_tensor(lidar_to_ego, device=poses.device)
-    steps = (invert(lidar[:, :-1]) @ lidar[:, 1:])[..., :2, 3]
-    return torch.cat([steps, steps[:, -1:]], dim=1).float()
+from occdistill.runtime.forecaster import Forecaster
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame in the window: `voxels (X, Y, Z)`, `latents (C, H, W)`, ego pose, seconds."""
+    """A frame in the window: `voxels (X, Y, Z)`, `latents (C, H, W)`, seconds, poses `(4, 4)`."""
 
     voxels: Tensor
     latents: Tensor
-    ego_to_global: np.ndarray
     time: float
+    ego_to_global: np.ndarray
+    lidar_to_ego: np.ndarray
 
 
-class Stream:
+class RollingForecaster:
     """Past slots at fixed spacing over frames that come at any rate.
 
     Slot k before the newest holds the frame nearest in time to k intervals ago. So a 20 Hz sensor
@@ -57,27 +37,26 @@ class Stream:
         forecaster: encodes and forecasts.
         past: slots, P.
         interval: seconds between slots.
-        lidar_to_ego: where the LiDAR sits, `(4, 4)`.
     """
 
-    def __init__(
-        self,
-        forecaster: Forecaster,
-        past: int,
-        interval: float = 0.5,
-        lidar_to_ego: np.ndarray = NOMINAL_LIDAR_TO_EGO,
-    ) -> None:
+    def __init__(self, forecaster: Forecaster, past: int, interval: float = 0.5) -> None:
         self.forecaster, self.past, self.interval = forecaster, past, interval
-        self.lidar_to_ego = lidar_to_ego
         self.frames: deque[Frame] = deque()
 
-    def push(self, voxels: Tensor, ego_to_global: np.ndarray, time: float | None = None) -> None:
+    def push(
+        self,
+        voxels: Tensor,
+        ego_to_global: np.ndarray,
+        time: float | None = None,
+        lidar_to_ego: np.ndarray = LIDAR_TO_EGO,
+    ) -> None:
         """Take in and encode the newest frame.
 
         Args:
             voxels: uint8 `(X, Y, Z)` in its own ego frame.
             ego_to_global: float64 `(4, 4)`.
             time: seconds; None: one interval after the frame before.
+            lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
 
         Raises:
             ValueError: wrong shape, an unknown class, a pose that is none, or time running
@@ -90,7 +69,8 @@ class Stream:
             raise ValueError(f"a frame at {time:g} s after one at {self.frames[-1].time:g} s")
         voxels = self.forecaster.here(voxels)
         latents = self.forecaster.encode(voxels[None])[0]
-        self.frames.append(Frame(voxels, latents, np.asarray(ego_to_global, np.float64), time))
+        ego_to_global = np.asarray(ego_to_global, np.float64)
+        self.frames.append(Frame(voxels, latents, time, ego_to_global, lidar_to_ego))
         while time - self.frames[0].time > (self.past + 0.5) * self.interval:
             self.frames.popleft()
 
@@ -103,7 +83,7 @@ class Stream:
             ValueError: there are frames in the window already.
         """
         if self.frames:
-            raise ValueError("a stream is warmed up before its first frame")
+            raise ValueError("a live model is warmed up before its first frame")
         codec = self.forecaster.codec
         still = np.tile(np.eye(4), (codec.future + 1, 1, 1))
         empty = torch.full(codec.vae.grid_shape, FREE, dtype=torch.uint8)
@@ -129,15 +109,14 @@ class Stream:
         wanted = newest - self.interval * np.arange(self.past - 1, -1, -1)
         return [self.frames[int(np.abs(times - time).argmin())] for time in wanted]
 
-    def condition(
-        self, future_poses: np.ndarray | None = None, trajectory: Tensor | None = None
-    ) -> Condition:
+    def condition(self, plan: np.ndarray | None = None) -> Condition:
         """What the model is conditioned on now, for one clip.
 
         Args:
-            future_poses: planned ego poses `(F, 4, 4)` in the global frame, for models that are
-                conditioned on the ego's future.
-            trajectory: LiDAR displacements `(>= L, 2)`; None: from the poses.
+            plan: coming ego poses `(>= codec.plan, 4, 4)` in the global frame, one interval apart,
+                for models that are shown some of the ego's future: with `gt` all F, with `hist+1`
+                the next one. One more makes the last step with `gt` exact; without it that step is
+                zero, as at the end of a scene.
 
         Raises:
             ValueError: too few frames yet, or a plan that is missing, too short or not finite.
@@ -145,35 +124,34 @@ class Stream:
         if not self.ready:
             raise ValueError(f"{len(self.frames)} frames don't fill {self.past} slots yet")
         codec, slots = self.forecaster.codec, self.slots
+        plan = np.empty((0, 4, 4)) if plan is None else plan
+        if len(plan) < codec.plan or not np.isfinite(plan).all():
+            raise ValueError(
+                f"with conditioning {codec.conditioning} a frame must come with a plan of at least"
+                f" {codec.plan} finite future poses, not {len(plan)}; hist needs none"
+            )
         to_global = np.stack([frame.ego_to_global for frame in slots])
-        if future_poses is not None:
-            if len(future_poses) < codec.future or not np.isfinite(future_poses).all():
-                raise ValueError(f"a plan that is not {codec.future} finite poses or more")
-            to_global = np.concatenate([to_global, future_poses])
-        elif codec.conditioning == "gt":
-            raise ValueError("this model is conditioned on the ego's plan: pass future_poses")
-        relative = invert_pose(slots[-1].ego_to_global) @ to_global
-        poses = torch.from_numpy(relative.astype(np.float32))[None]
-        if trajectory is None:
-            steps = trajectory_from_poses(torch.from_numpy(relative)[None], self.lidar_to_ego)
-        else:
-            steps = trajectory[None]
+        mounting = np.stack([frame.lidar_to_ego for frame in slots])
+        if codec.plan:
+            to_global = np.concatenate([to_global, plan])
+            mounting = np.concatenate([mounting, mounting[-1:].repeat(len(plan), 0)])
+        poses = invert(slots[-1].ego_to_global) @ to_global
+        steps = np.pad(displacements(to_global @ mounting), ((0, 1), (0, 0)))
+        poses, steps = (torch.from_numpy(x.astype(np.float32))[None] for x in (poses, steps))
         voxels = torch.stack([frame.voxels for frame in slots])[None]
         latents = torch.stack([frame.latents for frame in slots])[None]
         return self.forecaster.condition(voxels, poses, steps, latents)
 
     def forecast(
         self,
-        future_poses: np.ndarray | None = None,
-        trajectory: Tensor | None = None,
+        plan: np.ndarray | None = None,
         samples: int = 1,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Forecast from the window: uint8 `(F, X, Y, Z)`, or `(S, F, X, Y, Z)` for several
         samples. Arguments as for `condition` and for calling a `Forecaster`.
         """
-        condition = self.condition(future_poses, trajectory)
-        return self.forecaster.futures(condition, samples, generator)[0]
+        return self.forecaster.futures(self.condition(plan), samples, generator)[0]
 
     def _check(self, voxels: Tensor, pose: np.ndarray) -> None:
         shape = self.forecaster.codec.vae.grid_shape

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from occdistill.store import atomic, write_json
 
 
 @dataclass
@@ -30,17 +31,16 @@ class Finding:
 
     def save(self, folder: str | Path, name: str) -> tuple[Path, Path]:
         """Write `name.png` and `name.json`; returns both paths."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        picture, record = folder / f"{name}.png", folder / f"{name}.json"
-        self.figure.savefig(picture, dpi=130)
+        picture, record = Path(folder) / f"{name}.png", Path(folder) / f"{name}.json"
+        with atomic(picture) as part:
+            self.figure.savefig(part, dpi=130)
         content = {
             "title": self.title,
             "caption": self.caption,
             "values": self.values,
             "settings": self.settings,
         }
-        record.write_text(json.dumps(content, indent=1))
+        write_json(record, content)
         return picture, record
 
 

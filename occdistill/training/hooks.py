@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
+from occdistill.store import remove_unfinished
 
 if TYPE_CHECKING:
     from occdistill.training.trainer import Trainer
@@ -130,8 +131,7 @@ class Checkpoints(Hook):
     def before_train(self, runner: Trainer) -> None:
         """Remove what a kill in the middle of writing left behind."""
         if runner.rank == 0:
-            for half_written in runner.folder.glob(".*.pth.*.tmp"):
-                half_written.unlink()
+            remove_unfinished(runner.folder)
 
     def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
         """Save at the interval and at the end."""

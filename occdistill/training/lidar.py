@@ -17,9 +17,9 @@ from occdistill.autoencoder.losses import balanced_weights
 from occdistill.build.builders import build_codec, build_lidar_encoder
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import NUM_CLASSES, Grid
-from occdistill.data.scenes import invert_pose
+from occdistill.data.poses import invert
+from occdistill.data.resample import warp
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.data.warp import warp
 from occdistill.distill.base import Loss
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
@@ -57,7 +57,7 @@ class LidarFrames(Dataset):
         scene, first = self.places[index]
         frames = self.scenes[scene].keyframes[first : first + self.ahead + 1]
         later = np.stack([frame.ego_to_global for frame in frames])
-        poses = invert_pose(later[0]) @ later
+        poses = invert(later[0]) @ later
         poses = np.concatenate([poses, poses[-1:].repeat(self.ahead + 1 - len(poses), axis=0)])
         return {
             "lidar": self.lidar[index]["voxels"],

@@ -190,7 +190,7 @@ def operations(vae: nn.Module, light: Light, frames: int = FRAMES) -> dict[str, 
     calls = {"decoder": lambda net: net.decode(z), "encoder": lambda net: net.encode(voxels)}
     return {
         name: tuple(
-            roofline.count(partial(calls[name], net)).flops
+            roofline.work_of(partial(calls[name], net)).flops
             for net in (vae, Lightened(vae, **{name: part}))
         )
         for name, part in light.named_children()

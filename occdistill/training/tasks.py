@@ -18,7 +18,7 @@ from occdistill.latents.condition import Condition
 
 def latent_batch(items: Mapping[str, Tensor], draws: Draws) -> Batch:
     """A batch of cached clips, see `occdistill.latents.cache.LatentClips`, for flows and methods."""
-    condition = Condition(items["past"], items.get("aligned"), items.get("trajectory"))
+    condition = Condition.of(items)
     return Batch(condition, draws, items["future"], items.get("moving"))
 
 

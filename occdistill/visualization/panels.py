@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from occdistill.data.occ3d import CLASS_NAMES, FREE, PALETTE, Grid
 from occdistill.errors import UserError
+from occdistill.store import atomic
 from occdistill.visualization import bev
 from occdistill.visualization.open3d_scene import RenderError, render
 
@@ -68,11 +69,11 @@ def save(
     path = Path(path)
     if path.suffix not in (".gif", ".png"):
         raise UserError(f"{path.name} is neither a .gif nor a .png file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".gif":
-        _save_gif(path, animation(past, rows, grid, size, style))
-    else:
-        still(past, rows, grid, size, style).save(path, optimize=True)
+    with atomic(path) as part:
+        if path.suffix == ".gif":
+            _save_gif(part, animation(past, rows, grid, size, style))
+        else:
+            still(past, rows, grid, size, style).save(part, optimize=True)
 
 
 def animation(

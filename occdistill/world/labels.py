@@ -11,10 +11,11 @@ import numpy as np
 from numba import njit
 
 from occdistill.data.occ3d import FREE, NUM_CLASSES, OCC3D
+from occdistill.data.poses import LIDAR_POSITION
 from occdistill.data.raycast import visible_mask
 from occdistill.world.agents import KIND, LABELS
 from occdistill.world.columns import CELL, EMPTY, SLOTS, Columns
-from occdistill.world.sensors import LIDAR_POSITION, camera_rays, lidar_rays
+from occdistill.world.sensors import camera_rays, lidar_rays
 
 _SURVEY_AZIMUTHS = 2048
 _SURVEY_RANGE = 62.0

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from occdistill.data.poses import LIDAR_POSITION
 from occdistill.world.agents import KIND, KINDS
 from occdistill.world.columns import CELL, EMPTY, SLOTS, Columns, cell_noise
 from occdistill.world.labels import solid_part
-from occdistill.world.sensors import LIDAR_POSITION, lidar_rays
+from occdistill.world.sensors import lidar_rays
 
 MAX_RANGE = 70.0
 _NOISE = 0.02

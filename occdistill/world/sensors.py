@@ -4,9 +4,6 @@ from functools import cache
 
 import numpy as np
 
-LIDAR_POSITION = (0.94, 0.0, 1.84)
-LIDAR_YAW = -90.0
-"""LiDAR axes as in nuScenes: x right, y forward, z up."""
 RINGS, AZIMUTHS = 32, 1080
 # Name, position in the ego frame (metres), yaw (degrees), focal length (pixels of 1600 × 900).
 CAMERAS = (
@@ -22,15 +19,6 @@ CAMERAS = (
 def _spin(vectors: np.ndarray, degrees: float) -> np.ndarray:
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     return np.round(vectors @ np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]]), 9)
-
-
-@cache
-def lidar_to_ego() -> np.ndarray:
-    """4 × 4 transform from the LiDAR's frame to the ego frame."""
-    pose = np.eye(4)
-    pose[:3, :3] = _spin(np.eye(3), LIDAR_YAW).T
-    pose[:3, 3] = LIDAR_POSITION
-    return pose
 
 
 @cache

@@ -1,46 +1,27 @@
 """One scene of the embedded world: a town, its traffic, the ego's poses and all boxes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from occdistill.data.poses import (
+    LIDAR_POSITION,
+    interpolate,
+    interpolate_rotations,
+    quaternion,
+    rigid,
+    rotation_matrix,
+)
 from occdistill.errors import UserError
 from occdistill.world.agents import untouched
 from occdistill.world.columns import Columns
 from occdistill.world.labels import annotated, in_sight, label_grid, survey
 from occdistill.world.plan import SPLITS
 from occdistill.world.scenery import furnish
-from occdistill.world.sensors import LIDAR_POSITION
 from occdistill.world.town import Town, elevation, plan_town
 from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, Tracks, simulate
-
-
-def quaternion(rotation: np.ndarray) -> np.ndarray:
-    """w, x, y, z of a rotation matrix that turns less than half a turn about x and y."""
-    r = rotation
-    w = math.sqrt(max(1.0 + r[0, 0] + r[1, 1] + r[2, 2], 0.0)) / 2
-    z = math.sqrt(max(1.0 - r[0, 0] - r[1, 1] + r[2, 2], 0.0)) / 2
-    if w > z:
-        x, y = (r[2, 1] - r[1, 2]) / (4 * w), (r[0, 2] - r[2, 0]) / (4 * w)
-        z = (r[1, 0] - r[0, 1]) / (4 * w)
-    else:
-        x, y = (r[0, 2] + r[2, 0]) / (4 * z), (r[1, 2] + r[2, 1]) / (4 * z)
-        w = (r[1, 0] - r[0, 1]) / (4 * z)
-    return np.array([w, x, y, z])
-
-
-def rotation_matrix(q: np.ndarray) -> np.ndarray:
-    """Rotation matrix of a unit quaternion w, x, y, z."""
-    w, x, y, z = q
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 @dataclass
@@ -67,10 +48,7 @@ class SceneWorld:
 
     def ego_to_global(self, k: int) -> np.ndarray:
         """Pose (4, 4) of keyframe k."""
-        pose = np.eye(4)
-        pose[:3, :3] = rotation_matrix(self.rotation[k])
-        pose[:3, 3] = self.translation[k]
-        return pose
+        return rigid(rotation_matrix(self.rotation[k]), self.translation[k])
 
     @cached_property
     def seen(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -180,3 +158,24 @@ def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> Scen
     scene.in_sight = in_sight(columns, scene.eyes, pose, sizes)
     scene.alive = annotated(scene.in_sight)
     return scene
+
+
+def between_keyframes(world: SceneWorld, factor: int) -> SceneWorld:
+    """The same drive at `factor` times the rate: everything moves evenly between keyframes."""
+    last = len(world.translation) - 1
+    at = np.linspace(0, last, factor * last + 1)
+    nearest = np.round(at).astype(int)
+    pose = world.pose.copy()
+    pose[..., 2] = np.unwrap(pose[..., 2], axis=0)
+    fine = replace(
+        world,
+        translation=interpolate(world.translation, at),
+        rotation=interpolate_rotations(world.rotation, at),
+        pose=interpolate(pose, at),
+        foot=interpolate(world.foot, at),
+        speed=interpolate(world.speed, at),
+        in_sight=world.in_sight[nearest],
+        alive=world.alive[nearest],
+    )
+    fine.seen = world.seen  # what one drive shows doesn't depend on how often one looks
+    return fine

@@ -1,16 +1,16 @@
 """The nuScenes v1.0 tables of a world, and Occ3D's `annotations.json`."""
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION
+from occdistill.store import write_json
 from occdistill.world.agents import KINDS
 from occdistill.world.plan import SPLITS, ScenePlan, token
 from occdistill.world.scan import LIDARSEG_NAMES, Scan
-from occdistill.world.sensors import LIDAR_POSITION, LIDAR_YAW
 from occdistill.world.simulate import SceneWorld
 
 SCENE_TABLES = ("log", "scene", "sample", "sample_data", "ego_pose", "instance")
@@ -205,7 +205,6 @@ def _describe(world: SceneWorld) -> str:
 
 def common_tables(plans: list[ScenePlan]) -> dict[str, list[dict]]:
     """The tables that are the same for all scenes, and the map that lists all logs."""
-    yaw = math.radians(LIDAR_YAW)
     return {
         "category": [
             {
@@ -230,7 +229,7 @@ def common_tables(plans: list[ScenePlan]) -> dict[str, list[dict]]:
                 "token": _MOUNTING,
                 "sensor_token": _SENSOR,
                 "translation": list(LIDAR_POSITION),
-                "rotation": _turn(yaw),
+                "rotation": [round(part, 8) for part in LIDAR_ROTATION],
                 "camera_intrinsic": [],
             }
         ],
@@ -275,17 +274,13 @@ def write_tables(out: Path, version: str, plans: list[ScenePlan], parts: list[di
     if not tables["lidarseg"]:
         del tables["lidarseg"]  # the devkit takes the file itself as a promise of point labels
     for name, records in tables.items():
-        _write_json(folder / f"{name}.json", records)
+        write_json(folder / f"{name}.json", records, indent=0)
     (out / "maps").mkdir(exist_ok=True)
     # nuScenes' map masks are per city; every scene here is a town of its own.
     blank = Image.fromarray(np.zeros((_MAP_SIZE, _MAP_SIZE), np.uint8))
     blank.save(out / tables["map"][0]["filename"])
     names = {split: [plan.name for plan in plans if plan.split == split] for split in SPLITS}
-    _write_json(out / "splits.json", names)
+    write_json(out / "splits.json", names, indent=0)
     infos = {plan.name: part["annotations"] for plan, part in zip(plans, parts)}
     lists = {"train_split": names["train"], "val_split": names["val"]}
-    _write_json(out / "annotations.json", lists | {"scene_infos": infos})
-
-
-def _write_json(path: Path, content: list | dict) -> None:
-    path.write_text(json.dumps(content, indent=0), encoding="utf-8")
+    write_json(out / "annotations.json", lists | {"scene_infos": infos}, indent=0)

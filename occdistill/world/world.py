@@ -1,6 +1,5 @@
 """Write the embedded world to disk: simulate, label and scan each scene, then the tables."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from occdistill.data.occ3d import save_labels
 from occdistill.errors import UserError
+from occdistill.store import read_json, write_json
 from occdistill.world.labels import visibility
 from occdistill.world.plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
 from occdistill.world.scan import Scan, scan
@@ -152,16 +152,13 @@ def _claim(out: Path, settings: _Settings) -> None:
 
 
 def _read_stamp(out: Path) -> dict:
-    try:
-        return json.loads((out / _STAMP).read_text())
-    except FileNotFoundError:
+    if not (out / _STAMP).exists():
         return {}
-    except ValueError as error:
-        raise UserError(f"{out / _STAMP} is broken; remove {out} and start again") from error
+    return read_json(out / _STAMP, "stamp of a world", f"remove {out} and start again")
 
 
 def _write_stamp(out: Path, settings: _Settings, complete: bool) -> None:
-    (out / _STAMP).write_text(json.dumps(asdict(settings) | {"complete": complete}, indent=1))
+    write_json(out / _STAMP, asdict(settings) | {"complete": complete})
 
 
 def _check_disk(out: Path, settings: _Settings) -> None:
@@ -189,7 +186,7 @@ def _write_scenes(
     with bar:
         for _ in _each(job, todo, min(workers, len(todo))):
             bar.update()
-    return [json.loads((folder / f"{plan.name}.json").read_bytes()) for plan in plans]
+    return [read_json(folder / f"{plan.name}.json") for plan in plans]
 
 
 def _each(job: Callable, items: list, workers: int) -> Iterator:
@@ -216,9 +213,7 @@ def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:
             _write_array(out / plan.lidarseg_path(k, version), scans[-1].lidarseg)
     tables = scene_tables(plan, world, scans or None, version)
     part = out / _PARTS / f"{plan.name}.json"
-    unfinished = part.with_suffix(".new")
-    unfinished.write_text(json.dumps({"tables": tables, "annotations": annotations(plan, world)}))
-    unfinished.replace(part)
+    write_json(part, {"tables": tables, "annotations": annotations(plan, world)}, indent=None)
 
 
 def _sweep(plan: ScenePlan, world: SceneWorld, k: int) -> Scan:

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from occdistill.autoencoder.argmax import most_likely
 from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened
 from occdistill.autoencoder.vae import VAE
 from occdistill.build.builders import build_vae
@@ -24,18 +23,6 @@ def voxels(count=3):
     return torch.randint(0, 18, (count, 16, 8, 4), dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("dim", [0, 1, -1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_most_likely_is_the_first_of_the_largest(dim, dtype):
-    logits = torch.randn(5, 7, 6).to(dtype)
-    found = most_likely(logits, dim)
-    assert found.dtype == torch.uint8
-    best = logits.amax(dim, keepdim=True)
-    first = (logits == best).int().argmax(dim)  # of booleans, argmax gives the first
-    assert torch.equal(found.long(), first)
-    assert most_likely(torch.zeros(3, 18), 1).tolist() == [0, 0, 0]
-
-
 @pytest.mark.parametrize("width, blocks", [((8, 16), (1, 2)), ((16, 8), (0, 1))])
 def test_decode_is_the_argmax_of_the_logits(width, blocks):
     decoder = LightDecoder(**SHAPES, width=width, blocks=blocks)
@@ -43,13 +30,6 @@ def test_decode_is_the_argmax_of_the_logits(width, blocks):
     logits = decoder.logits(z)
     assert logits.shape == (3, 16, 8, 4, 18)
     assert torch.equal(decoder.decode(z).long(), logits.argmax(-1))
-
-
-def test_tiles_change_nothing():
-    """A map of more pixels than a tile holds, decoded in tiles and at once."""
-    decoder = LightDecoder((4, 32, 32), (64, 64, 8), width=(8,), blocks=(1,))
-    z = torch.randn(2, 4, 32, 32)
-    assert torch.equal(decoder.decode(z).long(), decoder.logits(z).argmax(-1))
 
 
 def test_voxels_are_decoded_where_their_latent_lies():

@@ -10,9 +10,8 @@ import torch
 from occdistill.build.builders import build_lidar_encoder, build_vae
 from occdistill.build.config import load_config
 from occdistill.data.occ3d import FREE, GridTransform
-from occdistill.data.scenes import invert_pose
+from occdistill.data.poses import LIDAR_TO_EGO, invert
 from occdistill.data.voxelize import merge
-from occdistill.runtime.stream import NOMINAL_LIDAR_TO_EGO
 
 CONFIG = load_config("configs/demo_lidar.py")
 pytestmark = [
@@ -34,7 +33,7 @@ def street(real_sweeps):
     grids = [
         merge(
             real_sweeps[i - 4 : i + 1],
-            real_sweeps[i].lidar_to_global @ invert_pose(NOMINAL_LIDAR_TO_EGO),
+            real_sweeps[i].lidar_to_global @ invert(LIDAR_TO_EGO),
         )
         for i in range(5, len(real_sweeps), 4)
     ]

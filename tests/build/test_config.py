@@ -152,7 +152,7 @@ def test_a_flow_map_student_is_loaded_with_its_end_clock(tmp_path):
     student, path = two_time(build_network(config)), tmp_path / "student.pth"
     state = {"kind": "distill", "model": student.state_dict(), "fingerprints": {}}
     checkpoints.save(path, state)
-    assert build_forecaster(config, path)._two_time
+    assert build_forecaster(config, path)._field.two_time
 
 
 def test_a_missing_data_root_is_told_with_the_config_s_own_advice():

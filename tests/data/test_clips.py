@@ -6,7 +6,8 @@ import torch
 
 from occdistill.data.clips import ClipDataset, FrameReader, KeyframeDataset
 from occdistill.data.occ3d import FREE, OCC3D, GridTransform
-from occdistill.data.scenes import invert_pose, load_index
+from occdistill.data.poses import invert
+from occdistill.data.scenes import load_index
 from occdistill.errors import UserError
 
 SMALL = GridTransform(25.6, 2)
@@ -47,7 +48,7 @@ def test_shapes_poses_and_trajectory(tiny):
     assert item["trajectory"].shape == (5, 2) and item["trajectory"].dtype == torch.float32
     assert torch.allclose(item["poses"][1], torch.eye(4), atol=1e-6)
     for k in range(5):
-        want = invert_pose(tiny.ego_to_global(1, 2)) @ tiny.ego_to_global(1, 1 + k)
+        want = invert(tiny.ego_to_global(1, 2)) @ tiny.ego_to_global(1, 1 + k)
         assert np.allclose(item["poses"][k], want, atol=1e-5)
     assert np.allclose(item["trajectory"], [f.trajectory for f in data.frames(1)])
 
@@ -139,7 +140,7 @@ def test_lidar_feeds_the_same_clips(tiny):
     assert torch.equal(item["poses"], labels["poses"])
     for frame, voxels, seen in zip(data.frames(2), item["past"], item["observed"]):
         # Merged sweeps of a standing pole meet in one voxel of that frame; the bonnet is no voxel.
-        pole = invert_pose(frame.ego_to_global) @ [620.0, 1010.0, 1.2, 1]
+        pole = invert(frame.ego_to_global) @ [620.0, 1010.0, 1.2, 1]
         where = np.floor((pole[:3] - OCC3D.origin) / OCC3D.voxel_size).astype(int).tolist()
         assert (voxels != FREE).nonzero().tolist() == [where] and voxels[tuple(where)] == 15
         assert seen[tuple(where)] == 1 and 10 < seen.sum() < 300

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from occdistill.data.infos import build_infos, command, future_steps, load_infos, save_infos
-from occdistill.data.scenes import load_index, pose_matrix
+from occdistill.data.poses import pose_matrix
+from occdistill.data.scenes import load_index
 from occdistill.errors import UserError
 
 

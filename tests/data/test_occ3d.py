@@ -135,9 +135,9 @@ def test_missing_and_damaged_label_files(tmp_path, semantics):
     flipped[1000:1100] = bytes(100)
     for damaged in (whole[: len(whole) // 2], b"", b"not a zip", bytes(flipped)):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match="truncated or not an npz"):
+        with pytest.raises(UserError, match="truncated or no label file"):
             load_labels(path)
     with path.open("wb") as file:
         np.save(file, semantics)
-    with pytest.raises(UserError, match="truncated or not an npz"):
+    with pytest.raises(UserError, match="truncated or no label file"):
         load_labels(path)

@@ -7,17 +7,16 @@ import pytest
 import torch
 
 from occdistill.data.occ3d import FREE, GridTransform
-from occdistill.data.scenes import invert_pose, pose_matrix
+from occdistill.data.poses import LIDAR_TO_EGO, extrapolate, invert
+from occdistill.data.resample import warp
 from occdistill.data.voxelize import merge, observed
-from occdistill.data.warp import extrapolate, warp
 
-LIDAR_TO_EGO = pose_matrix([0.94, 0, 1.84], [0.5**0.5, 0, 0, -(0.5**0.5)])
 MERGE = 5
 
 
 @pytest.fixture(scope="module")
 def egos(real_sweeps):
-    return np.stack([s.lidar_to_global @ invert_pose(LIDAR_TO_EGO) for s in real_sweeps])
+    return np.stack([s.lidar_to_global @ invert(LIDAR_TO_EGO) for s in real_sweeps])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_ego_warped_copy_beats_copy_last(grids, egos, ahead):
     small = [torch.from_numpy(transform(g))[None] for g in grids]
     scores = []
     for i in range(MERGE, len(grids) - ahead):
-        poses = torch.from_numpy(invert_pose(egos[i]) @ egos)
+        poses = torch.from_numpy(invert(egos[i]) @ egos)
         past, truth = poses[None, : i + 1], small[i + ahead]
         true_pose, guess = poses[None, i + ahead], extrapolate(past, ahead)[:, -1]
         scores.append(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from occdistill.data import scenes
-from occdistill.data.scenes import displacements, invert_pose, load_index, pose_matrix
+from occdistill.data.poses import pose_matrix
+from occdistill.data.scenes import load_index
 from occdistill.errors import UserError
 
 MOUNTING = pose_matrix((0.9, 0.0, 1.8), (math.sqrt(0.5), 0, 0, -math.sqrt(0.5)))
@@ -15,15 +16,6 @@ MOUNTING = pose_matrix((0.9, 0.0, 1.8), (math.sqrt(0.5), 0, 0, -math.sqrt(0.5)))
 
 def load(tiny, split="train"):
     return load_index(tiny.root, tiny.version, split)
-
-
-def test_pose_matrix_agrees_with_known_rotations():
-    half = math.sqrt(0.5)
-    turn = pose_matrix([1, 2, 3], [half, 0, 0, half])
-    assert np.allclose(turn @ [1, 0, 0, 1], [1, 3, 3, 1])
-    roll = pose_matrix([[0, 0, 0]], [[2 * half, 2 * half, 0, 0]])  # needs not be normalised
-    assert np.allclose(roll[0] @ [0, 1, 0, 1], [0, 0, 1, 1])
-    assert np.allclose(invert_pose(turn) @ turn, np.eye(4))
 
 
 def test_tables_give_keyframes(tiny):
@@ -53,12 +45,6 @@ def test_trajectory_is_the_step_in_the_lidar_frame(tiny):
     assert np.allclose(frames[0].ego_trajectory, [2.0, 0.3], atol=1e-5)
     assert frames[0].trajectory.dtype == np.float32
     assert not frames[-1].trajectory.any() and not frames[-1].ego_trajectory.any()
-
-
-def test_displacements_turn_with_the_frame():
-    poses = np.stack([np.eye(4), pose_matrix([1, 0, 0], [1, 0, 0, 1])])  # forward, then left
-    poses = np.concatenate([poses, poses[1:] @ poses[1:]])
-    assert np.allclose(displacements(poses), [[1, 0], [1, 0], [0, 0]])
 
 
 def test_annotations_alone_give_the_same_motion(tiny):

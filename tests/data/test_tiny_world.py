@@ -5,7 +5,8 @@ import pytest
 
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, load_labels
-from occdistill.data.scenes import load_index, pose_matrix
+from occdistill.data.poses import pose_matrix
+from occdistill.data.scenes import load_index
 from occdistill.world import VERSION
 
 

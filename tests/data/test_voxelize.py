@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from occdistill.data.occ3d import FREE, OCC3D, Grid
+from occdistill.data.poses import invert, pose_matrix
 from occdistill.data.raycast import observed_mask
-from occdistill.data.scenes import invert_pose, pose_matrix
 from occdistill.data.voxelize import (
     LIDARSEG_TO_OCC3D,
     NO_VOTE,
@@ -94,10 +94,8 @@ def test_sweeps_from_a_moving_car_meet():
     lidar_to_ego = pose_matrix([0.9, 0, 1.8], [math.sqrt(0.5), 0, 0, -math.sqrt(0.5)])
     post = np.array([640.0, 1206.1, 2.1, 1])
     egos = [pose_matrix([620 + 4 * i, 1200 + i, 0], [1, 0, 0, 0.1 * i]) for i in range(3)]
-    sweeps = [
-        sweep([(invert_pose(e @ lidar_to_ego) @ post)[:3]], [15], e @ lidar_to_ego) for e in egos
-    ]
-    local = (invert_pose(egos[2]) @ post)[:3]
+    sweeps = [sweep([(invert(e @ lidar_to_ego) @ post)[:3]], [15], e @ lidar_to_ego) for e in egos]
+    local = (invert(egos[2]) @ post)[:3]
     where = tuple(np.floor((local - OCC3D.origin) / OCC3D.voxel_size).astype(int).tolist())
     assert occupied(voxelize(sweeps, egos[2])) == {where: 15}
 

@@ -1,4 +1,7 @@
-"""What a method does unless told otherwise, against the numbers of its paper or of its code."""
+"""What a method does unless told otherwise, against the numbers of its paper or of its code.
+
+"Code" is the authors'; FastGen is NVIDIA's, which has flow versions of several methods.
+"""
 
 import pytest
 
@@ -18,8 +21,8 @@ from occdistill.flow.path import TimeLaw
 from tests.flow_map import build_map
 from tests.gaussian import build
 
-# OccFM trains at sigmoid(N(0, 1)); MFD keeps the noisiest thousandth out (its code). All given, so
-# that TimeLaw's own defaults are pinned too.
+# OccFM trains at sigmoid(N(0, 1)), FastGen leaves out a thousandth at either end. All entries are
+# given, so that TimeLaw's own defaults are pinned too.
 OCCFM = TimeLaw(law="logit_normal", mean=0.0, std=1.0, low=0.001, high=0.999)
 # DMD's min_step and max_step, 2 % from either end
 DMD = dict(mean=0.0, std=1.0, low=0.02, high=0.98)
@@ -28,7 +31,7 @@ DEFAULTS = [
     # class, attribute, value, where it is from
     (MFD, "guided_teacher.scale", 2.0, "OccFM's sampler"),
     (MFD, "ode_step", 0.02, "MFD, Table 2: the best of five"),
-    (MFD, "ratio", 10, "MFD, Sec. 5"),
+    (MFD, "ratio", 10, "MFD, paper; its code: 9 or 2.5"),
     (MFD, "times", OCCFM, "OccFM's training law, as MFD"),
     (MFD, "auxiliary_times", OCCFM, "as the student's"),
     (NoAuxiliary, "ode_step", 0.02, "as MFD"),
@@ -39,27 +42,27 @@ DEFAULTS = [
     (DiffInstruct, "times", TimeLaw("logit_normal", **DMD), "OccFM's law, DMD's clip"),
     (DiffInstruct, "auxiliary_times", OCCFM, "the auxiliary learns at all times"),
     (DiffInstruct, "ratio", 10, "as MFD's comparison"),
-    (SiD, "alpha", 1.0, "SiD, Sec. 5: 1 to 1.2"),
+    (SiD, "alpha", 1.0, "SiD, paper: 1 to 1.2; its code: 1.2"),
     (SiD, "weight", "denoiser", "SiD's code"),
-    (SiD, "ratio", 1, "SiD, Alg. 1"),
+    (SiD, "ratio", 1, "SiD, code"),
     (SiD, "times", OCCFM, "ours; the source's is an option"),
     (Consistency, "huber", 0.00054, "iCT (2310.14189): 0.00054 sqrt(d), here per element"),
-    (Consistency, "gap", 0.02, "ours: 50 points, as iCM's coarser grids"),
+    (Consistency, "gap", 0.02, "ours: 50 points from noise to data"),
     (Consistency, "target_ema", 0.0, "iCT: no moving average"),
     (Consistency, "times", OCCFM, "OccFM's training law"),
-    (AYF, "tangent_max", 0.99, "AYF, App.: k at most 0.99"),
-    (AYF, "tangent_warmup", 2000, "FastGen's AYF"),
+    (AYF, "tangent_max", 0.99, "AYF, FastGen: k at most 0.99"),
+    (AYF, "tangent_warmup", 2000, "AYF, FastGen"),
     (AYF, "c", 0.1, "sCM (2410.11081), kept by AYF"),
-    (AYF, "gap_mean", -0.8, "AYF, App."),
-    (AYF, "gap_std", 1.6, "FastGen's AYF"),
-    (MeanFlow, "times", TimeLaw(mean=0.4), "MeanFlow, Table 1d: N(-0.4, 1), noise at t = 1"),
+    (AYF, "gap_mean", -0.8, "AYF, FastGen"),
+    (AYF, "gap_std", 1.6, "AYF, FastGen"),
+    (MeanFlow, "times", TimeLaw(mean=0.4), "MeanFlow: -0.4 where noise is at t = 1"),
     (MeanFlow, "instantaneous", 0.5, "MeanFlow: r = t on 50 % but for ImageNet (75 %)"),
-    (MeanFlow, "power", 1.0, "MeanFlow, Table 1e"),
+    (MeanFlow, "power", 1.0, "MeanFlow, code"),
     (MeanFlow, "tangent_warmup", 0, "MeanFlow: none"),
     (DMD2, "generator_weight", 3e-3, "DMD2's code, ImageNet"),
     (DMD2, "discriminator_weight", 1e-2, "DMD2's code, ImageNet"),
-    (DMD2, "ratio", 5, "DMD2, Sec. 4.2"),
-    (DMD2, "gan", "logistic", "DMD2, Eq. 4"),
+    (DMD2, "ratio", 5, "DMD2, ImageNet"),
+    (DMD2, "gan", "logistic", "DMD2, code"),
     (DMD2, "times", TimeLaw("uniform", **DMD), "DMD2's code"),
     (DMD2, "auxiliary_times", OCCFM, "the auxiliary learns at all times"),
     (DMD2, "gan_times", TimeLaw("uniform"), "DMD2: at all noise levels"),

@@ -15,14 +15,9 @@ from tests.gaussian import SHAPE, TEACHER, BulkDraws, GaussianField, build, grad
 STUDENTS = [(0.7, 1.8), (1.1, 0.2), (0.4, 1.0)]
 UNIFORM = dict(law="uniform", low=0.0, high=1.0)
 
-# (dL/da, dL/db) for each student in STUDENTS, by numerical quadrature of the closed forms
+# (dL/da, dL/db) for each student in STUDENTS, by numerical quadrature of the closed forms; the
+# costly last
 QUADRATURE = {
-    "mfd": (MFD, dict(ode_step=0.005), [(0, 0.333809), (0.134812, -0.333809), (-0.058236, 0)]),
-    "mfd_uniform": (
-        MFD,
-        dict(ode_step=0.005, times=UNIFORM),
-        [(0, 0.246493), (0.101816, -0.246493), (-0.052487, 0)],
-    ),
     "velocity": (VelocityMatching, {}, [(0, 0.412747), (0.197582, -0.412747), (-0.106663, 0)]),
     "diff_instruct_x1": (
         DiffInstruct,
@@ -38,6 +33,12 @@ QUADRATURE = {
         DiffInstruct,
         dict(weight="velocity"),
         [(0, 0.412747), (0.197582, -0.412747), (-0.106663, 0)],
+    ),
+    "mfd": (MFD, dict(ode_step=0.005), [(0, 0.333809), (0.134812, -0.333809), (-0.058236, 0)]),
+    "mfd_uniform": (
+        MFD,
+        dict(ode_step=0.005, times=UNIFORM),
+        [(0, 0.246493), (0.101816, -0.246493), (-0.052487, 0)],
     ),
 }
 

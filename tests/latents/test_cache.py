@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from occdistill.arrays import build_arrays, open_arrays
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, GridTransform, save_labels
+from occdistill.data.resample import warp
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.data.warp import warp
 from occdistill.errors import UserError
 from occdistill.latents.cache import LatentClips, mirrored_clip, moving_cells
 from occdistill.latents.codec import Codec
-from occdistill.store import build_store, open_store
 
 TRANSFORM = GridTransform(crop=12.8, coarsen=4)  # 16 × 16 × 4 voxels
 
@@ -169,7 +169,7 @@ def test_a_damaged_cache_is_refused(world, tmp_path):
     path.write_bytes(whole)
     meta = path.parent / "meta.json"
     meta.write_text(meta.read_text()[:20])
-    with pytest.raises(UserError, match="no readable meta.json"):
+    with pytest.raises(UserError, match="no list of a cache's arrays at"):
         latents(clips, codec, tmp_path)
 
 
@@ -178,9 +178,9 @@ def fill_squares(arrays, start, stop):
 
 
 def test_a_flipped_byte_anywhere_is_noticed(tmp_path):
-    folder, depends = tmp_path / "store", {"rule": "squares"}
+    folder, depends = tmp_path / "arrays", {"rule": "squares"}
     items = 3_000_001  # 24 MB
-    build_store(folder, depends, {"squares": ((items,), np.int64)}, fill_squares, items, items, "")
+    build_arrays(folder, depends, {"squares": ((items,), np.int64)}, fill_squares, items, items, "")
     for place in np.random.default_rng(0).integers(1000, items * 8, 5):
         with open(folder / "squares.npy", "rb+") as file:
             file.seek(place)
@@ -188,27 +188,27 @@ def test_a_flipped_byte_anywhere_is_noticed(tmp_path):
             file.seek(place)
             file.write(bytes([byte[0] ^ 1]))
         with pytest.raises(UserError, match="squares.npy has changed"):
-            open_store(folder, depends)
+            open_arrays(folder, depends)
         with open(folder / "squares.npy", "rb+") as file:
             file.seek(place)
             file.write(byte)
-    assert (open_store(folder, depends)["squares"][:3] == [0, 1, 4]).all()
+    assert (open_arrays(folder, depends)["squares"][:3] == [0, 1, 4]).all()
 
 
 def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
     code = """
         import os, signal, sys
         import numpy as np
-        from occdistill.store import build_store
+        from occdistill.arrays import build_arrays
 
         def fill(arrays, start, stop):
             if start == 6:
                 os.kill(os.getpid(), signal.SIGKILL)
             arrays["squares"][start:stop] = np.arange(start, stop) ** 2
 
-        build_store(sys.argv[1], {"a": 1}, {"squares": ((10,), np.int64)}, fill, 10, 2, "squares")
+        build_arrays(sys.argv[1], {"a": 1}, {"squares": ((10,), np.int64)}, fill, 10, 2, "squares")
     """
-    folder = tmp_path / "store"
+    folder = tmp_path / "arrays"
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), str(folder)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -222,10 +222,10 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
         starts.append(start)
         fill_squares(arrays, start, stop)
 
-    build_store(folder, {"a": 1}, {"squares": ((10,), np.int64)}, fill, 10, 2, "squares")
+    build_arrays(folder, {"a": 1}, {"squares": ((10,), np.int64)}, fill, 10, 2, "squares")
     assert starts == [6, 8]
-    assert open_store(folder, {"a": 1})["squares"].tolist() == [i * i for i in range(10)]
-    assert sorted(os.listdir(tmp_path)) == ["store"]
+    assert open_arrays(folder, {"a": 1})["squares"].tolist() == [i * i for i in range(10)]
+    assert sorted(os.listdir(tmp_path)) == ["arrays"]
 
 
 def test_an_interrupted_build_of_something_else_starts_again(tmp_path):
@@ -236,14 +236,14 @@ def test_an_interrupted_build_of_something_else_starts_again(tmp_path):
 
     shape = {"squares": ((4,), np.int64)}
     with pytest.raises(KeyboardInterrupt):
-        build_store(tmp_path / "s", {"a": 1}, shape, stop, 4, 2, "squares")
-    build_store(tmp_path / "s", {"a": 2}, shape, fill_squares, 4, 2, "squares")
-    assert open_store(tmp_path / "s", {"a": 2})["squares"].tolist() == [0, 1, 4, 9]
+        build_arrays(tmp_path / "s", {"a": 1}, shape, stop, 4, 2, "squares")
+    build_arrays(tmp_path / "s", {"a": 2}, shape, fill_squares, 4, 2, "squares")
+    assert open_arrays(tmp_path / "s", {"a": 2})["squares"].tolist() == [0, 1, 4, 9]
 
 
 def test_no_room_is_said_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="cannot build the cache .*No space left"):
-        build_store(tmp_path / "s", {}, {"x": ((1 << 50,), np.uint8)}, fill_squares, 1, 1, "x")
+        build_arrays(tmp_path / "s", {}, {"x": ((1 << 50,), np.uint8)}, fill_squares, 1, 1, "x")
 
 
 def test_moving_cells_are_those_that_something_has_entered_or_left():

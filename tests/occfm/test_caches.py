@@ -11,11 +11,10 @@ from occdistill.errors import UserError
 from occdistill.occfm.caches import (
     compare_infos,
     infos_columns,
-    read_arrays,
     read_infos,
     read_latents,
-    write_arrays,
 )
+from occdistill.store import read_npz, write_npz
 
 
 def dump(path, value):
@@ -39,8 +38,8 @@ def test_latents_with_their_keyframes(tmp_path):
     assert found["trajectory"].tolist() == np.float32([[0.1, 1.5], [0.1, -2]]).tolist()
     assert found["scene"].tolist() == ["scene-0003", "scene-0001"]
     assert found["token"].tolist() == ["ab", "cd"]
-    write_arrays(tmp_path / "a.npz", found)
-    again = read_arrays(tmp_path / "a.npz")
+    write_npz(tmp_path / "a.npz", found)
+    again = read_npz(tmp_path / "a.npz")
     assert all(np.array_equal(again[name], found[name]) for name in found)
 
 
@@ -99,8 +98,8 @@ def test_infos_built_from_raw_tables_agree_with_the_pickle(tmp_path, tiny_world)
     columns = infos_columns(theirs)
     assert columns["gt_ego_fut_trajs"].shape == (frames, 6, 2)
     assert columns["count"].tolist() == [len(scene) for scene in ours.values()]
-    write_arrays(tmp_path / "a.npz", columns)
-    assert read_arrays(tmp_path / "a.npz")["token"].tolist() == columns["token"].tolist()
+    write_npz(tmp_path / "a.npz", columns)
+    assert read_npz(tmp_path / "a.npz")["token"].tolist() == columns["token"].tolist()
 
 
 def test_unusable_infos(tmp_path):
@@ -109,17 +108,3 @@ def test_unusable_infos(tmp_path):
     broken = {"infos": {"scene-0001": [{"token": "ab"}]}}
     with pytest.raises(UserError, match="keyframe 0 of scene-0001"):
         read_infos(dump(tmp_path / "a.pkl", broken))
-
-
-def test_a_place_that_cannot_be_written_is_left_clean(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("not a folder")
-    with pytest.raises(UserError, match="cannot write"):
-        write_arrays(blocked / "a.npz", {"x": np.zeros(2)})
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_damaged_npz(tmp_path):
-    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UserError, match="is not a whole npz file"):
-        read_arrays(tmp_path / "a.npz")

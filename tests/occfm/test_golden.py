@@ -79,7 +79,10 @@ def test_classes_may_differ_in_one_voxel_of_ten_thousand():
 def test_tool_exits_with_one_sentence(tmp_path):
     tool = Path(__file__).parents[2] / "tools" / "check_occfm.py"
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04")
-    for path, sentence in (("b.npz", "no golden file at b.npz"), ("a.npz", "is not a whole npz")):
+    for path, sentence in (
+        ("b.npz", "no golden file at b.npz"),
+        ("a.npz", "truncated or no golden file"),
+    ):
         command = [sys.executable, tool, "--golden", path]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 2

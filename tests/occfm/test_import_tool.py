@@ -15,7 +15,7 @@ from occdistill.build.config import load_config
 from occdistill.data.infos import build_infos
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError
-from occdistill.occfm.caches import read_arrays
+from occdistill.store import read_npz
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +119,7 @@ def test_latents(tool, tmp_path, capsys):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps([frame] * 3))
     tool("latents", tmp_path / "a.pkl", "--out", tmp_path / "a.npz")
     assert "3 keyframes of 1 scenes, latents 16×50×50" in capsys.readouterr().out
-    assert read_arrays(tmp_path / "a.npz")["latents"].shape == (3, 16, 50, 50)
+    assert read_npz(tmp_path / "a.npz")["latents"].shape == (3, 16, 50, 50)
 
 
 def test_infos_against_raw_tables(tool, tmp_path, tiny_world, capsys):

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import nn
 
-from occdistill.autoencoder import tiles
 from occdistill.errors import UserError
 from occdistill.flow.guidance import Guided
 from occdistill.runtime import backends
@@ -34,17 +33,6 @@ def test_what_cannot_run_here_is_refused(monkeypatch):
     for backend in ("compile", "aot"):
         with pytest.raises(UserError, match=r"apt-get install g\+\+"):
             Forecaster(codec(), ToNewest(), backend=backend)
-
-
-@pytest.mark.parametrize("backend", ["plain", "eager"])
-def test_only_plain_runs_layers_as_they_are_written(backend):
-    class Layer(nn.Module):
-        def forward(self, x):
-            return x * (1 + tiles.is_plain())
-
-    function = backends.build(backend, encode(Layer(), scale=1.0))
-    assert function(torch.ones(1)) == (2 if backend == "plain" else 1)
-    assert not tiles.is_plain()
 
 
 def test_a_function_is_prepared_once_per_shape_and_type_of_contiguous_tensors():

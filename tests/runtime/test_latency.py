@@ -84,7 +84,7 @@ def test_forecasters_take_turns():
             return super().forward(x_t, t, condition)
 
     forecasters = {name: Forecaster(codec(), Noted(name)) for name in "ab"}
-    assert set(latency.compare(forecasters, *clip(), repeats=2, warmup=1)) == {"a", "b"}
+    assert set(latency.side_by_side(forecasters, *clip(), repeats=2, warmup=1)) == {"a", "b"}
     assert order == ["a", "b"] * 3
 
 

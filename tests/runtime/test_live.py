@@ -17,6 +17,7 @@ from occdistill.runtime.live import (
     threaded,
 )
 from occdistill.runtime.sources import Packet
+from occdistill.runtime.stream import RollingForecaster
 from tests.runtime.fakes import ToNewest, codec, street
 
 
@@ -47,7 +48,7 @@ def runner(source, clock, rate=2.0, capacity=2, work=lambda: 0.0, past=3, **opti
             clock.sleep(work())
             return super().forward(x_t, t, condition)
 
-    stream = Forecaster(codec(), Busy()).stream(past)
+    stream = RollingForecaster(Forecaster(codec(), Busy()), past)
     return LiveRunner(stream, PacedQueue(source, rate, capacity, clock), **options)
 
 
@@ -119,7 +120,7 @@ def test_a_source_may_run_in_a_thread_of_its_own():
         raise RuntimeError("sensor unplugged")
 
     queue = threaded(source(), capacity=10, clock=SystemClock())
-    report = LiveRunner(Forecaster(codec(), ToNewest()).stream(1), queue).run()
+    report = LiveRunner(RollingForecaster(Forecaster(codec(), ToNewest()), 1), queue).run()
     assert report["frames"]["forecasts"] == 5
 
 
@@ -133,7 +134,7 @@ def test_a_callback_may_put_while_the_loop_takes():
 
     thread = threading.Thread(target=callback)
     thread.start()
-    report = LiveRunner(Forecaster(codec(), ToNewest()).stream(1), queue).run()
+    report = LiveRunner(RollingForecaster(Forecaster(codec(), ToNewest()), 1), queue).run()
     thread.join()
     assert report["frames"]["forecasts"] == 50
 
@@ -212,7 +213,7 @@ def test_soak(caplog):
     # a corrupt frame is skipped, unless it was dropped unread
     assert 50 < frames["bad"] <= 100 <= frames["bad"] + frames["dropped"]
     assert not planted & set(answered)
-    assert len(live.stream.frames) <= 1 + 3.5 * 0.5 / 0.05
+    assert len(live.rolling.frames) <= 1 + 3.5 * 0.5 / 0.05
     assert len(live.tally.reasons) == 20
     (objects, megabytes), (objects_later, megabytes_later) = sizes  # after 2,000 and after 10,000
     assert objects_later - objects < 500

@@ -8,10 +8,10 @@ from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.voxelize import load_points
 from occdistill.errors import UserError
 from occdistill.runtime import sources
-from occdistill.runtime.sources import GAP, between_keyframes, lidar_folder, replay, synthetic
-from occdistill.runtime.stream import NOMINAL_LIDAR_TO_EGO
-from occdistill.world.simulate import SceneWorld
+from occdistill.runtime.sources import GAP, lidar_folder, replay, synthetic
 from tests.runtime.fakes import drive
+
+MOUNTING = np.diag([1.0, 1.0, 1.0, 1.0])  # a car whose LiDAR is its ego frame
 
 
 class Reader:
@@ -26,8 +26,9 @@ class Reader:
 
 
 def scene(name, frames, start=0):
+    more = {"lidar_to_ego": MOUNTING}
     keyframes = [
-        SimpleNamespace(token=str(i), timestamp=start + 500_000 * i, ego_to_global=pose)
+        SimpleNamespace(token=str(i), timestamp=start + 500_000 * i, ego_to_global=pose, **more)
         for i, pose in enumerate(drive(frames))
     ]
     return SimpleNamespace(name=name, keyframes=keyframes)
@@ -54,6 +55,7 @@ def test_replay_carries_the_plan_and_ends_where_it_ends():
     assert len(packets) == 4
     assert np.array_equal(packets[0].plan, poses[1:4])  # one more, for the trajectory
     assert np.array_equal(packets[3].plan, poses[4:6])
+    assert packets[0].lidar_to_ego is MOUNTING
 
 
 def sweeps(folder, count, labels=True):
@@ -139,38 +141,6 @@ def test_folders_without_sweeps_or_poses_are_refused(tmp_path):
     (tmp_path / "poses.txt").unlink()
     with pytest.raises(UserError, match=r"poses\.txt"):
         next(lidar_folder(tmp_path, GridTransform()))
-
-
-def test_the_lidar_sits_where_nuscenes_has_it():
-    forward = NOMINAL_LIDAR_TO_EGO[:3, :3] @ [0, 1, 0]
-    assert forward == pytest.approx([1, 0, 0])
-
-
-def test_between_keyframes_everything_moves_evenly():
-    half = np.sqrt(0.5)
-    world = SceneWorld(
-        columns=None,
-        translation=np.array([[0.0, 0, 0], [4.0, 0, 0], [4.0, 4, 0]]),
-        # turns left by 90 degrees twice; the last quaternion is given with the other sign
-        rotation=np.array([[1.0, 0, 0, 0], [half, 0, 0, half], [0, 0, 0, -1.0]]),
-        kinds=np.array([0]),
-        sizes=np.ones((1, 3)),
-        pose=np.array([[[0.0, 0, 3.0]], [[2.0, 0, -3.0]], [[2.0, 0, -3.0]]]),
-        foot=np.zeros((3, 1)),
-        speed=np.zeros((3, 1)),
-        standing=np.array([False]),
-        in_sight=np.ones((3, 1), bool),
-        alive=np.array([[True], [True], [False]]),
-    )
-    world.seen = "what the drive shows"
-    fine = between_keyframes(world, 4)
-    assert fine.translation[:, 0].tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 4]
-    assert np.allclose(fine.ego_to_global(8)[:2, :2], [[-1, 0], [0, -1]])
-    yaw = np.arctan2(fine.ego_to_global(6)[1, 0], fine.ego_to_global(6)[0, 0])
-    assert np.degrees(yaw) == pytest.approx(135)
-    assert np.cos(fine.pose[2, 0, 2]) == pytest.approx(-1)  # through pi, not through zero
-    assert fine.alive[:, 0].tolist() == [True] * 6 + [False] * 3
-    assert fine.seen == world.seen
 
 
 def test_the_embedded_world_runs_at_multiples_of_two():

@@ -115,6 +115,22 @@ def test_realtime_answers_every_frame_that_has_a_plan(setup, monkeypatch, capsys
     assert list((setup / "board").glob("events*"))
 
 
+def test_realtime_shows_a_history_model_the_true_next_step(setup, monkeypatch):
+    text = (setup / "config.py").read_text().replace('kind="gt"', 'kind="hist+1"')
+    path = setup / "history.py"
+    path.write_text(text.replace("trajectory=7", "trajectory=3").replace("student", "history"))
+    network = build_network(load_config(path))
+    state = {"kind": "distill", "model": network.state_dict(), "config_text": "", "meta": {}}
+    checkpoints.save(setup / "history.pth", {**state, "fingerprints": {}})
+    call(
+        monkeypatch, "realtime", path, setup / "history.pth", "--rate", 10, "--queue", 100,
+        "--deadline", 60_000, "--device", "cpu", "--out", setup / "history",
+    )  # fmt: skip
+    frames = json.loads((setup / "history" / "realtime.json").read_text())["frames"]
+    # of 12 keyframes the last has no next one, the first 2 fill the window
+    assert (frames["arrived"], frames["bad"], frames["forecasts"]) == (11, 0, 9)
+
+
 def test_realtime_skips_an_unreadable_frame(setup, tiny_world, tmp_path, monkeypatch):
     world = tmp_path / "world"
     shutil.copytree(tiny_world, world)

@@ -13,8 +13,8 @@ from occdistill.build.builders import build_forecaster, build_lidar_encoder, bui
 from occdistill.build.config import load_config
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, Grid, GridTransform
-from occdistill.data.scenes import invert_pose
-from occdistill.data.warp import warp
+from occdistill.data.poses import invert
+from occdistill.data.resample import warp
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.training import jobs
@@ -93,7 +93,7 @@ def test_frames_hold_lidar_labels_and_where_the_ego_goes(clips, frames):
     assert (item["labels"].numpy() == clips.reader.labels(scene.keyframes[2])[0]).all()
     assert (item["lidar"] != FREE).sum() < (item["labels"] != FREE).sum()
     to_global = [frame.ego_to_global for frame in scene.keyframes]
-    assert np.allclose(item["poses"][3], invert_pose(to_global[2]) @ to_global[5], atol=1e-4)
+    assert np.allclose(item["poses"][3], invert(to_global[2]) @ to_global[5], atol=1e-4)
     last = frames[23]["poses"]  # the scene's last keyframe: it goes nowhere
     assert torch.allclose(last, torch.eye(4), atol=1e-5)
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from occdistill.data.occ3d import FREE, OCC3D, load_labels, load_semantics
+from occdistill.data.resample import warp
 from occdistill.data.scenes import load_index
-from occdistill.data.warp import warp
 from occdistill.errors import UserError
 from occdistill.world import VERSION, make_world, world
+from occdistill.world.simulate import SceneWorld, between_keyframes
 
 # lidarseg ids → Occ3D classes, for the ids that the world uses.
 TO_OCC3D = {2: 7, 3: 7, 4: 7, 9: 1, 10: 0, 11: 0, 12: 8, 14: 2, 16: 3, 17: 4, 18: 5, 21: 6}
@@ -291,3 +292,30 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path):
     refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+
+
+def test_between_keyframes_everything_moves_evenly():
+    half = np.sqrt(0.5)
+    world = SceneWorld(
+        columns=None,
+        translation=np.array([[0.0, 0, 0], [4.0, 0, 0], [4.0, 4, 0]]),
+        # turns left by 90 degrees twice; the last quaternion is given with the other sign
+        rotation=np.array([[1.0, 0, 0, 0], [half, 0, 0, half], [0, 0, 0, -1.0]]),
+        kinds=np.array([0]),
+        sizes=np.ones((1, 3)),
+        pose=np.array([[[0.0, 0, 3.0]], [[2.0, 0, -3.0]], [[2.0, 0, -3.0]]]),
+        foot=np.zeros((3, 1)),
+        speed=np.zeros((3, 1)),
+        standing=np.array([False]),
+        in_sight=np.ones((3, 1), bool),
+        alive=np.array([[True], [True], [False]]),
+    )
+    world.seen = "what the drive shows"
+    fine = between_keyframes(world, 4)
+    assert fine.translation[:, 0].tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 4]
+    assert np.allclose(fine.ego_to_global(8)[:2, :2], [[-1, 0], [0, -1]])
+    yaw = np.arctan2(fine.ego_to_global(6)[1, 0], fine.ego_to_global(6)[0, 0])
+    assert np.degrees(yaw) == pytest.approx(135)
+    assert np.cos(fine.pose[2, 0, 2]) == pytest.approx(-1)  # through pi, not through zero
+    assert fine.alive[:, 0].tolist() == [True] * 6 + [False] * 3
+    assert fine.seen == world.seen

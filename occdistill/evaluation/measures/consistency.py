@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from occdistill.data.occ3d import Grid
-from occdistill.data.warp import warp
+from occdistill.data.poses import invert
+from occdistill.data.resample import warp
 from occdistill.evaluation.measures.subsets import STATIC
 
 _OUTSIDE = 255
@@ -26,7 +27,7 @@ class StaticConsistency:
     def update(self, voxels: Tensor, poses: Tensor) -> None:
         """Count one clip: uint8 `(F, X, Y, Z)`; poses `(F, 4, 4)`, frame to one common frame."""
         poses = poses.double()
-        target_to_source = torch.linalg.inv(poses[:-1]) @ poses[1:]
+        target_to_source = invert(poses[:-1]) @ poses[1:]
         before = warp(voxels[:-1], target_to_source, self.grid, fill=_OUTSIDE)
         after = voxels[1:]
         static = torch.zeros(256, dtype=torch.bool, device=voxels.device)

@@ -14,14 +14,13 @@ from typing import Literal
 import numpy as np
 
 from occdistill.data.occ3d import CLASS_NAMES, FREE, NUM_CLASSES, OCC3D, Grid
+from occdistill.data.poses import LIDAR_POSITION, invert
 from occdistill.data.raycast import cast_rays
-from occdistill.data.scenes import invert_pose
 from occdistill.errors import UserError
 from occdistill.evaluation.metrics import horizon_names, nanmean
 
 Distance = Literal["exit", "entry"]
 THRESHOLDS = (1.0, 2.0, 4.0)  # metres
-LIDAR = (0.94, 0.0, 1.84)  # LIDAR_TOP on a nuScenes car, in its ego frame
 MARGIN = 1.0  # metres; no ray starts nearer to the grid's sides (|x|, |y| < 39 in Occ3D)
 
 
@@ -100,7 +99,7 @@ def drive_origins(
     poses: np.ndarray,
     grid: Grid = OCC3D,
     limit: int = 8,
-    lidar: tuple[float, float, float] = LIDAR,
+    lidar: tuple[float, float, float] = LIDAR_POSITION,
 ) -> list[np.ndarray]:
     """Where the LiDAR was and will be along a drive, seen from each of its frames.
 
@@ -118,7 +117,7 @@ def drive_origins(
     sensors = poses @ np.array([*lidar, 1.0])
     low, high = np.array(grid.origin[:2]) + MARGIN, np.array(grid.upper[:2]) - MARGIN
     result = []
-    for back in invert_pose(poses):
+    for back in invert(poses):
         local = (sensors @ back.T)[:, :3]
         local = local[((local[:, :2] > low) & (local[:, :2] < high)).all(1)]
         keep = np.linspace(0, len(local) - 1, min(limit, len(local))).round().astype(int)

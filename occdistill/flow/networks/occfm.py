@@ -16,8 +16,7 @@ Clock and trajectory give one vector e per clip. It scales and shifts the residu
 scales, shifts and gates the transformer blocks.
 
 Between blocks the state is `(B * 12, H, W, C)`, one map per frame, channels last; blocks over time
-see it as `(B * H * W, 12, C)`. Every block treats the rows of its first dimension independently, so
-that a CPU runs it in cache-sized slices (`tiled`).
+see it as `(B * H * W, 12, C)`. Every block treats the rows of its first dimension independently.
 
 Four things in the published network look like slips. The weights were trained with them, so they
 are the defaults, and each can be switched off to train the network as it was meant:
@@ -45,9 +44,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from occdistill.autoencoder.tiles import is_plain, tiled
-from occdistill.autoencoder.winograd import Conv3x3
 from occdistill.errors import UserError
+from occdistill.flow.networks.base import Tap, VelocityNetwork
 from occdistill.latents.condition import Condition
 
 HEADS = 8
@@ -108,10 +106,7 @@ def frame_buckets(frames: int, directional: int = 16) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention on `(S, heads, N, D)`, logits divided by the root of D."""
-    scale, width = q.shape[-1] ** -0.5, q.shape[-1]
-    if width == 8 and q.device.type == "cpu" and not is_plain():
-        q, k, v = (F.pad(x, (0, 8)) for x in (q, k, v))  # the CPU kernel is 1.5 times faster at 16
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)[..., :width]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 def split_heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +125,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def spread(e: Tensor, rows: int) -> Tensor:
+def per_row(e: Tensor, rows: int) -> Tensor:
     """One vector per clip `(B, D)` to one per row, `(rows, 1, D)`."""
     return e[:, None].expand(-1, rows // e.shape[0], -1).reshape(rows, 1, -1)
 
@@ -144,30 +139,23 @@ class Residual(nn.Module):
         embedding: width of e; None for a block that ignores it.
     """
 
-    maps_per_tile = 6
-
     def __init__(self, inside: int, outside: int, embedding: int | None) -> None:
         super().__init__()
         self.modulation = nn.Linear(embedding, 2 * outside) if embedding else None
-        self.conv1 = Conv3x3(inside, outside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
         self.gain1 = nn.Parameter(torch.ones(outside))
-        self.conv2 = Conv3x3(outside, outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
         self.gain2 = nn.Parameter(torch.ones(outside))
         self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else None
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """`x (B * F, H, W, inside)`, `e (B, E)` after its SiLU."""
-        modulation = () if self.modulation is None else (spread(self.modulation(e), x.shape[0]),)
-
-        def block(x: Tensor, modulation: Tensor | None = None) -> Tensor:
-            h = rms_norm(convolve(self.conv1, x), self.gain1)
-            if modulation is not None:
-                scale, shift = modulation[:, None].chunk(2, dim=-1)
-                h = torch.addcmul(shift, h, 1 + scale)
-            h = F.silu(rms_norm(convolve(self.conv2, F.silu(h)), self.gain2))
-            return h + (x if self.skip is None else convolve(self.skip, x))
-
-        return tiled(block, self.maps_per_tile, x, *modulation)
+        h = rms_norm(convolve(self.conv1, x), self.gain1)
+        if self.modulation is not None:
+            scale, shift = per_row(self.modulation(e), x.shape[0])[:, None].chunk(2, dim=-1)
+            h = torch.addcmul(shift, h, 1 + scale)
+        h = F.silu(rms_norm(convolve(self.conv2, F.silu(h)), self.gain2))
+        return h + (x if self.skip is None else convolve(self.skip, x))
 
 
 class Attention(nn.Module):
@@ -184,17 +172,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """`x (S, N, C)`, `bias (1, heads, N, N)`."""
-
-        def block(x: Tensor) -> Tensor:
-            h = F.layer_norm(x, x.shape[-1:], self.gain, eps=1e-5)
-            attended = attend(*split_heads(self.qkv(h)), bias)
-            return x + self.out(attended.transpose(1, 2).flatten(2))
-
-        return tiled(block, tile_rows(x), x)
+        h = F.layer_norm(x, x.shape[-1:], self.gain, eps=1e-5)
+        attended = attend(*split_heads(self.qkv(h)), bias)
+        return x + self.out(attended.transpose(1, 2).flatten(2))
 
 
 class Transformer(nn.Module):
     """DiT block inside sequences: attention and MLP, both scaled, shifted and gated by e."""
+
+    attend = staticmethod(attend)
 
     def __init__(
         self, channels: int, embedding: int, head_merge: Literal["reinterpret", "transpose"]
@@ -211,14 +197,11 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         """`x (S, N, C)`, `e (B, E)` after its SiLU; the S sequences of a clip follow each other."""
-
-        def block(x: Tensor, modulation: Tensor) -> Tensor:
-            shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-            x = torch.addcmul(x, gate1, self.attention(self.modulate(x, shift1, scale1)))
-            h = F.gelu(self.mlp_in(self.modulate(x, shift2, scale2)), approximate="tanh")
-            return torch.addcmul(x, gate2, self.mlp_out(h))
-
-        return tiled(block, tile_rows(x), x, spread(self.modulation(e), x.shape[0]))
+        modulation = per_row(self.modulation(e), x.shape[0])
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+        x = torch.addcmul(x, gate1, self.attention(self.modulate(x, shift1, scale1)))
+        h = F.gelu(self.mlp_in(self.modulate(x, shift2, scale2)), approximate="tanh")
+        return torch.addcmul(x, gate2, self.mlp_out(h))
 
     @staticmethod
     def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -227,15 +210,10 @@ class Transformer(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """`(S, N, C)` to the same shape."""
-        attended = attend(*split_heads(self.qkv(x)))  # (S, heads, N, C / heads)
+        attended = self.attend(*split_heads(self.qkv(x)))  # (S, heads, N, C / heads)
         if self.head_merge == "transpose":
             attended = attended.transpose(1, 2)
         return self.out(attended.reshape(x.shape))
-
-
-def tile_rows(x: Tensor, tokens: int = 1200) -> int:
-    """How many sequences `(S, N, C)` make a slice that stays in the cache."""
-    return max(1, tokens // x.shape[1])
 
 
 def over_pixels(function, x: Tensor, *args) -> Tensor:
@@ -265,7 +243,7 @@ class Level(nn.Module):
 # ------------------------------------------------------------------ the network
 
 
-class OccFMTransition(nn.Module):
+class OccFMTransition(VelocityNetwork):
     """Velocity field of OccFM.
 
     Args:
@@ -302,7 +280,8 @@ class OccFMTransition(nn.Module):
         channels, h, w = latent_shape
         self.past, self.future, self.history = past, future, past if history is None else history
         self.frames, self.trajectory_length = past + future, trajectory_length
-        self.doubled_residual, self.two_time, self.recompute = doubled_residual, two_time, recompute
+        self.doubled_residual, self.recompute = doubled_residual, recompute
+        self.takes = dict(past=past, trajectory=trajectory_length)
         c1, c2, c3 = width, 2 * width, 4 * width
         self.embedding = e = c2
 
@@ -365,6 +344,11 @@ class OccFMTransition(nn.Module):
         past, trajectory = self.slots(condition)
         frames = torch.cat([past.to(x_t.dtype), x_t], dim=1)
         return self.velocity(frames, t, trajectory, r, newest=self.future)
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The last block at 25×25."""
+        return (Tap("middle2", self.middle2.conv2.out_channels, channels_last=True),)
 
     def slots(self, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """The condition in this network's slots: past `(B, P, C, H, W)`, trajectory `(B, L, 2)`.

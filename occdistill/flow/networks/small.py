@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occdistill.errors import UserError
+from occdistill.flow.networks.base import Tap, VelocityNetwork
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
 
@@ -88,7 +89,7 @@ class SpaceTimeAttention(nn.Module):
         return tokens.transpose(1, 2).reshape(x.shape)
 
 
-class SpaceTimeUNet(nn.Module):
+class SpaceTimeUNet(VelocityNetwork):
     """Velocity field of a Gaussian guess whose mean and spread the network chooses.
 
     If a future latent were normal with mean m and standard deviation s, its velocity would be
@@ -132,8 +133,8 @@ class SpaceTimeUNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, height, cells = latent_shape
-        self.takes = (past, align, trajectory)
-        self.prior_std, self.two_time = prior_std, two_time
+        self.takes = dict(past=past, aligned=align, trajectory=trajectory)
+        self.prior_std = prior_std
         widths = [width * 2**level for level in range(len(blocks))]
         e = widths[-1]
         self.clock = Clock(e)
@@ -193,14 +194,19 @@ class SpaceTimeUNet(nn.Module):
         std = self.prior_std * log_ratio.clamp(-3, 3).exp()
         return gaussian_velocity(x_t, t, condition.aligned[:, :, :channels] + shift, std)
 
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The last block of the coarsest level."""
+        return (Tap(f"middle.{len(self.middle) - 1}", self.horizon.shape[1]),)
+
     def _check(self, condition: Condition, channels: int) -> None:
         aligned = 0 if condition.aligned is None else condition.aligned.shape[2] // channels
         given = (condition.past.shape[1], aligned, condition.trajectory.shape[1])
-        if given != self.takes:
+        if given != tuple(self.takes.values()):
             raise UserError(
                 "the network takes {} past frames, {} aligned ones and {} trajectory entries, but "
                 "data and conditioning give {}, {} and {}: make them agree in the config".format(
-                    *self.takes, *given
+                    *self.takes.values(), *given
                 )
             )
 

@@ -29,6 +29,7 @@ from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import DEFAULT
 from occdistill.evaluation.published import PUBLISHED
 from occdistill.evaluation.report import cell, environment, git_commit, plain, table
+from occdistill.store import atomic, write_text
 from occdistill.studies.finding import canvas
 from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
 from occdistill.studies.table1.runs import finished, write_json
@@ -360,9 +361,11 @@ def write(plan: Plan, command: str) -> dict[str, Any] | None:
         return None
     folder = Path(plan.work_dir)
     write_json(folder / "table.json", content)
-    (folder / "table.md").write_text(markdown(content, command))
-    horizon_figure(content).savefig(folder / "horizons.png", dpi=130)
-    training_figure(plan).savefig(folder / "training.png", dpi=130)
+    write_text(folder / "table.md", markdown(content, command))
+    pictures = {"horizons.png": horizon_figure(content), "training.png": training_figure(plan)}
+    for name, figure in pictures.items():
+        with atomic(folder / name) as part:
+            figure.savefig(part, dpi=130)
     return content
 
 

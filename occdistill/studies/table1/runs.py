@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +33,7 @@ from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row,
 from occdistill.flow.path import Draws
 from occdistill.runtime.latency import peak_mb, reset_peak
 from occdistill.runtime.machine import device_name
+from occdistill.store import read_json, write_json, write_text
 from occdistill.studies.table1.plan import Plan
 from occdistill.training.jobs import Job, train_distill
 from occdistill.training.tasks import latent_batch
@@ -46,18 +45,10 @@ TEACHER_STEPS = (10, 5, 2, 1)
 def finished(folder: Path, signature: str | None = None) -> dict | None:
     """The record of a finished run, or None; with a signature, of one that has it."""
     try:
-        record = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        record = read_json(folder / "run.json")
+    except UserError:
         return None
     return record if signature in (None, record["signature"]) else None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
 
 
 def updates_of(plan: Plan, budget: str, key: str) -> int:
@@ -156,7 +147,7 @@ def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats:
     """
     path = plan.folder("updates", key, 0).parent / "cost.json"
     mark = signature(plan, made_of, key, plan.updates)
-    if path.is_file() and (timed := json.loads(path.read_text())).get("signature") == mark:
+    if path.is_file() and (timed := read_json(path)).get("signature") == mark:
         return timed
     options = plan.run_options(key, plan.updates)
     job = Job(_arguments(plan, options, 0, path.parent / "cost", device), "distill")
@@ -196,8 +187,7 @@ def _claim(folder: Path, mark: str) -> None:
             f"{folder} holds a run with other settings, networks or clips: move it away, or choose "
             "another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(mark + "\n")
+    write_text(note, mark + "\n")
 
 
 def _arguments(plan: Plan, options: dict, seed: int, folder: Path, device: str) -> Namespace:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from occdistill.data.occ3d import FREE, Grid
-from occdistill.data.warp import extrapolate, invert, warp
+from occdistill.data.poses import invert
+from occdistill.data.resample import warp
 
 GRID = Grid((20, 20, 4), 0.5, (-5.0, -5.0, -1.0))
 
@@ -60,28 +61,3 @@ def test_pitch_uses_the_height():
     pitch = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])
     moved = warp(voxels, pitch[None], grid)  # target z looks along source x
     assert (moved != FREE).nonzero().tolist() == [[0, 9, 10, 15]]
-
-
-def test_extrapolation_of_an_arc_is_exact():
-    step = pose(2.0, 0.1, 0.0, 0.2)
-    frames = [pose()]
-    for _ in range(5):
-        frames.append(frames[-1] @ step)
-    newest = invert(frames[2])
-    past = torch.stack([newest @ frame for frame in frames[:3]])[None]
-    future = torch.stack([newest @ frame for frame in frames[3:]])[None]
-    assert torch.allclose(extrapolate(past, 3), future, atol=1e-12)
-
-
-def test_extrapolation_ignores_pitch_and_height():
-    previous = pose(-2.0, 0.0, -0.3)
-    previous[0, 0], previous[0, 2], previous[2, 0], previous[2, 2] = 0.995, 0.0998, -0.0998, 0.995
-    guess = extrapolate(torch.stack([previous, pose()])[None].float(), 2)
-    assert guess.dtype == torch.float32
-    assert torch.allclose(guess[0, :, 2], torch.tensor([0.0, 0, 1, 0]).expand(2, 4))
-    assert torch.allclose(guess[0, :, :3, :3], torch.eye(3).expand(2, 3, 3), atol=1e-6)
-
-
-def test_extrapolation_needs_two_keyframes():
-    with pytest.raises(ValueError, match="two past"):
-        extrapolate(pose()[None, None], 3)

@@ -13,9 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
-from occdistill.autoencoder.tiles import in_slices
+from torch import Tensor
 
 POINTS = (0.0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)  # and infinity
 OUT = 4  # side of the square of outputs made at once
@@ -71,22 +69,3 @@ def winograd(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             outputs = outputs.view(OUT, OUT, *shape, -1).permute(2, 3, 0, 4, 1, 5)
             target[:, top:end].view(outputs.shape).copy_(outputs)
     return made[:, :height, :width].permute(0, 3, 1, 2)
-
-
-class Conv3x3(nn.Conv2d):
-    """A 3×3 convolution to maps of the same size.
-
-    In float32 on a CPU, while nothing is recorded for gradients, it is `winograd`. Below 128
-    channels moving numbers about costs more than it saves.
-    """
-
-    def __init__(self, inside: int, outside: int) -> None:
-        super().__init__(inside, outside, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(N, inside, H, W)` to `(N, outside, H, W)`."""
-        types = {x.dtype, self.weight.dtype}
-        exact = types == {torch.float32} and not torch.is_autocast_enabled("cpu")
-        if exact and in_slices(x) and min(self.in_channels, self.out_channels) >= 128:
-            return winograd(x, self.weight, self.bias)
-        return super().forward(x)

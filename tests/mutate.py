@@ -1,0 +1,466 @@
+"""Do the tests notice? Wrong formulas, one at a time, in a copy of the tree: `make mutate`.
+
+Each change is a text edit that a tired programmer could make. The tests named with it must fail; a
+change that they pass has survived. `python tests/mutate.py sid dmd2` tries only the changes of
+files whose path has one of the words.
+
+Each try is a fork of this process, which has imported the slow packages, and never ours.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import mmengine.runner  # noqa: F401
+import pytest
+import scipy.special  # noqa: F401
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+PASSED, FAILED = 0, 1  # pytest's exit statuses; with another one no test has judged
+OTHER_TREE = 100
+
+
+class Change(NamedTuple):
+    """`old`, which `file` holds once, becomes `new`; `tests` must notice."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def changes(file: str, tests: str, *edits: tuple[str, str]) -> list[Change]:
+    """Edits of one file of the package, for the same test files, separated by spaces."""
+    paths = tuple(f"tests/{test}.py" for test in tests.split())
+    return [Change(f"occdistill/{file}.py", old, new, paths) for old, new in edits]
+
+
+KIN = "distill/test_distribution_matching"
+DEFAULTS = "distill/test_defaults"
+EDGES = "distill/test_edges"
+SENSEFLOW = "distill/test_dmd2"
+
+CHANGES = [
+    *changes(
+        "distill/base",
+        KIN,
+        ("t, batch.condition)\n        loss =", "t, batch.condition.null())\n        loss ="),
+        ("v - (sample_ - noise)", "v - (noise - sample_)"),
+        ("noise, t), t, batch", "noise, t), 1 - t, batch"),
+        ("return z + step_velocity", "return z - step_velocity"),
+        ("z, 0.0, 1.0, condition)", "z, 0.0, 1.0, condition.null())"),
+        ("(direction.detach() * x)", "(direction.detach() * x.detach() + 0 * x)"),
+        ("surrogate(weight * gap, x)", "surrogate(gap, x)"),
+        ('* self.ratio + ("student",)', '* (self.ratio - 1) + ("student",)'),
+        ("net.requires_grad_(key == name)", "net.requires_grad_(True)"),
+        ("ratio: int = 10", "ratio: int = 5"),
+    ),
+    *changes("distill/base", EDGES, ("**{**defaults, **(given or {})}", "**(given or defaults)")),
+    *changes(
+        "distill/mfd",
+        KIN,
+        ("in (self.guided_teacher, self", "in (self.teacher, self"),
+        ("x_t, u_A - u_T)", "x_t, u_T - u_A)"),
+        ("matching_loss(x_t,", "matching_loss(x_1,"),
+        ("(field, start, t, r,", "(field, start, t, t,"),
+        ("self.latent_shape), t)", "self.latent_shape), r)"),
+    ),
+    *changes("distill/mfd", DEFAULTS, ("ode_step: float = 0.02", "ode_step: float = 0.05")),
+    *changes("distill/mfd", EDGES, ("require(0 < ode_step", "require(0 <= ode_step")),
+    *changes(
+        "distill/velocity_matching",
+        KIN,
+        ("self.guided_teacher(", "self.teacher("),
+        (
+            '["auxiliary"](start, t, batch.condition)',
+            '["auxiliary"](start, t, batch.condition.null())',
+        ),
+        ("v_A - v_T)", "v_T - v_A)"),
+        ("matching_loss(x_t,", "matching_loss(x_1,"),
+    ),
+    *changes(
+        "distill/diff_instruct",
+        KIN,
+        ("self.guided_teacher(", "self.teacher("),
+        ('["auxiliary"](x_t, t, batch.condition)', '["auxiliary"](x_t, t, batch.condition.null())'),
+        ("t: t**2 / (1 - t)", "t: t / (1 - t)"),
+        ('"x1": lambda t: 1 - t', '"x1": lambda t: t'),
+        ("v_A - v_T, self", "v_T - v_A, self"),
+    ),
+    *changes(
+        "distill/diff_instruct",
+        DEFAULTS,
+        ("low=0.02, high=0.98", "low=0.001, high=0.999"),
+        ("auxiliary_times or {}", "auxiliary_times"),
+    ),
+    *changes(
+        "distill/diff_instruct",
+        EDGES,
+        ("torch.tensor(times.high) < 1", "torch.tensor(times.high) <= 1"),
+    ),
+    *changes(
+        "distill/no_auxiliary",
+        KIN,
+        ("self.guided_teacher, x_t", "self.teacher, x_t"),
+        (".detach() - u_T", ".detach() + u_T"),
+    ),
+    *changes(
+        "distill/sid",
+        "distill/test_sid",
+        ("self.guided_teacher(", "self.teacher("),
+        ('["auxiliary"](x_t, t, batch.condition)', '["auxiliary"](x_t, t, batch.condition.null())'),
+        ("(1 - t) ** 2 /", "(1 - t) /"),
+        ("- self.alpha * d", "+ self.alpha * d"),
+        ("v_T - (x_1 - noise)", "v_T - (noise - x_1)"),
+        ("d = v_T - v_A", "d = v_A - v_T"),
+        ("d = v_T - v_A", "d = (v_T - v_A).detach()"),
+        ("with torch.no_grad()", "with torch.enable_grad()"),
+        ("2 * inner", "inner"),
+    ),
+    *changes("distill/sid", DEFAULTS, ("alpha: float = 1.0", "alpha: float = 1.2")),
+    *changes(
+        "distill/consistency",
+        "distill/test_consistency",
+        ("self.guided_teacher(", "self.teacher("),
+        ("expand(later - t, x_t)", "expand(t - later, x_t)"),
+        ("x_later, later, batch", "x_later, t, batch"),
+        ("(distance / width)", "distance"),
+        ("with torch.no_grad()", "with torch.enable_grad()"),
+        ("1 - self.target_ema", "self.target_ema"),
+    ),
+    *changes("distill/consistency", DEFAULTS, ("None = 0.00054", "None = 0.0054")),
+    *changes("distill/consistency", EDGES, (".clamp_min(RESOLUTION)", "")),
+    *changes(
+        "distill/ayf",
+        "distill/test_ayf",
+        ("v_T = self.guided_teacher(", "v_T = self.teacher("),
+        ("- self.guided_teacher(", "- self.teacher("),
+        ("u - v_T - k *", "u - v_T + k *"),
+        ("k * expand(r - t, u) * d_t", "k * d_t"),
+        ("u + gap * d_r", "u - gap * d_r"),
+        ("(x_t + gap * u, r, condition)", "(x_t + gap * u, t, condition)"),
+        ("u - g / expand(square.sqrt() + self.c, g)", "u - g / expand(square + self.c, g)"),
+        ("u - g / expand(square.sqrt() + self.c, g)", "u - g"),
+        ("u - g / expand", "u + g / expand"),
+        ("with torch.no_grad()", "with torch.enable_grad()"),
+        ("k = min(k, step / self.tangent_warmup)", "k = step / self.tangent_warmup"),
+        ("t = (1 - gap) * draws", "t = draws"),
+    ),
+    *changes(
+        "distill/ayf",
+        DEFAULTS,
+        ("tangent_max: float = 0.99", "tangent_max: float = 1.0"),
+        ("gap_mean: float = -0.8", "gap_mean: float = 0.8"),
+    ),
+    *changes(
+        "distill/meanflow",
+        "distill/test_meanflow",
+        ("self.guided_teacher(", "self.teacher("),
+        ("v_T + fade", "v_T - fade"),
+        ("fade * expand(r - t, x_t) * d_t", "fade * d_t"),
+        ("t, r = self.times", "r, t = self.times"),
+        ("min(1.0, step / self.tangent_warmup)", "step / self.tangent_warmup"),
+        ("[:, 0] < self.instantaneous", "[:, 0] >= self.instantaneous"),
+        ("condition, v_T)", "condition, -v_T)"),
+    ),
+    *changes(
+        "distill/meanflow",
+        DEFAULTS,
+        ("mean=0.4)", "mean=-0.4)"),
+        ("instantaneous: float = 0.5", "instantaneous: float = 0.75"),
+    ),
+    *changes(
+        "distill/losses",
+        "distill/test_consistency",
+        ("square.detach() + epsilon", "square + epsilon"),
+        ("(square + c**2)", "(square + c)"),
+    ),
+    *changes(
+        "distill/dmd2",
+        SENSEFLOW,
+        ("self.guided_teacher(", "self.teacher("),
+        ('["auxiliary"](x_t, t, batch.condition)', '["auxiliary"](x_t, t, batch.condition.null())'),
+        ("logits(x_t, t, batch.condition)", "logits(x_t, t, batch.condition.null())"),
+        ("gap = v_A - v_T", "gap = v_T - v_A"),
+        ("(1 - t) / error", "1 / error"),
+        ("torch.cat([real_t, fake_t]), t", "torch.cat([fake_t, real_t]), t"),
+        ("matching.total + self.generator_weight", "matching.total - self.generator_weight"),
+        ("loss.total + self.discriminator_weight", "loss.total - self.discriminator_weight"),
+    ),
+    *changes(
+        "distill/dmd2",
+        DEFAULTS,
+        ("generator_weight: float = 3e-3", "generator_weight: float = 3e-2"),
+        ("ratio: int = 5", "ratio: int = 10"),
+        ('law="uniform", low', 'law="logit_normal", low'),
+    ),
+    *changes(
+        "distill/discriminator",
+        SENSEFLOW,
+        ("F.relu(1 - real)", "F.relu(1 + real)"),
+        ("F.softplus(-real)", "F.softplus(real)"),
+        ('-fake.mean() if kind == "hinge"', 'fake.mean() if kind == "hinge"'),
+        ("else F.softplus(-fake)", "else F.softplus(fake)"),
+        ("F.pad(volume, (0, right, 0, down))", "volume"),
+    ),
+    *changes(
+        "distill/senseflow",
+        SENSEFLOW,
+        ("self.guided_teacher(", "self.teacher("),
+        ("expand(1 - t, z)", "expand(t, z)"),
+        ("with torch.no_grad()", "with torch.enable_grad()"),
+        ("self.isg_weight * isg", "isg"),
+        ("1 - self.ida", "self.ida"),
+        ('if name == "student"', 'if name == "auxiliary"'),
+        ("+ self.isg_margin", ""),
+    ),
+    *changes("distill/senseflow", DEFAULTS, ("isg_weight: float = 0.5", "isg_weight: float = 1.0")),
+    *changes(
+        "distill/regression",
+        "distill/test_regression",
+        ("sample(self.guided_teacher", "sample(self.teacher"),
+        ("square / 2", "square"),
+        ("self.steps, self.shift)", "self.steps, 1.0)"),
+    ),
+    *changes(
+        "flow/path",
+        "flow/test_path",
+        ("return t * x_1 + (1 - t) * x_0", "return (1 - t) * x_1 + t * x_0"),
+        ("x_t + (1 - expand(t, x_t)) * v", "x_t + expand(t, x_t) * v"),
+        ("(t * v - x_t) / (1 - t)", "(t * v - x_t) / t"),
+        ("self._draw(draws, 2).sort(dim=1).values", "self._draw(draws, 2)"),
+        ("self.low + (self.high - self.low) *", "self.low + self.high *"),
+    ),
+    *changes(
+        "flow/path",
+        DEFAULTS,
+        ("low: float = 1e-3", "low: float = 0.0"),
+        ("high: float = 1.0 - 1e-3", "high: float = 1.0"),
+    ),
+    *changes(
+        "flow/guidance",
+        "flow/test_solver",
+        ("torch.lerp(v_null, v_cond,", "torch.lerp(v_cond, v_null,"),
+        ("[condition.null(), condition]", "[condition, condition]"),
+    ),
+    *changes(
+        "flow/solver",
+        "flow/test_solver",
+        ("condition = condition.index(order)", ""),
+        ("t[active] + k * dt[active]", "t[active]"),
+        ("v) * v, x[active", "v), x[active"),
+        ("torch.empty_like(mean).index_copy_(0, order, mean)", "mean"),
+        ("total / expand(count, total)", "total"),
+        ("(r - t) * step_velocity", "r * step_velocity"),
+        ("shift * s / (1 + (shift - 1) * s)", "s"),
+    ),
+    *changes(
+        "flow/derivatives",
+        "flow/test_derivatives",
+        ("x + expand(h, x) * v, t + h, r\n", "x, t + h, r\n"),
+        ("return x, t, r + h", "return x, t + h, r"),
+    ),
+    *changes(
+        "training/updates",
+        "training/test_updates",
+        ("self.count += self.scaler.get_scale() >= scale", "self.count += 1"),
+        ("init_scale=loss_scale, ", ""),
+        ("currents, 1 - decay", "currents, decay"),
+        ("(self.lr - self.final_lr) * 0.5", "(self.lr - self.final_lr)"),
+    ),
+    *changes(
+        "training/trainer",
+        "training/test_updates",
+        ("if updater.count > made", "if updater.count >= made"),
+        ("loss_scale=s.loss_scale,", ""),
+    ),
+    *changes(
+        "distill/second_order",
+        "distill/test_second_order",
+        ("start, end = a - b / 2, 1 - a - b / 2", "start, end = a + b / 2, 1 - a - b / 2"),
+        ("1 - a - b / 2\n", "1 - a + b / 2\n"),
+        ("v_t + gap * d_t,", "v_t - gap * d_t,"),
+        ("start * d_t - end * d_r", "start * d_t + end * d_r"),
+        ("d_r) - second", "d_r) + second"),
+        ("b / 2 * gap**2 * d_tr", "b * gap**2 * d_tr"),
+        ("b / 2 * gap**2 * d_tr", "b / 2 * gap * d_tr"),
+        ("ends + gap * (start", "ends + (start"),
+        ("x_t + gap * u, r, condition", "x_t + gap * u, t, condition"),
+        ("x_t + gap * u, r, condition", "x_t, r, condition"),
+        ("a * v_t + (1 - a) * self", "(1 - a) * v_t + a * self"),
+        ("with torch.no_grad():\n            first", "if True:\n            first"),
+        ("self.targets(u.detach(), x_t, t, r", "self.targets(u.detach(), x_t, r, t"),
+        ("u - first), (1 -", "u.detach() - first), (1 -"),
+        ("self.first_order, u - member", "self.first_order, u.detach() - member"),
+        ("v_t = self.guided_teacher", "v_t = self.teacher"),
+        ("(1 - a) * self.guided_teacher", "(1 - a) * self.teacher"),
+        ("min(1.0, step", "max(1.0, step"),
+        ("d_tr, ends)", "d_tr, u)"),
+        ("self.clip * bound", "bound"),
+        (".clamp_max(1)", ""),
+        ("x_t, t, batch.condition, r=r)", "x_t, t, batch.condition.null(), r=r)"),
+    ),
+    *changes(
+        "flow/derivatives",
+        "distill/test_second_order flow/test_derivatives",
+        ("stack([d_t, d_r, d_tr], dim=1)", "stack([d_r, d_t, d_tr], dim=1)"),
+        (
+            "line(late, later) - line(late, -sooner) - line(-early, later)",
+            "line(late, later) - line(late, -sooner) + line(-early, later)",
+        ),
+        ("(t, gap / 2, rest))", "(t, gap, rest))"),
+        ("(early + late) * (sooner + later)", "(early + late) * (early + later)"),
+        ("expand(h, x) * v, t + h, r + k", "x * 0, t + h, r + k"),
+    ),
+    *changes(
+        "distill/flow_map",
+        "distill/test_second_order",
+        ("< self.instantaneous, t, r)", "> self.instantaneous, t, r)"),
+        (".flatten(1).sum(1), self.power", ".flatten(1).mean(1), self.power"),
+        ("share * self.distance", "self.distance"),
+        ("self.distance(rest, t, r, step)", "self.distance(rest.detach() + 0 * rest, t, r, step)"),
+        ("times, mean=0.4)", "times, mean=-0.4)"),
+    ),
+    *changes(
+        "distill/improved_meanflow",
+        "distill/test_improved_meanflow",
+        ("r=r) - expand(r - t, x_t)", "r=r) + expand(r - t, x_t)"),
+        ("- expand(r - t, x_t) * d_t", "- d_t"),
+        ("expand(r - t, x_t)", "expand(t - r, x_t)"),
+        ("now = student(x_t, t, condition, r=t)", "now = student(x_t, t, condition, r=r)"),
+        ("now = student(x_t, t, condition, r=t)", "now = student(x_t, t, condition, r=t).detach()"),
+        (
+            "implied = student(x_t, t, condition, r=r)",
+            "implied = student(x_t, t, condition, r=r).detach()",
+        ),
+        ("along = now.detach()", "along = target"),
+        ("with torch.no_grad():", "if True:"),
+        ("x_t, t, r, condition, along)", "x_t, t, t, condition, along)"),
+        ("r, condition, along)", "r, condition.null(), along)"),
+        ("now - target), (1.0", "target), (1.0"),
+        ("self.instantaneous_weight, now", "1.0, now"),
+        ("return self.guided_teacher", "return self.teacher"),
+        ("along = self.guided_teacher", "along = self.teacher"),
+        ("(batch.x_1 - x_t) / expand(1 - t, x_t)", "(batch.x_1 - x_t)"),
+        ("(batch.x_1 - x_t)", "(x_t - batch.x_1)"),
+        ("1 - 1 / self", "1 / self"),
+        ("(now - free)", "(free - now)"),
+        ("batch.condition.null(), r=t)", "batch.condition, r=t)"),
+    ),
+    *changes(
+        "distill/alphaflow",
+        "distill/test_alphaflow",
+        ("q = t + self", "q = t - self"),
+        ("(q - t, x_t) * v_T", "(r - t, x_t) * v_T"),
+        ("(q - t, x_t) * v_T", "(q - t, x_t) * 0"),
+        ("a * v_T + (1 - a) * student", "(1 - a) * v_T + a * student"),
+        ("student(x_q, q, condition, r=r)", "student(x_q, t, condition, r=r)"),
+        ("student(x_q, q, condition, r=r)", "student(x_t, q, condition, r=r)"),
+        ("student(x_q, q, condition, r=r)", "student(x_q, q, condition, r=q)"),
+        ("student(x_q, q, condition, r=r)", "student(x_q, q, condition.null(), r=r)"),
+        ("with torch.no_grad():", "if True:"),
+        ("return a * adaptive", "return adaptive"),
+        ("(residual / expand(a, residual))", "residual"),
+        ("torch.where(r > t,", "torch.where(r > t - 1,"),
+        ("v_T + expand(r - t, x_t) * d_t", "v_T - expand(r - t, x_t) * d_t"),
+        ("self.guided_teacher(x_t", "self.teacher(x_t"),
+        ("target.clamp(-self.clip, self.clip)", "target"),
+        ("self.sharpness * (progress - 0.5)", "self.sharpness * (0.5 - progress)"),
+        ("0.0 if a < 0.005 else", "a if a < 0.005 else"),
+        ("1.0 if a > 0.995", "a if a > 0.995"),
+        ("condition, r=r) - target)]", "condition, r=r).detach() - target)]"),
+    ),
+    *changes(
+        "distill/progressive",
+        "distill/test_progressive",
+        ("gap = 1 - s + self", "gap = 1 + s + self"),
+        ("s * (1 - (r - t))", "s * (r - t)"),
+        ("s * (1 - (r - t))", "(1 - (r - t))"),
+        ("s = 1 - min(1.0", "s = min(1.0"),
+        ("** self.exponent", ""),
+        ("1 / self._mean(lambda", "self._mean(lambda"),
+        ("1 / self._mean(self._min_snr, share)", "1.0"),
+        ("torch.where(r > t, gap, velocity)", "torch.where(r > t, velocity, gap)"),
+        ("minimum(t**2, self.snr * (1 - t) ** 2)", "minimum((1 - t)**2, self.snr * t ** 2)"),
+        ("minimum(t**2, self.snr * (1 - t) ** 2)", "minimum(t**2, (1 - t) ** 2)"),
+        ("torch.minimum(t**2", "torch.maximum(t**2"),
+        ("self.part(step)]), step)", "-1]), step)"),
+        ("self.share * below", "below"),
+        ("(1 - chance(small.double())) ** 2", "(1 - chance(small.double()))"),
+        ("x.shape[1] != 2", "False"),
+        ("part / parts for part in range(1, parts + 1)", "1.0 for part in range(1, parts + 1)"),
+        ("step * self.parts // self.steps", "step // self.steps"),
+        ("1 - (r - t), share)", "1 - (r - t), 1)"),
+        ("self._min_snr, share)", "self._min_snr, 1)"),
+    ),
+]
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> int:
+    """Exit status of pytest on some test files of a tree, in a process of its own."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = OTHER_TREE
+    try:
+        os.chdir(tree)
+        sys.path.insert(0, str(tree))
+        with open("output.txt", "w") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            import occdistill
+
+            if Path(occdistill.__file__).is_relative_to(tree):
+                status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    finally:
+        os._exit(status)
+
+
+def try_out(tree: Path, change: Change) -> str:
+    """What became of a change, in a tree that is left as it was: "noticed", or what is wrong."""
+    file = tree / change.file
+    text = file.read_text()
+    if text.count(change.old) != 1:
+        return f"STALE: its text is there {text.count(change.old)} times"
+    file.write_text(text.replace(change.old, change.new))
+    status = run_tests(tree, change.tests)
+    file.write_text(text)
+    return {FAILED: "noticed", PASSED: "SURVIVED"}.get(status, f"NOT TRIED: exit status {status}")
+
+
+def main(words: Sequence[str]) -> int:
+    """Try the changes; 1 if one survives, is stale, or could not be tried."""
+    torch.set_num_threads(1)
+    sys.dont_write_bytecode = True  # a change may fall into the second of the one before
+    start, wrong = time.monotonic(), 0
+    chosen = [c for c in CHANGES if not words or any(word in c.file for word in words)]
+    ignore = shutil.ignore_patterns("__pycache__", "*.pth")
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder).resolve()
+        for part in ("occdistill", "tests", "docs"):
+            shutil.copytree(ROOT / part, tree / part, ignore=ignore)
+        shutil.copy(ROOT / "pyproject.toml", tree)
+        tests = sorted({test for change in chosen for test in change.tests})
+        if not chosen or run_tests(tree, tests) != PASSED:
+            print(f"no change in {words}" if not chosen else (tree / "output.txt").read_text())
+            return 1
+        for i, change in enumerate(chosen, 1):
+            found = try_out(tree, change)
+            wrong += found != "noticed"
+            what = f"{change.file}: {change.old!r} -> {change.new!r}"
+            print(f"{i}/{len(chosen)} {found}: {what}", flush=True)
+    seconds = time.monotonic() - start
+    print(f"{len(chosen) - wrong} of {len(chosen)} changes noticed, {seconds:.0f} s")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
