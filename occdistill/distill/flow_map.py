@@ -90,6 +90,13 @@ class FlowMap(Method):
         self._count_tangent(x_t)
         return self.derivative.end(self.nets["student"], x_t, t, r, condition)
 
+    def value_and_end_derivative(
+        self, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition
+    ) -> tuple[Tensor, Tensor]:
+        """`u` and `Dr u` of the student, both with gradients."""
+        self._count_tangent(x_t)
+        return self.derivative.value_and_end(self.nets["student"], x_t, t, r, condition)
+
     def mixed_derivative(
         self, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition, v: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,7 +69,7 @@ class SecondOrderMeanFlow(IntervalRegression):
         """Of the first-order identity and of the family's member."""
         u = self.nets["student"](x_t, t, batch.condition, r=r)
         with torch.no_grad():
-            first, member = self.targets(u.detach(), x_t, t, r, batch.condition, step)
+            first, member = self.targets(u, x_t, t, r, batch.condition, step)
         return [(self.first_order, u - first), (1 - self.first_order, u - member)]
 
     def targets(

@@ -1,7 +1,7 @@
 """How an average-velocity network changes in time: exactly, or by finite differences.
 
 For a network `u(x_t, t, r)` with start t and end r there are two derivatives that flow-map methods
-need, neither of them with gradients of its own:
+need, without gradients of their own unless said otherwise:
 
     Dt u = ∂t u + (∂x u) v      along a trajectory that moves with v, the start moving, r fixed
     Dr u = ∂r u                 the end moving, the start fixed
@@ -33,7 +33,7 @@ Rule = Callable[..., Tensor]  # (line, *room) -> derivatives of line at 0
 
 @dataclass(frozen=True)
 class Derivative:
-    """Time derivatives of average-velocity fields, in float32 and without gradients.
+    """Time derivatives of average-velocity fields, in float32.
 
     Args:
         kind: `jvp` (forward mode) or `difference` (central differences; one-sided where a time
@@ -81,6 +81,24 @@ class Derivative:
 
         return self._derive(self._first(), field, along, (r - t, 1 - r), condition, x_t, t, r)
 
+    def value_and_end(
+        self, field: AverageField, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition
+    ) -> tuple[Tensor, Tensor]:
+        """`u` and `Dr u`, both with gradients; forward mode holds several times a pass's memory."""
+
+        def along(h: Tensor, x: Tensor, t: Tensor, r: Tensor):
+            return x, t, r + h
+
+        def rule(line: Line, *room: Tensor) -> Tensor:
+            if self.kind == "jvp":
+                return torch.stack(self._value_and_jvp(line, *room), dim=1)
+            return torch.stack(
+                [line(torch.zeros_like(room[0])), self._difference(line, *room)], dim=1
+            )
+
+        room = (r - t, 1 - r)
+        return self._derive(rule, field, along, room, condition, x_t, t, r, grad=True).unbind(1)
+
     def mixed(
         self,
         field: AverageField,
@@ -102,7 +120,6 @@ class Derivative:
     def _first(self) -> Rule:
         return self._jvp if self.kind == "jvp" else self._difference
 
-    @torch.no_grad()
     def _derive(
         self,
         rule: Rule,
@@ -111,12 +128,14 @@ class Derivative:
         room: tuple[Tensor, ...],
         condition: Condition,
         *where: Tensor,
+        grad: bool = False,
     ) -> Tensor:
         """What `rule` makes of `field(along(h, *where))` around h = 0; h may go as far as `room`."""
         batch = len(where[0])
         size = self.chunk or batch
         parts = []
-        with torch.autocast(where[0].device.type, enabled=False):
+        no_autocast = torch.autocast(where[0].device.type, enabled=False)
+        with no_autocast, torch.set_grad_enabled(grad and torch.is_grad_enabled()):
             for part in (slice(i, i + size) for i in range(0, batch, size)):
                 here = [_at_least_float32(x[part]) for x in where]
                 seen = condition.index(part)
@@ -129,8 +148,11 @@ class Derivative:
         return torch.cat(parts)
 
     def _jvp(self, line: Line, back: Tensor, ahead: Tensor) -> Tensor:
+        return self._value_and_jvp(line, back, ahead)[1]
+
+    def _value_and_jvp(self, line: Line, back: Tensor, ahead: Tensor) -> tuple[Tensor, Tensor]:
         with sdpa_kernel([SDPBackend.MATH]):
-            return torch.func.jvp(line, (torch.zeros_like(back),), (torch.ones_like(back),))[1]
+            return torch.func.jvp(line, (torch.zeros_like(back),), (torch.ones_like(back),))
 
     def _nested_jvp(self, line: Line, back: Tensor, *_room: Tensor) -> Tensor:
         here, unit = (torch.zeros_like(back),), (torch.ones_like(back),)

@@ -18,6 +18,7 @@ from occdistill.distill.regression import Regression
 from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.distill.senseflow import SenseFlow
 from occdistill.distill.sid import SiD
+from occdistill.distill.terminal_velocity import TerminalVelocity
 from occdistill.distill.velocity_matching import VelocityMatching
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import Draws
@@ -46,6 +47,11 @@ METHODS = {
     "alphaflow": (AlphaFlow, {}),
     "alphaflow_end": (AlphaFlow, dict(alpha=0.0)),
     "progressive": (ProgressiveMeanFlow, dict(parts=3, steps=10)),
+    "terminal_velocity": (TerminalVelocity, {}),
+    "terminal_velocity_difference": (
+        TerminalVelocity,
+        dict(derivative=dict(kind="difference", chunk=1)),
+    ),
 }
 
 

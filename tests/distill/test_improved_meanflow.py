@@ -79,6 +79,18 @@ def test_the_datas_velocity_has_its_mean_at_the_guided_field():
     assert found[1] == pytest.approx(0, abs=0.02) and found[0] < -0.2 and found[2] > 0.2
 
 
+def test_nothing_flows_through_the_datas_velocity():
+    method = wide.build(ImprovedMeanFlow, velocity="data", power=0.0, instantaneous=1.0, **ONLY)
+    student = method.nets["student"]
+    _, found = wide.losses(method)
+    x, t, r = [call[:3] for call in student.calls if call[3]][-1]
+    with torch.no_grad():
+        now = student(x, t, wide.batch().condition)
+        target = method.target(now, x, t, wide.batch())
+    e = Exact(student, x, t, r)
+    close(found, e.gradients(square(e.u - target, 0.0).mean()))
+
+
 def test_half_precision_is_within_tolerance():
     method = build_map(ImprovedMeanFlow, 1.5, 0.5)
     exact = method.losses("student", data_batch(500), 0).total
