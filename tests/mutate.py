@@ -436,6 +436,23 @@ CHANGES = [
         ("grad and torch.is_grad_enabled()", "False"),
         ("line(torch.zeros_like(room[0]))", "line(room[0])"),
     ),
+    *changes(
+        "distill/composition",
+        "distill/test_composition",
+        ("q = (t + r) / 2", "q = (r - t) / 2"),
+        ("expand(q - t, x_t) * first", "expand(r - t, x_t) * first"),
+        ("x_t + expand(q - t, x_t) * first", "x_t"),
+        ("first, q, c, r=r)", "first, q, c, r=q)"),
+        ("first, q, c, r=r)", "first, t, c, r=r)"),
+        ("first = u(x_t, t, c, r=q)", "first = u(x_t, t, c, r=r)"),
+        ("(first + second) / 2", "(first + second)"),
+        ("with torch.no_grad():", "if True:"),
+        ("self.guided_teacher", "self.teacher"),
+        ("c, r=t) - v_T", "c, r=r) - v_T"),
+        ("c, r=r) - (first", "c.null(), r=r) - (first"),
+        ("whole + empty, {", "whole - empty, {"),
+        ("(u(x_t, t, c, r=r) -", "(u(x_t, t, c, r=r).detach() -"),
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ import torch
 from occdistill.distill.alphaflow import AlphaFlow
 from occdistill.distill.ayf import AYF
 from occdistill.distill.base import Batch, only_grad
+from occdistill.distill.composition import Composition
 from occdistill.distill.consistency import Consistency
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.dmd2 import DMD2
@@ -52,6 +53,7 @@ METHODS = {
         TerminalVelocity,
         dict(derivative=dict(kind="difference", chunk=1)),
     ),
+    "composition": (Composition, {}),
 }
 
 
