@@ -8,7 +8,6 @@ from tests import wide
 from tests.flow_map import build_map, data_batch
 from tests.wide import close
 
-
 BEND = 0.3
 
 

@@ -14,13 +14,14 @@ from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
-from occdistill.distill.progressive import ProgressiveMeanFlow
+from occdistill.distill.progressive_distillation import ProgressiveDistillation
 from occdistill.distill.regression import Regression
 from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.distill.senseflow import SenseFlow
 from occdistill.distill.sid import SiD
 from occdistill.distill.terminal_velocity import TerminalVelocity
 from occdistill.distill.velocity_matching import VelocityMatching
+from occdistill.distill.weighted import WeightedMeanFlow
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import Draws
 from occdistill.flow.solver import sample
@@ -47,13 +48,14 @@ METHODS = {
     "improved_meanflow_data": (ImprovedMeanFlow, dict(velocity="data")),
     "alphaflow": (AlphaFlow, {}),
     "alphaflow_end": (AlphaFlow, dict(alpha=0.0)),
-    "progressive": (ProgressiveMeanFlow, dict(parts=3, steps=10)),
+    "weighted": (WeightedMeanFlow, dict(parts=3, steps=10)),
     "terminal_velocity": (TerminalVelocity, {}),
     "terminal_velocity_difference": (
         TerminalVelocity,
         dict(derivative=dict(kind="difference", chunk=1)),
     ),
     "composition": (Composition, {}),
+    "progressive_distillation": (ProgressiveDistillation, {}),
 }
 
 

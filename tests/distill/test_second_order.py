@@ -82,13 +82,18 @@ def test_the_correction_is_clipped_to_the_velocity():
     torch.testing.assert_close(method.clipped(correction, velocity), expected)
 
 
-def test_clipping_touches_the_second_derivative_alone():
-    """With a clip of nearly nothing, the target is what is left of the member without it."""
-    method = wide.build(SecondOrderMeanFlow, alpha=0.3, beta=0.8, first_order=0.0, clip=1e-9)
+@pytest.mark.parametrize("clip", [1e-9, 0.03])
+def test_clipping_touches_the_second_derivative_alone(clip):
+    """Its norm is held below `clip` times that of the velocities at both ends, mixed."""
+    method = wide.build(SecondOrderMeanFlow, alpha=0.3, beta=0.8, first_order=0.0, clip=clip)
     _, found = wide.losses(method)
     e = Exact(method.nets["student"], *graded(method.nets["student"]))
-    v_r = wide.teacher_velocity(e.x + e.gap * e.u, e.r)
-    target = 0.3 * e.v + 0.7 * v_r + e.gap * (-0.1 * e.d_t - 0.3 * e.d_r)
+    ends = 0.3 * e.v + 0.7 * wide.teacher_velocity(e.x + e.gap * e.u, e.r)
+    second = 0.4 * e.gap**2 * e.d_tr
+    sizes = [x.norm(dim=-1, keepdim=True) for x in (second, ends)]
+    bound = (clip * sizes[1] / sizes[0].clamp_min(1e-12)).clamp_max(1)
+    assert (bound < 1).any()
+    target = ends + e.gap * (-0.1 * e.d_t - 0.3 * e.d_r) - bound * second
     square = (e.u - target.detach()).square().sum((1, 2, 3, 4))
     close(found, e.gradients((square / (square.detach() + 0.01)).mean()))
 

@@ -1,6 +1,6 @@
 """Weights for rows of the MeanFlow family: velocity first, small gaps before large ones (UAIMF).
 
-A wrapper: `class ProgressiveX(Progressive, X)` weighs the samples of any row X of the family,
+A wrapper: `class WeightedX(Weighted, X)` weighs the samples of any row X of the family,
 
     L = E[ 1{r = t} a(t) L_v + 1{r > t} b(r - t) L_u ]                        (arXiv 2511.19065)
     b(gap) = 1 - s + l s (1 - gap),   s = 1 - (step / steps)^k,   l = 1 / E[1 - gap]
@@ -79,7 +79,7 @@ class Grid:
         return torch.special.ndtri(self.pairs)
 
 
-class Progressive(IntervalRegression):
+class Weighted(IntervalRegression):
     """The weights above, for the row that follows it among a class's bases.
 
     Args:
@@ -134,7 +134,7 @@ class Progressive(IntervalRegression):
         return torch.where(r > t, gap, velocity) * super().distance(residual, t, r, step)
 
 
-class ProgressiveMeanFlow(Progressive, SecondOrderMeanFlow):
+class WeightedMeanFlow(Weighted, SecondOrderMeanFlow):
     """MeanFlow with progressive weights."""
 
     def __init__(self, *args, alpha: float = 1.0, beta: float = 0.0, **kwargs) -> None:

@@ -6,30 +6,30 @@ import torch
 from occdistill.distill.alphaflow import AlphaFlow
 from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.meanflow import MeanFlow
-from occdistill.distill.progressive import Progressive, ProgressiveMeanFlow
+from occdistill.distill.weighted import Weighted, WeightedMeanFlow
 from occdistill.distill.second_order import SecondOrderMeanFlow
 from tests import wide
 from tests.gaussian import BulkDraws
 from tests.wide import close
 
 
-class ProgressiveAlphaFlow(Progressive, AlphaFlow):
+class WeightedAlphaFlow(Weighted, AlphaFlow):
     pass
 
 
-class ProgressiveImproved(Progressive, ImprovedMeanFlow):
+class WeightedImproved(Weighted, ImprovedMeanFlow):
     pass
 
 
-class ProgressiveSecond(Progressive, SecondOrderMeanFlow):
+class WeightedSecond(Weighted, SecondOrderMeanFlow):
     pass
 
 
 ROWS = [
-    (ProgressiveMeanFlow, MeanFlow),
-    (ProgressiveAlphaFlow, AlphaFlow),
-    (ProgressiveImproved, ImprovedMeanFlow),
-    (ProgressiveSecond, SecondOrderMeanFlow),
+    (WeightedMeanFlow, MeanFlow),
+    (WeightedAlphaFlow, AlphaFlow),
+    (WeightedImproved, ImprovedMeanFlow),
+    (WeightedSecond, SecondOrderMeanFlow),
 ]
 CENTRED = dict(mean=0.0, low=0.0, high=1.0)
 # METHODS' table: law of the ends, 1 / E[1 - (r - t)]
@@ -60,7 +60,7 @@ def test_without_devices_and_after_its_steps_it_is_the_row(cls, row):
 
 @pytest.mark.parametrize("law, scale", LAWS)
 def test_gap_weight_has_mean_1_and_prefers_small_gaps(law, scale):
-    method = wide.build(ProgressiveMeanFlow, steps=10, exponent=2.0, instantaneous=0.0, times=law)
+    method = wide.build(WeightedMeanFlow, steps=10, exponent=2.0, instantaneous=0.0, times=law)
     assert method.gap_scale == pytest.approx([scale], abs=1e-3)
     for step, s in ((0, 1.0), (5, 0.75), (10, 0.0)):
         found, t, r = weights(method, step)
@@ -69,7 +69,7 @@ def test_gap_weight_has_mean_1_and_prefers_small_gaps(law, scale):
 
 
 def test_velocity_weight_is_min_snr_with_mean_1():
-    method = wide.build(ProgressiveMeanFlow, snr=5.0, instantaneous=1.0, times=CENTRED)
+    method = wide.build(WeightedMeanFlow, snr=5.0, instantaneous=1.0, times=CENTRED)
     for step in (0, 10**6):
         found, t, _ = weights(method, step)
         assert found.mean().item() == pytest.approx(1, abs=1e-2)
@@ -81,7 +81,7 @@ def test_velocity_weight_is_min_snr_with_mean_1():
 
 def test_gradient_is_the_weighted_rows():
     """Of each sample alone, times its weight."""
-    method = wide.build(ProgressiveMeanFlow, steps=10)
+    method = wide.build(WeightedMeanFlow, steps=10)
     _, found = wide.losses(method, step=4)
     student = method.nets["student"]
     x, t, r, _ = next(call for call in student.calls if call[3])
@@ -99,7 +99,7 @@ def test_difficulty_opens_the_starts_from_the_noisy_end(law):
     """With n parts open of 4, starts are those of the row that lie below their quantile n/4, and
     ends are not touched."""
     options = dict(steps=100, parts=4, snr=5.0, instantaneous=0.0, times=law)
-    method = wide.build(ProgressiveMeanFlow, **options)
+    method = wide.build(WeightedMeanFlow, **options)
     _, t_all, r_all = weights(method, 99)
     assert [method.part(s) for s in (0, 24, 25, 60, 75, 100, 10_000)] == [0, 0, 1, 2, 3, 3, 3]
     for step, share in ((0, 0.25), (30, 0.5), (60, 0.75), (99, 1.0)):
@@ -118,7 +118,7 @@ def test_difficulty_opens_the_starts_from_the_noisy_end(law):
 def test_difficulty_renews_the_velocity_weight_and_leaves_the_share_of_velocities():
     options = dict(steps=100, parts=4, instantaneous=0.3, times=CENTRED)
     for step in (0, 60):
-        found, t, r = weights(wide.build(ProgressiveMeanFlow, **options), step)
+        found, t, r = weights(wide.build(WeightedMeanFlow, **options), step)
         assert (t == r).float().mean().item() == pytest.approx(0.3, abs=0.01)
         assert found[t == r].mean().item() == pytest.approx(1, abs=0.02)
 
@@ -128,4 +128,4 @@ def test_difficulty_renews_the_velocity_weight_and_leaves_the_share_of_velocitie
 )
 def test_bad_arguments_are_refused(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} must"):
-        wide.build(ProgressiveMeanFlow, **option)
+        wide.build(WeightedMeanFlow, **option)
