@@ -15,6 +15,7 @@ from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
 from occdistill.distill.progressive_distillation import ProgressiveDistillation
+from occdistill.distill.reflow import Reflow
 from occdistill.distill.regression import Regression
 from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.distill.senseflow import SenseFlow
@@ -56,6 +57,7 @@ METHODS = {
     ),
     "composition": (Composition, {}),
     "progressive_distillation": (ProgressiveDistillation, {}),
+    "reflow": (Reflow, dict(steps=2)),
 }
 
 
