@@ -13,6 +13,7 @@ from occdistill.distill.dmd2 import DMD2
 from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
+from occdistill.distill.moment_matching import MomentMatching
 from occdistill.distill.no_auxiliary import NoAuxiliary
 from occdistill.distill.progressive_distillation import ProgressiveDistillation
 from occdistill.distill.reflow import Reflow
@@ -58,6 +59,11 @@ METHODS = {
     "composition": (Composition, {}),
     "progressive_distillation": (ProgressiveDistillation, {}),
     "reflow": (Reflow, dict(steps=2)),
+    "moment_matching": (MomentMatching, dict(particles=2, halvings=4.0)),
+    "moment_matching_teacher": (
+        MomentMatching,
+        dict(particles=2, halvings=4.0, ends="teacher", steps=2),
+    ),
 }
 
 

@@ -6,8 +6,8 @@ import torch
 from occdistill.distill.alphaflow import AlphaFlow
 from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.meanflow import MeanFlow
-from occdistill.distill.weighted import Weighted, WeightedMeanFlow
 from occdistill.distill.second_order import SecondOrderMeanFlow
+from occdistill.distill.weighted import Weighted, WeightedMeanFlow
 from tests import wide
 from tests.gaussian import BulkDraws
 from tests.wide import close
