@@ -13,7 +13,7 @@ from occdistill.autoencoder.sparse import SparseEncoder
 with read_base():
     from .demo import *
 
-data.update(source="lidar")
+data.update(past_from="lidar")
 lidar_encoder = dict(type=SparseEncoder, width=(16, 32), head=(48, 64), blocks=3)
 lidar_encoder_checkpoint = "data/demo-weights/lidar_encoder.pth"
 train_lidar_encoder = dict(

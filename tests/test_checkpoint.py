@@ -60,7 +60,7 @@ def test_real_write_limit_exits_with_one_sentence(tmp_path):
         [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "a.pth")],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         check=False,
     )
     assert done.returncode == 2

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from occdistill import checkpoint as checkpoints
-from occdistill.build.builders import build_codec, build_dataset, build_vae
+from occdistill.build.builders import build_dataset
 from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
+from occdistill.build.models import Models
 from occdistill.evaluation.evaluate import count, score_counts
 from occdistill.evaluation.rows import ceiling_row, forecast_row
 
@@ -27,9 +28,10 @@ def measured(world: Path) -> dict:
     """Fingerprints of the weights, and IoU and mIoU (avg@1,2,3s) on every clip of a tiny world."""
     config = load_config("configs/demo.py", {"data.dataroot": str(world)})
     clips = build_dataset(config, "train")  # of a world that is new to the weights
-    forecasters = lineup(config, None, (10, 1)).values()
-    rows = [forecast_row("teacher", f, share="past") for f in forecasters]
-    rows.append(ceiling_row(build_codec(config, build_vae(config))))
+    models = Models(config)
+    entries = lineup(models, None, (10, 1))
+    rows = [forecast_row("teacher", entry.forecaster, share="past") for entry in entries]
+    rows.append(ceiling_row(models.codec()))
     scores = {}
     for row, counts in zip(rows, count(rows, clips, progress=False)):
         all_scores = score_counts(counts)

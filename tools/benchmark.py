@@ -14,78 +14,89 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _options import (
+    add_config,
+    add_forecaster,
+    forecaster_options,
+    parser,
+    positive,
+    read_config,
+)
 
 from occdistill.build.builders import build_dataset
-from occdistill.build.config import load_config
-from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
+from occdistill.build.lineup import STEPS, lineup
+from occdistill.build.models import Models
 from occdistill.errors import UserError, run
 from occdistill.evaluation.agreement import agreement
+from occdistill.runtime.bench_page import benchmark_table
 from occdistill.runtime.latency import SCOPES, side_by_side
 from occdistill.runtime.machine import device_name
 from occdistill.store import write_json, write_text
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser)
-    parser.add_argument(
-        "--nfe", type=positive, nargs="*", default=[10, 5, 2, 1], help="of the teacher"
-    )
-    parser.add_argument("--student-nfe", type=positive, nargs="+", default=[1])
-    parser.add_argument("--repeats", type=positive, default=20)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--batch-size", type=positive, default=1)
-    parser.add_argument("--check", type=int, default=4, help="clips to compare with plain float32")
-    parser.add_argument("--out", type=Path, help="folder; default: the config's work_dir")
-    args = parser.parse_args()
+def parse() -> argparse.Namespace:
+    """The command line."""
+    options = parser(__doc__)
+    add = options.add_argument
+    add_config(add)
+    add("checkpoint", help="a distilled student")
+    add("--nfe", type=positive, nargs="*", default=list(STEPS), help="of the teacher")
+    add("--student-nfe", type=positive, nargs="+", default=[1])
+    add("--repeats", type=positive, default=20)
+    add("--warmup", type=int, default=3)
+    add("--batch-size", type=positive, default=1)
+    add("--check", type=int, default=4, help="clips to compare with plain float32")
+    add("--out", type=Path, help="folder; default: the config's work_dir")
+    add_forecaster(add)
+    args = options.parse_args()
     if min(args.warmup, args.check) < 0:
         raise UserError("warm-up and clips to check start at 0")
+    return args
 
-    config = load_config(args.config, args.cfg_options)
-    options = forecaster_options(args)
-    forecasters = lineup(config, args.checkpoint, args.nfe, args.student_nfe, **options)
+
+def main() -> None:
+    """Measure, print, write."""
+    args = parse()
+    config, options = read_config(args), forecaster_options(args)
+    models = Models(config)
+    entries = lineup(models, args.checkpoint, args.nfe, args.student_nfe, **options)
     dataset = build_dataset(config, "val")
     item = dataset[0]
     clip = [
         item[key][None].expand(args.batch_size, *item[key].shape)
         for key in ("past", "poses", "trajectory")
     ]
+    forecasters = {entry.name: entry.forecaster for entry in entries}
     times = side_by_side(forecasters, *clip, repeats=args.repeats, warmup=args.warmup)
     setting = {
         "device": device_name(args.device),
         "torch": torch.__version__,
-        "dtype": args.dtype,
-        "backend": args.backend,
-        "batch_size": args.batch_size,
-        "repeats": args.repeats,
-        "decoder": args.decoder,
-        "encoder": args.encoder,
-        "grid": list(forecasters[next(iter(forecasters))].codec.vae.grid_shape),
+        **{key: getattr(args, key) for key in ("dtype", "backend", "batch_size", "repeats")},
+        "decoder": entries[0].decoder,
+        "encoder": entries[0].encoder,
+        "grid": list(models.vae.grid_shape),
     }
     agreements = {}
     if args.check and (args.backend, args.dtype) != ("plain", "float32"):
+        plain = {**options, "backend": "plain", "dtype": torch.float32}
         nfe = [min(args.nfe)] if args.nfe else [], [min(args.student_nfe)]
-        plain = lineup(
-            config, args.checkpoint, *nfe, **{**options, "backend": "plain", "dtype": torch.float32}
-        )
         items = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, args.check)]
         agreements = {
-            name: agreement(reference, forecasters[name], items)
-            for name, reference in plain.items()
+            reference.name: agreement(reference.forecaster, forecasters[reference.name], items)
+            for reference in lineup(models, args.checkpoint, *nfe, **plain)
         }
     rows = [
         {
-            "model": name.split("@")[0],
-            "nfe": forecasters[name].nfe,
-            "guidance": forecasters[name].guidance,
+            "model": entry.title,
+            "nfe": entry.forecaster.nfe,
+            "guidance": entry.forecaster.guidance,
             "scope": scope,
-            **times[name][scope],
+            **times[entry.name][scope],
         }
-        for name in forecasters
+        for entry in entries
         for scope in SCOPES
     ]
-    text = table(rows, setting)
+    text = benchmark_table(rows, setting)
     for name, found in agreements.items():
         text += f"\n\n{name}, {args.backend} {args.dtype} against plain float32: {found}."
     print(text)
@@ -95,29 +106,6 @@ def main() -> None:
     write_json(out / "benchmark.json", result)
     write_text(out / "benchmark.md", text + "\n")
     print(f"\nwritten: {out / 'benchmark.json'} {out / 'benchmark.md'}")
-
-
-def table(rows: list[dict], setting: dict) -> str:
-    """Markdown: a line per model, its three scopes beside each other, gains over the first."""
-    lines = [
-        " · ".join(f"{key} {value}" for key, value in setting.items()),
-        "",
-        "| model | " + " | ".join(f"{scope} clips/s, p50 / p90 / p99 ms" for scope in SCOPES)
-        + " | peak MiB | end to end × |",
-        "|" + "---|" * (len(SCOPES) + 3),
-    ]  # fmt: skip
-    first = rows[0]["clips_per_s"]
-    for i in range(0, len(rows), len(SCOPES)):
-        group = rows[i : i + len(SCOPES)]
-        cells = [
-            f"{r['clips_per_s']:.2f}, {r['p50_ms']:.1f} / {r['p90_ms']:.1f} / {r['p99_ms']:.1f}"
-            for r in group
-        ]
-        head = f"{group[0]['model']}@{group[0]['nfe']}"
-        gain = group[0]["clips_per_s"] / first
-        cells += [f"{group[0]['peak_mb']:.0f}", f"{gain:.1f}"]
-        lines.append(f"| {head} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

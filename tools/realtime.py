@@ -17,30 +17,41 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from _options import (
+    add_config,
+    add_forecaster,
+    forecaster_options,
+    parser,
+    positive,
+    read_config,
+)
 from mmengine.config import Config
 from torch import Tensor
 
-from occdistill.build.config import data_root, load_config
-from occdistill.build.lineup import add_options, forecaster_options, lineup, positive
+from occdistill.build.config import data_root
+from occdistill.build.lineup import lineup
+from occdistill.build.models import Models
 from occdistill.data.clips import FrameReader
-from occdistill.data.occ3d import GridTransform
+from occdistill.data.occ3d import Grid, GridTransform
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError, run
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
+from occdistill.runtime.live_page import live_page, scalars_to
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet, lidar_folder, replay, synthetic
 from occdistill.runtime.stream import RollingForecaster
 from occdistill.store import write_json
-from occdistill.visualization.open3d_scene import RenderError, Window
+from occdistill.visualization.open3d_scene import Window
 
 SOURCES = ("replay", "lidar", "folder", "synthetic")
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser)
-    add = parser.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
+    add_config(add)
+    add("checkpoint", help="a distilled student")
     add("--nfe", type=positive, default=1, help="evaluations per forecast")
     add("--source", choices=SOURCES, default="replay")
     add("--folder", type=Path, help="of LiDAR sweeps")
@@ -48,14 +59,13 @@ def parse() -> argparse.Namespace:
     add("--rate", type=float, default=2.0, help="frames per second")
     add("--frames", type=int, help="stop after so many frames; default: when the source ends")
     add("--deadline", type=float, help="milliseconds; default: until the next frame comes")
-    add(
-        "--queue", type=positive, default=2, help="frames that may wait; then the oldest is dropped"
-    )
+    add("--queue", type=positive, default=2, help="frames that may wait; the oldest is dropped")
     add("--seed", type=int, default=0)
     add("--tensorboard", type=Path, metavar="DIR")
     add("--window", action="store_true", help="show the forecasts, 1 s and 3 s ahead")
     add("--out", type=Path, help="folder for realtime.json; default: the config's work_dir")
-    args = parser.parse_args()
+    add_forecaster(add)
+    args = options.parse_args()
     if args.rate <= 0:
         raise UserError("--rate must be positive")
     if (args.source == "folder") != (args.folder is not None):
@@ -78,51 +88,32 @@ def packets(args: argparse.Namespace, config: Config, plan: int) -> Iterator[Pac
         if args.scene not in names:
             raise UserError(f"no scene {args.scene}; the split has {', '.join(names[:5])} …")
         scenes = [scenes[names.index(args.scene)]]
-    kind = "lidar" if args.source == "lidar" else data.get("source", "occ3d")
+    kind = "lidar" if args.source == "lidar" else data.get("past_from", "occ3d")
     return replay(FrameReader(data.dataroot, transform, kind, merge), scenes, plan)
 
 
-def listeners(args: argparse.Namespace, grid) -> Iterator[Callable[[LiveRunner, Tensor], bool]]:
+def listeners(args: argparse.Namespace, grid: Grid) -> list[Callable[[LiveRunner, Tensor], bool]]:
     """What else is done with a forecast; False stops the run."""
-    if args.tensorboard is not None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer = SummaryWriter(args.tensorboard)
-
-        def log(runner: LiveRunner, future: Tensor) -> bool:
-            report = runner.report()
-            step = report["frames"]["forecasts"]
-            for stage, summary in report["stages"].items():
-                for name in ("p50_ms", "p99_ms"):
-                    writer.add_scalar(f"{stage}/{name}", summary[name], step)
-            writer.add_scalar("frames/missed", report["missed"], step)
-            for name in ("dropped", "bad"):
-                writer.add_scalar(f"frames/{name}", report["frames"][name], step)
-            return True
-
-        yield log
+    found = [] if args.tensorboard is None else [scalars_to(args.tensorboard)]
     if args.window:
-        try:
-            window = Window(grid)
-        except RenderError as error:
-            raise UserError(str(error)) from error
-        yield lambda runner, future: window.show(*future[[1, -1]].cpu().numpy())
+        window = Window(grid)
+        found.append(lambda runner, future: window.show(*future[[1, -1]].cpu().numpy()))
+    return found
 
 
 def main() -> None:
     """Run until the source ends, or until Ctrl-C; then report."""
     logging.basicConfig(format="%(message)s")
     args = parse()
-    config = load_config(args.config, args.cfg_options)
-    (forecaster,) = lineup(
-        config, args.checkpoint, (), (args.nfe,), **forecaster_options(args)
-    ).values()
-    codec = forecaster.codec
+    config = read_config(args)
+    options = forecaster_options(args)
+    (entry,) = lineup(Models(config), args.checkpoint, (), (args.nfe,), **options)
+    forecaster, codec = entry.forecaster, entry.forecaster.codec
     source = packets(args, config, codec.plan)
     rolling = RollingForecaster(forecaster, config.data.past)
     rolling.warm_up()
 
-    more = list(listeners(args, codec.grid))
+    more = listeners(args, codec.grid)
 
     def listen(packet: Packet, future: Tensor) -> None:
         for listener in more:
@@ -135,27 +126,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, runner.stop)
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
-    print(text(report))
+    print(live_page(report))
     out = args.out or Path(config.work_dir)
     write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")
-
-
-def text(report: dict) -> str:
-    """The report for people."""
-    frames = ", ".join(f"{count} {name}" for name, count in report["frames"].items())
-    lines = [
-        f"{report['device']}: {report['source']} at {report['rate']:g} Hz",
-        f"{report['forecasts_per_s']:.2f} forecasts/s over {report['seconds']:.1f} s: {frames}",
-        f"{report['missed']} later than the deadline of {report['deadline_ms']:.0f} ms",
-        f"{'stage':10} {'p50':>9} {'p90':>9} {'p99':>9} {'max':>9}  ms",
-    ]
-    for stage, summary in report["stages"].items():
-        if summary["count"]:
-            numbers = (summary[f"{q}_ms"] for q in ("p50", "p90", "p99", "max"))
-            lines.append(f"{stage:10} " + " ".join(f"{x:9.2f}" for x in numbers))
-    lines += [f"bad frame: {reason}" for reason in report["bad_frames"][-3:]]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 from occdistill.errors import UserError, run
+from occdistill.store import write_json
 from occdistill.studies.table1.plan import BUDGETS, Plan, load_plan, search_plan
 from occdistill.studies.table1.report import search_page, search_results, write
 from occdistill.studies.table1.runs import (
@@ -32,7 +33,6 @@ from occdistill.studies.table1.runs import (
     run_one,
     signature,
     updates_of,
-    write_json,
 )
 
 

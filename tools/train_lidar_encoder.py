@@ -3,15 +3,9 @@
 python tools/train_lidar_encoder.py CONFIG [--resume] [--work-dir DIR] [--cfg-options key=value …]
 """
 
+from _train import main
+
 from occdistill.errors import run
-from occdistill.training.jobs import parse
-from occdistill.training.lidar import train_lidar_encoder
-
-
-def main() -> None:
-    """Train to the end."""
-    train_lidar_encoder(parse(__doc__.splitlines()[0]))
-
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(__doc__, "lidar_encoder"))

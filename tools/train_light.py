@@ -3,15 +3,18 @@
 python tools/train_light.py CONFIG [--resume] [--work-dir DIR] [--cfg-options key=value …]
 """
 
+from _train import main
+
+from occdistill.build.models import Models
 from occdistill.errors import run
-from occdistill.training.jobs import parse
-from occdistill.training.light import train_light
+from occdistill.training.light import operations, statement
 
 
-def main() -> None:
-    """Train to the end."""
-    train_light(parse(__doc__.splitlines()[0]))
+def report(config, trained) -> str:
+    """What the light parts save and cost."""
+    models = Models(config, fresh=("vae", "light"))
+    return statement(operations(models.vae, models.light), trained.metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(__doc__, "light", report=report))

@@ -5,15 +5,10 @@
 As `train_distill.py`, with MFD whatever method the config names.
 """
 
+from _train import main
+
 from occdistill.distill.mfd import MFD
 from occdistill.errors import run
-from occdistill.training.jobs import parse, train_distill
-
-
-def main() -> None:
-    """Train to the end."""
-    train_distill(parse(__doc__.splitlines()[0]), method=MFD)
-
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(__doc__, "distill", MFD))

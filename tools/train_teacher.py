@@ -3,14 +3,9 @@
 python tools/train_teacher.py CONFIG [--resume] [--work-dir DIR] [--cfg-options key=value …]
 """
 
+from _train import main
+
 from occdistill.errors import run
-from occdistill.training.jobs import parse, train_teacher
-
-
-def main() -> None:
-    """Train to the end."""
-    train_teacher(parse(__doc__.splitlines()[0]))
-
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(__doc__, "teacher"))

@@ -37,6 +37,7 @@ from torch.utils.checkpoint import checkpoint
 
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.types import Count
 
 WINDOW = 5  # side of an attention window, in pixels
 SHIFT = 2  # how far every second block's windows are shifted
@@ -429,7 +430,7 @@ class OccFMVAE(nn.Module):
 
     def __init__(
         self,
-        channels: int = 16,
+        channels: Count = 16,
         grid_shape: tuple[int, int, int] = (200, 200, 16),
         width: tuple[int, int, int] = (128, 256, 512),
         depths: tuple[int, int] = (2, 6),

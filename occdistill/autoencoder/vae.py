@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.types import Count, Whole
 
 
 @dataclass
@@ -60,11 +61,11 @@ class VAE(nn.Module):
     def __init__(
         self,
         grid_shape: tuple[int, int, int] = (64, 64, 8),
-        channels: int = 16,
-        embedding: int = 8,
-        width: tuple[int, ...] = (64, 128),
-        blocks: tuple[int, ...] = (1, 2),
-        decoder_width: int = 64,
+        channels: Count = 16,
+        embedding: Count = 8,
+        width: tuple[Count, ...] = (64, 128),
+        blocks: tuple[Whole, ...] = (1, 2),
+        decoder_width: Count = 64,
     ) -> None:
         super().__init__()
         x, y, z = grid_shape

@@ -10,15 +10,15 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from occdistill import checkpoint as checkpoints
-from occdistill.autoencoder.light import Light, Lightened
-from occdistill.build.config import PARTS, advice, data_root, resolve
+from occdistill.autoencoder.light import Light
+from occdistill.build.config import advice, data_root
+from occdistill.build.schema import resolve
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
 from occdistill.distill.base import Method, frozen
 from occdistill.distill.flow_map import with_end_clock
 from occdistill.errors import UserError
-from occdistill.latents.codec import CONDITIONINGS, Codec
-from occdistill.runtime.forecaster import Forecaster
+from occdistill.latents.codec import Codec
 
 
 def construct(kind: type, *arguments: Any, **options: Any) -> Any:
@@ -149,35 +149,8 @@ def _same_vae(config: Config, key: str, vae: torch.nn.Module) -> None:
         )
 
 
-def lightened(
-    config: Config, vae: torch.nn.Module, decoder: str = "full", encoder: str = "full"
-) -> torch.nn.Module:
-    """`vae`, or `vae` with the light parts that are asked for in place of its own.
-
-    Args:
-        config: says what they are and where their weights lie.
-        vae: with its weights.
-        decoder: `full` or `light`.
-        encoder: `full`, `light`, or `lidar` for the config's encoder of LiDAR voxels.
-    """
-    for name, part, known in (("decoder", decoder, PARTS[:2]), ("encoder", encoder, PARTS)):
-        if part not in known:
-            raise UserError(f"the {name} is {' or '.join(known)}, not {part}")
-    wanted = [n for n, p in (("decoder", decoder), ("encoder", encoder)) if p == "light"]
-    light = build_light(config, vae) if wanted else None
-    for name in wanted:
-        if getattr(light, name) is None:
-            raise UserError(f"this config has no light {name}: add light_{name}=dict(type=…)")
-    parts = {name: getattr(light, name) for name in wanted}
-    if encoder == "lidar":
-        parts["encoder"] = build_lidar_encoder(config, vae)
-    return Lightened(vae, **parts) if parts else vae
-
-
-def build_codec(
-    config: Config, vae: torch.nn.Module, decoder: str = "full", encoder: str = "full"
-) -> Codec:
-    """The voxel-latent codec with the config's conditioning; parts as for `lightened`.
+def build_codec(config: Config, vae: torch.nn.Module) -> Codec:
+    """The voxel-latent codec with the config's conditioning.
 
     Raises:
         UserError: the conditioning contradicts itself, or asks for more past than there is.
@@ -185,7 +158,7 @@ def build_codec(
     _check_conditioning(config)
     conditioning = dict(config.conditioning)
     return Codec(
-        lightened(config, vae, decoder, encoder),
+        vae,
         build_grid(config),
         future=config.data.future,
         conditioning=conditioning.pop("kind"),
@@ -195,11 +168,9 @@ def build_codec(
 
 def _check_conditioning(config: Config) -> None:
     """Refuse what no `Codec` can do, naming the config's keys."""
-    kind, align, carry = (config.conditioning.get(key) for key in ("kind", "align", "carry"))
-    align, past = tuple(align or ()), config.data.past
-    if kind not in CONDITIONINGS:
-        raise UserError(f"conditioning.kind is {kind!r}; it can be {', '.join(CONDITIONINGS)}")
-    if not all(0 <= offset < past for offset in align):
+    carry, past = config.conditioning.get("carry"), config.data.past
+    align = tuple(config.conditioning.get("align") or ())
+    if not all(offset < past for offset in align):
         raise UserError(
             f"conditioning.align is {align}, but the {past} past frames (data.past) lie 0 to "
             f"{past - 1} before the newest"
@@ -227,10 +198,25 @@ def build_network(config: Config) -> torch.nn.Module:
 
 def build_teacher(config: Config) -> torch.nn.Module:
     """The teacher's velocity network, frozen, with its averaged weights."""
-    network = build_network(config)
     state = load_checkpoint(config, "teacher_checkpoint")
-    _same_conditioning(config, state, config.teacher_checkpoint)
-    checkpoints.load_weights(network, checkpoints.weights(state), config.teacher_checkpoint)
+    return trained_network(config, state, config.teacher_checkpoint)
+
+
+def trained_network(config: Config, state: Mapping, path: str | Path) -> torch.nn.Module:
+    """The velocity network of a checkpoint, frozen, with its averaged weights.
+
+    Args:
+        config: says what network it is.
+        state: the checkpoint.
+        path: where it lay, for errors.
+
+    Raises:
+        UserError: weights of another network, or trained with other conditioning.
+    """
+    _same_conditioning(config, state, path)
+    weights = checkpoints.weights(state)
+    network = with_end_clock(build_network(config), weights)
+    checkpoints.load_weights(network, weights, path)
     return frozen(network)
 
 
@@ -260,56 +246,4 @@ def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) ->
     teacher = build_teacher(config) if teacher is None else teacher
     return _instantiate(
         config.method, teacher=teacher, latent_shape=latent_shape, guidance=config.guidance
-    )
-
-
-def build_forecaster(
-    config: Config,
-    checkpoint: str | Path | None = None,
-    nfe: int = 1,
-    guidance: float | None = None,
-    device: str = "cpu",
-    decoder: str = "full",
-    encoder: str = "full",
-    **options: Any,
-) -> Forecaster:
-    """A `Forecaster` of a distilled student, or of the teacher where no checkpoint is given.
-
-    Args:
-        checkpoint: a student's (or another teacher's) checkpoint; None: the config's teacher.
-        nfe: network evaluations (guided pairs count once) per forecast.
-        guidance: guidance scale; None: unguided.
-        device: where it runs.
-        decoder: `full`, or `light` for the config's light decoder.
-        encoder: the same.
-        **options: passed on to `Forecaster` (dtype, backend).
-    """
-    vae = build_vae(config)
-    codec = build_codec(config, vae, decoder, encoder)
-    if checkpoint is None:
-        network = build_teacher(config)
-    else:
-        state = checkpoints.load(checkpoint)
-        if state["kind"] not in ("teacher", "distill"):
-            raise UserError(
-                f"{checkpoint} holds a {state['kind']}, not a teacher or a distilled student"
-            )
-        latents = checkpoints.fingerprint(vae.state_dict())
-        if state["fingerprints"].get("vae") not in (None, latents):
-            raise UserError(
-                f"{checkpoint} was trained on the latents of VAE {state['fingerprints']['vae']}, "
-                f"not of {config.vae_checkpoint} ({latents}): use the VAE it was trained with"
-            )
-        _same_conditioning(config, state, checkpoint)
-        weights = checkpoints.weights(state)
-        network = with_end_clock(build_network(config), weights)
-        checkpoints.load_weights(network, weights, checkpoint)
-    return Forecaster(
-        codec,
-        frozen(network),
-        nfe=nfe,
-        guidance=guidance,
-        **sampler_options(config),
-        device=device,
-        **options,
     )

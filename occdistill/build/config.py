@@ -1,69 +1,63 @@
-"""Read a config file and check every key of it.
+"""Read a config file and check all of it.
 
-Configs are Python files in mmengine's style, with real imports instead of names in strings. Every
-key a tool understands is listed in `SCHEMA`; anything else is refused by name.
+Configs are Python files in mmengine's style, with real imports instead of names in strings. What they
+may hold is declared by the classes that take it; `SCHEMA` says which class takes what.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
-import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
+from occdistill.build.schema import Built, arguments, check
+from occdistill.build.settings import PARTS
+from occdistill.data.clips import ClipDataset
+from occdistill.data.occ3d import GridTransform
 from occdistill.errors import UserError
+from occdistill.latents.codec import Codec
+from occdistill.runtime.forecaster import Forecaster
 
-# what a config may hold; None: a value or a dict whose keys its type checks
-SETTINGS = (  # of every training
-    "iterations", "batch_size", "lr", "warmup", "clip", "ema", "seed", "checkpoint_interval",
-    "val_interval", "log_interval", "val_clips", "weight_decay", "final_lr", "amp", "keep",
-    "workers", "compact", "hand_over",
-)  # fmt: skip
-LABELS = ("lovasz_weight", "lovasz_voxels", "class_balance")  # of those that compare with labels
-PARTS = ("full", "light", "lidar")  # of the autoencoder; the last for the encoder only
-SCHEMA: dict[str, tuple[str, ...] | None] = {
-    "data": (
-        "dataroot", "version", "train_split", "val_split", "past", "future", "stride", "crop",
-        "coarsen", "min_fill", "source", "merge",
+_CLIPS = arguments(ClipDataset, "split", "transform", "masks", "future_poses")
+_CODEC, _FORECASTER = arguments(Codec), arguments(Forecaster)
+SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
+    "data": {**_CLIPS, "train_split": str, "val_split": str, **arguments(GridTransform)},
+    **dict.fromkeys(
+        ("vae", "light_decoder", "light_encoder", "lidar_encoder", "network", "method"), Built
     ),
-    "vae": None,
-    "vae_checkpoint": None,
-    "light_decoder": None,
-    "light_encoder": None,
-    "light_checkpoint": None,
-    "lidar_encoder": None,
-    "lidar_encoder_checkpoint": None,
-    "network": None,
-    "teacher_checkpoint": None,
-    "conditioning": ("kind", "align", "carry"),
-    "guidance": None,
-    "sampler": ("steps", "shift", "temperature"),
-    "method": None,
-    "train_vae": (*SETTINGS, *LABELS, "kl_weight"),
-    "train_light": (
-        *SETTINGS, *LABELS, "noise", "latent_weight", "feature_weight", "mirror",
+    **dict.fromkeys(
+        (
+            "vae_checkpoint", "light_checkpoint", "lidar_encoder_checkpoint", "teacher_checkpoint",
+            "cache_dir", "work_dir",
+        ),
+        str | Path,
     ),
-    "train_lidar_encoder": (*SETTINGS, "class_balance", "cross_entropy_weight", "plain"),
-    "train_teacher": (*SETTINGS, "condition_dropout", "moving_weight", "times", "mirror"),
-    "train_distill": (*SETTINGS, "mirror"),
-    "cache_dir": None,
-    "work_dir": None,
-    "custom_hooks": None,
-    "advice": ("data", "vae", "light", "lidar_encoder", "teacher"),
+    "conditioning": {
+        "kind": _CODEC["conditioning"], "align": _CODEC["align"], "carry": _CODEC["carry"],
+    },
+    "guidance": _FORECASTER["guidance"],
+    "sampler": {
+        "steps": _FORECASTER["nfe"],
+        "shift": _FORECASTER["shift"],
+        "temperature": _FORECASTER["temperature"],
+    },
+    **PARTS,
+    "custom_hooks": Sequence[Any],
+    "vis_backends": Sequence[Any],
+    "advice": dict.fromkeys(("data", "vae", "light", "lidar_encoder", "teacher"), str),
 }  # fmt: skip
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file, apply `{"dotted.key": value}` overrides, and check every key.
+    """Read a config file, apply `{"dotted.key": value}` overrides, and check every key and value.
 
     Raises:
-        UserError: no such file, a file that doesn't parse, or an unknown key, named with the
-            closest known one.
+        UserError: no such file, a file that doesn't parse, an unknown key, named with the closest
+            known one, or a value of another type or range than is declared.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,15 +68,12 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise UserError(f"the config {path} doesn't load: {error}") from error
     if overrides:
         # a copy: merging takes `_delete_` out of nested dicts
-        config.merge_from_dict(copy.deepcopy(dict(overrides)))
+        try:
+            config.merge_from_dict(copy.deepcopy(dict(overrides)))
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{path} can't take these options: {error}") from error
     _drop_imports(config)
-    for key, value in config.items():
-        _check_key(key, SCHEMA, path, "")
-        if SCHEMA[key] is not None:
-            for inner in value or {}:
-                _check_key(inner, SCHEMA[key], path, f"{key}.")
-    for key in ("vae", "light_decoder", "light_encoder", "lidar_encoder", "network", "method"):
-        _check_arguments(config.get(key), path, key)
+    check({key: value for key, value in config.items() if value is not None}, SCHEMA, path)
     return config
 
 
@@ -92,36 +83,6 @@ def _drop_imports(config: Config) -> None:
     for key, value in list(dict.items(raw)):
         if callable(value) or isinstance(value, (LazyObject, LazyAttr)):
             del raw[key]
-
-
-def _check_key(key: str, known, path: Path, prefix: str) -> None:
-    if key not in known:
-        close = difflib.get_close_matches(key, list(known), n=1)
-        hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
-        raise UserError(f"{path} has an unknown key {prefix}{key}; {hint}")
-
-
-def resolve(kind: Any) -> Any:
-    """The class itself, also where mmengine left an import to be made later."""
-    return kind.build() if isinstance(kind, LazyObject) else kind
-
-
-def _check_arguments(spec: Mapping | None, path: Path, name: str) -> None:
-    """Refuse arguments that the class of a `dict(type=Class, ...)` doesn't take."""
-    if spec is None:
-        return
-    kind = resolve(spec.get("type"))
-    if not inspect.isclass(kind):
-        raise UserError(f"{path}: {name} needs type=<a class>, as in {name}=dict(type=...)")
-    known, open_ended = {"type"}, True
-    for cls in kind.__mro__:  # follow **kwargs up the bases
-        if not open_ended or "__init__" not in vars(cls):
-            continue
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        known |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for key in spec:
-        _check_key(key, sorted(known - {"self"}), path, f"{name}.")
 
 
 def advice(config: Config, what: str) -> str:

@@ -2,88 +2,99 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.config import Config, DictAction
+from occdistill import checkpoint as checkpoints
+from occdistill.build.models import Models
+from occdistill.runtime.forecaster import Forecaster
 
-from occdistill.build.builders import (
-    build_codec,
-    build_forecaster,
-    build_teacher,
-    build_vae,
-    sampler_options,
-)
-from occdistill.build.config import PARTS
-from occdistill.runtime.forecaster import BACKENDS, Forecaster
+STEPS = (10, 5, 2, 1)  # evaluations per forecast, of guided teachers
 
-DTYPES = ("float32", "bfloat16", "float16")
+
+@dataclass(frozen=True)
+class Entry:
+    """One of a line-up.
+
+    Attributes:
+        model: `teacher`, `student`, or what it was called.
+        forecaster: its networks and kernels are shared with others.
+        decoder: `full` or `light`.
+        encoder: `full`, `light` or `lidar`.
+        checkpoint: fingerprint of the velocity network's weights.
+        cache: fingerprint of the encoded clips that it was trained on, if it says so.
+    """
+
+    model: str
+    forecaster: Forecaster
+    decoder: str
+    encoder: str
+    checkpoint: str
+    cache: str | None
+
+    @property
+    def title(self) -> str:
+        """The model, and which parts of the autoencoder are not the full ones."""
+        return with_parts(self.model, self.decoder, self.encoder)
+
+    @property
+    def name(self) -> str:
+        """Unique: `teacher@10`, `student, light decoder@1`."""
+        return f"{self.title}@{self.forecaster.nfe}"
 
 
 def lineup(
-    config: Config,
+    models: Models,
     checkpoint: str | Path | None = None,
-    teacher_nfe: Sequence[int] = (10, 5, 2, 1),
-    student_nfe: Sequence[int] = (1,),
-    decoder: str = "full",
-    encoder: str = "full",
+    teacher_nfe: Sequence[int] = STEPS,
+    nfe: Sequence[int] | None = None,
+    *,
+    guidance: float | None = None,
+    name: str | None = None,
+    decoders: Sequence[str] = ("full",),
+    encoders: Sequence[str] = ("full",),
     **options: Any,
-) -> dict[str, Forecaster]:
-    """Forecasters by name, `teacher@10` to `student@1`; the guided teachers share their networks.
+) -> list[Entry]:
+    """The config's teacher and a checkpoint, at each number of evaluations, with each decoder and
+    encoder. Every network is loaded once, and every kernel compiled once.
 
     Args:
-        config: of both.
-        checkpoint: the student's; None: teachers only.
-        teacher_nfe: evaluations per forecast, one guided teacher each.
-        student_nfe: evaluations per forecast, one unguided student each.
-        decoder: `full` or `light`, of all of them.
-        encoder: `full`, `light` or `lidar`, likewise.
-        **options: of `Forecaster`.
+        models: of the config.
+        checkpoint: a student's, or another teacher's; None: the config's teacher only.
+        teacher_nfe: evaluations per forecast of the config's teacher.
+        nfe: of the checkpoint; default: one for a student, those of `STEPS` for a teacher.
+        guidance: of the checkpoint; default: none for a student, the config's for a teacher.
+        name: what to call the checkpoint; default: `student`, or `checkpoint` for a teacher.
+        decoders: of `models.DECODERS`.
+        encoders: of `models.ENCODERS`.
+        **options: of `Forecaster`: device, dtype, back end.
     """
-    parts = dict(decoder=decoder, encoder=encoder)
-    forecasters = {}
+    entries = []
+
+    def add(model: str, path, nfes: Sequence[int], scale: float | None) -> None:
+        state = models.state(path)
+        mark = checkpoints.fingerprint(checkpoints.weights(state))
+        cache = state["fingerprints"].get("data")
+        for decoder, encoder, steps in product(decoders, encoders, nfes):
+            parts = dict(decoder=decoder, encoder=encoder)
+            forecaster = models.forecaster(path, steps, scale, **parts, **options)
+            entries.append(Entry(model, forecaster, **parts, checkpoint=mark, cache=cache))
+
     if teacher_nfe:
-        codec = build_codec(config, build_vae(config), **parts)
-        network = build_teacher(config)
-        sampler = sampler_options(config)
-        for nfe in teacher_nfe:
-            forecasters[f"teacher@{nfe}"] = Forecaster(
-                codec, network, nfe=nfe, guidance=config.guidance, **sampler, **options
-            )
+        add("teacher", None, teacher_nfe, models.config.guidance)
     if checkpoint is not None:
-        for nfe in student_nfe:
-            forecasters[f"student@{nfe}"] = build_forecaster(
-                config, checkpoint, nfe, **parts, **options
-            )
-    return forecasters
+        student = models.state(checkpoint)["kind"] == "distill"
+        if not student and guidance is None:
+            guidance = models.config.guidance
+        name = name or ("student" if student else "checkpoint")
+        add(name, checkpoint, nfe or ((1,) if student else STEPS), guidance)
+    return entries
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every tool that runs a `Forecaster`."""
-    add = parser.add_argument
-    add("config", help="a file in configs/")
-    add("checkpoint", help="a distilled student")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--dtype", default="float32", choices=DTYPES, help="of matrix products")
-    add("--backend", default="eager", choices=BACKENDS)
-    add("--decoder", default="full", choices=PARTS[:2], help="full, or the config's light one")
-    add("--encoder", default="full", choices=PARTS, help="full, light, or from LiDAR voxels")
-    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on, as argparse's `type`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What `add_options` parsed, as arguments of `lineup`."""
-    return dict(
-        device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend,
-        decoder=args.decoder, encoder=args.encoder,
-    )  # fmt: skip
+def with_parts(name: str, decoder: str, encoder: str) -> str:
+    """A name that also says which parts of the autoencoder are not the full ones."""
+    parts = (("decoder", decoder), ("encoder", encoder))
+    return ", ".join([name, *(f"{which} {part}" for part, which in parts if which != "full")])

@@ -1,4 +1,4 @@
-"""Windows of past and future keyframes, and single keyframes, as torch Datasets."""
+"""Windows of past and future keyframes as a torch Dataset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,46 +18,34 @@ from occdistill.data.poses import invert
 from occdistill.data.scenes import Keyframe, Scene, load_index
 from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
 from occdistill.errors import MAKE_WORLD, UserError
+from occdistill.types import Count, Whole
 
-Source = Literal["occ3d", "lidar"]
+PastFrom = Literal["occ3d", "lidar"]
 _log = logging.getLogger(__name__)
 
 
 class ClipDataset(Dataset):
     """Every window of `past + future` consecutive keyframes that stays inside one scene.
 
-    Parameters
-    ----------
-    dataroot, version, split
-        As for `load_index`.
-    past, future
-        Keyframes (0.5 s apart) that are given and that are to be forecast.
-    stride
-        Keyframes between the starts of two windows of a scene.
-    transform
-        Crop and coarsening of the Occ3D grid.
-    source
-        What the past is made of: "occ3d" labels, or "lidar", the labelled points of up to `merge`
-        keyframes seen so far. The future is always Occ3D labels.
-    masks
-        Add Occ3D's visibility masks of the future, and from LiDAR what the past has observed.
-    future_poses
-        False leaves everything about the future motion out of an item.
-    merge
-        Keyframes merged into one LiDAR voxel grid, the newest and those before it.
+    Args:
+        dataroot, version, split: as for `load_index`.
+        past, future: keyframes (0.5 s apart) that are given and that are to be forecast.
+        stride: keyframes between the starts of two windows of a scene.
+        transform: crop and coarsening of the Occ3D grid.
+        past_from: what the past is made of: "occ3d" labels, or "lidar", the labelled points of up to
+            `merge` keyframes seen so far. The future is always Occ3D labels.
+        masks: add Occ3D's visibility masks of the future, and from LiDAR what the past has
+            observed.
+        future_poses: False leaves everything about the future motion out of an item.
+        merge: keyframes merged into one LiDAR voxel grid, the newest and those before it.
 
-    Attributes
-    ----------
-    scenes
-        Scenes of at least one window.
-    skipped
-        Names of the scenes that are too short.
-    clips
-        (index into `scenes`, first keyframe) of each window.
-    grid
-        The grid of the items.
-    fingerprint
-        Identifies keyframes, label files, grid and source: what a cache of encodings depends on.
+    Attributes:
+        scenes: scenes of at least one window.
+        skipped: names of the scenes that are too short.
+        clips: (index into `scenes`, first keyframe) of each window.
+        grid: the grid of the items.
+        fingerprint: identifies keyframes, files, grid and `past_from`: what a cache of encodings
+            depends on.
     """
 
     def __init__(
@@ -65,14 +53,14 @@ class ClipDataset(Dataset):
         dataroot: str | os.PathLike,
         version: str = "v1.0-trainval",
         split: str = "train",
-        past: int = 4,
-        future: int = 6,
-        stride: int = 1,
+        past: Count = 4,
+        future: Whole = 6,
+        stride: Count = 1,
         transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
-        source: Source = "occ3d",
+        past_from: PastFrom = "occ3d",
         masks: bool = False,
         future_poses: bool = True,
-        merge: int = 5,
+        merge: Count = 5,
     ) -> None:
         if past < 1 or future < 0 or stride < 1:
             raise UserError(
@@ -96,7 +84,7 @@ class ClipDataset(Dataset):
             for index, scene in enumerate(self.scenes)
             for start in range(0, len(scene.keyframes) - length + 1, stride)
         ]
-        self.reader = FrameReader(dataroot, transform, source, merge)
+        self.reader = FrameReader(dataroot, transform, past_from, merge)
         self.grid = transform.grid
         self.fingerprint = self.reader.fingerprint(self.scenes)
 
@@ -106,15 +94,13 @@ class ClipDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         """Read one clip.
 
-        Returns
-        -------
-        dict
+        Returns:
             past uint8 (P, X, Y, Z) and future uint8 (F, X, Y, Z) class ids, each in its own ego
             frame; poses float32 (P+F, 4, 4), frame → newest past ego frame; trajectory float32
             (P+F, 2), LiDAR displacement to the next keyframe; index; with `masks`, mask_lidar and
             mask_camera uint8 (F, X, Y, Z) and, from LiDAR, observed uint8 (P, X, Y, Z). Without
-            `future_poses`, poses is (P, 4, 4) and
-            trajectory (P-1, 2): entry P-1 is already the first step into the future.
+            `future_poses`, poses is (P, 4, 4) and trajectory (P-1, 2): entry P-1 is already the
+            first step into the future.
         """
         scene_index, start = self.clips[index]
         scene, present = self.scenes[scene_index], start + self.past
@@ -129,7 +115,7 @@ class ClipDataset(Dataset):
             "trajectory": torch.from_numpy(trajectory),
             "index": index,
         }
-        if self.masks and self.reader.source == "lidar":
+        if self.masks and self.reader.past_from == "lidar":
             past, seen = self.reader.merged(scene, start, present)
             item["observed"] = torch.from_numpy(seen)
         else:
@@ -152,67 +138,28 @@ class ClipDataset(Dataset):
         return self.scenes[scene].keyframes[start : start + self.past + self.future]
 
 
-class KeyframeDataset(Dataset):
-    """Every keyframe of a split by itself: {voxels uint8 (X, Y, Z), index}.
-
-    Parameters and the attributes `scenes`, `grid` and `fingerprint` are as for `ClipDataset`;
-    `keyframes` lists (index into `scenes`, keyframe).
-    """
-
-    def __init__(
-        self,
-        dataroot: str | os.PathLike,
-        version: str = "v1.0-trainval",
-        split: str = "train",
-        stride: int = 1,
-        transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
-        source: Source = "occ3d",
-        merge: int = 5,
-    ) -> None:
-        self.scenes = load_index(dataroot, version, split)
-        self.keyframes = [
-            (index, frame)
-            for index, scene in enumerate(self.scenes)
-            for frame in range(0, len(scene.keyframes), stride)
-        ]
-        self.reader = FrameReader(dataroot, transform, source, merge)
-        self.grid = transform.grid
-        self.fingerprint = self.reader.fingerprint(self.scenes)
-
-    def __len__(self) -> int:
-        return len(self.keyframes)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        """Read one keyframe."""
-        scene, frame = self.keyframes[index]
-        voxels = self.reader.past(self.scenes[scene], frame, frame + 1)[0]
-        return {"voxels": torch.from_numpy(voxels), "index": index}
-
-
 class FrameReader:
     """Reads keyframes from disk onto one grid; datasets and the live runner share it.
 
-    Parameters
-    ----------
-    dataroot, transform, source, merge
-        As for `ClipDataset`.
+    Args:
+        dataroot, transform, past_from, merge: as for `ClipDataset`.
     """
 
     def __init__(
         self,
         dataroot: str | os.PathLike,
         transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
-        source: Source = "occ3d",
+        past_from: PastFrom = "occ3d",
         merge: int = 5,
     ) -> None:
-        if source not in ("occ3d", "lidar"):
-            raise UserError(f"no source named {source!r}; choose occ3d or lidar")
+        if past_from not in get_args(PastFrom):
+            raise UserError(f"past_from is {past_from!r}; choose occ3d or lidar")
         self.root = Path(dataroot)
-        self.transform, self.source, self.merge = transform, source, merge
+        self.transform, self.past_from, self.merge = transform, past_from, merge
 
     def past(self, scene: Scene, start: int, stop: int) -> np.ndarray:
         """What is known at keyframes `start` … `stop - 1`: class ids uint8 (stop-start, X, Y, Z)."""
-        if self.source == "occ3d":
+        if self.past_from == "occ3d":
             return np.stack([self.labels(frame)[0] for frame in scene.keyframes[start:stop]])
         return self.merged(scene, start, stop).voxels
 
@@ -249,14 +196,16 @@ class FrameReader:
         return sweeps
 
     def fingerprint(self, scenes: list[Scene]) -> str:
-        """Hash of tokens, poses, sizes of the files that will be read, grid and source (64 hex digits).
+        """64 hex digits of tokens, poses, sizes of the files that are read, grid and `past_from`.
 
         Raises a `UserError` that counts the files that are not there.
         """
-        what = repr((self.transform, self.source, self.merge if self.source == "lidar" else 0))
+        what = repr(
+            (self.transform, self.past_from, self.merge if self.past_from == "lidar" else 0)
+        )
         digest = hashlib.sha256(what.encode())
         frames = [(scene, frame) for scene in scenes for frame in scene.keyframes]
-        for kind in ("labels",) if self.source == "occ3d" else ("labels", "lidar", "lidarseg"):
+        for kind in ("labels",) if self.past_from == "occ3d" else ("labels", "lidar", "lidarseg"):
             sizes = [self._size(getattr(frame, kind)) for _, frame in frames]
             if missing := sizes.count(None):
                 scene, frame = frames[sizes.index(None)]

@@ -1,43 +1,28 @@
 """What the field's `nuscenes_infos_*_temporal_v3_scene.pkl` says, rebuilt from the tables.
 
 Those pickles are passed on by links that die, and reading one runs whatever is in it. The fields
-that forecasting uses follow from the poses alone; they are kept here as plain arrays in an npz.
+that forecasting uses follow from the poses alone.
 """
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
 from occdistill.data.poses import invert
 from occdistill.data.scenes import Scene
-from occdistill.errors import UserError
 
 # Lateral end offset in metres from which a future counts as a turn.
 TURN_OFFSET = 2.0
 
 Infos = dict[str, list[dict]]
-_FIELDS = (
-    "token",
-    "timestamp",
-    "gt_ego_fut_trajs",
-    "gt_ego_fut_masks",
-    "pose_mode",
-    "ego2global",
-    "lidar2ego",
-)
 
 
 def build_infos(scenes: Iterable[Scene], steps: int = 6) -> Infos:
     """List, per scene name and in order of time, what the field reads of each keyframe.
 
-    Returns
-    -------
-    dict
+    Returns:
         For each keyframe: token; timestamp (µs); gt_ego_fut_trajs float32 (steps, 2) and
         gt_ego_fut_masks (steps,), see `future_steps`; pose_mode float32 (3,), see `command`;
         ego2global and lidar2ego float64 (4, 4).
@@ -64,19 +49,14 @@ def build_infos(scenes: Iterable[Scene], steps: int = 6) -> Infos:
 def future_steps(lidar_to_global: np.ndarray, steps: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Displacements between the next keyframes, all in the LiDAR frame of the present one.
 
-    Parameters
-    ----------
-    lidar_to_global
-        LiDAR poses of a scene, (N, 4, 4).
-    steps
-        How far to look ahead.
+    Args:
+        lidar_to_global: LiDAR poses of a scene, (N, 4, 4).
+        steps: how far to look ahead.
 
-    Returns
-    -------
-    displacements
-        float32 (N, steps, 2), x right and y forward in metres; zero beyond the scene's end.
-    valid
-        float32 (N, steps), 1 where the keyframe that the step leads to exists.
+    Returns:
+        displacements: float32 (N, steps, 2), x right and y forward in metres; zero beyond the
+            scene's end.
+        valid: float32 (N, steps), 1 where the keyframe that the step leads to exists.
     """
     count = len(lidar_to_global)
     ahead = np.arange(count)[:, None] + np.arange(steps + 1)
@@ -93,38 +73,3 @@ def command(displacements: np.ndarray) -> np.ndarray:
     right = displacements[:, 0].sum()
     turn = 0 if right >= TURN_OFFSET else 1 if right <= -TURN_OFFSET else 2
     return np.eye(3, dtype=np.float32)[turn]
-
-
-def save_infos(path: str | os.PathLike, infos: Infos) -> None:
-    """Write infos as an npz of plain arrays, one row per keyframe."""
-    frames = [frame for scene in infos.values() for frame in scene]
-    columns = {name: np.array([frame[name] for frame in frames]) for name in _FIELDS}
-    np.savez_compressed(
-        path,
-        scene=np.array(list(infos)),
-        count=np.array([len(scene) for scene in infos.values()]),
-        **columns,
-    )
-
-
-def load_infos(path: str | os.PathLike) -> Infos:
-    """Read what `save_infos` wrote; a `UserError` if it is not there or something else."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no infos at {path}; write them with occdistill.data.infos.save_infos")
-    try:
-        with np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
-            names, counts = archive["scene"].tolist(), archive["count"].tolist()
-            columns = {name: archive[name] for name in _FIELDS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is not an infos file of this project ({error}); write it again with"
-            " occdistill.data.infos.save_infos"
-        ) from error
-    columns["token"] = columns["token"].tolist()
-    columns["timestamp"] = columns["timestamp"].tolist()
-    frames = iter(zip(*columns.values()))
-    return {
-        name: [dict(zip(_FIELDS, next(frames))) for _ in range(count)]
-        for name, count in zip(names, counts)
-    }

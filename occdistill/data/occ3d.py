@@ -17,6 +17,7 @@ import numpy as np
 
 from occdistill.errors import UserError
 from occdistill.store import read_npz
+from occdistill.types import Count, Positive
 
 CLASS_NAMES = (
     "others",
@@ -75,14 +76,10 @@ COARSEN_PRIORITY = (7, 2, 6, 8, 4, 5, 3, 10, 9, 1, 0, 15, 16, 13, 12, 14, 11, 17
 class Grid:
     """A box of cubic voxels in the ego frame.
 
-    Parameters
-    ----------
-    shape
-        Number of voxels (X, Y, Z).
-    voxel_size
-        Edge of a voxel in metres.
-    origin
-        Low corner (x, y, z) in metres.
+    Args:
+        shape: number of voxels (X, Y, Z).
+        voxel_size: edge of a voxel in metres.
+        origin: low corner (x, y, z) in metres.
     """
 
     shape: tuple[int, int, int]
@@ -136,19 +133,15 @@ class GridTransform:
     A merged voxel takes the most important class among its occupied voxels
     (`COARSEN_PRIORITY`), or is free when fewer than `min_fill` of them are occupied.
 
-    Parameters
-    ----------
-    crop
-        Half extent in x and y, metres; None keeps everything.
-    coarsen
-        Voxels merged along each axis.
-    min_fill
-        Occupied voxels that a block needs to count as occupied.
+    Args:
+        crop: half extent in x and y, metres; None keeps everything.
+        coarsen: voxels merged along each axis.
+        min_fill: occupied voxels that a block needs to count as occupied.
     """
 
-    crop: float | None = None
-    coarsen: int = 1
-    min_fill: int = 1
+    crop: Positive | None = None
+    coarsen: Count = 1
+    min_fill: Count = 1
 
     @cached_property
     def grid(self) -> Grid:

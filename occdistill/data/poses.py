@@ -128,16 +128,16 @@ def extrapolate(poses: Tensor, future: int) -> Tensor:
     return torch.stack(steps, dim=1).to(poses.dtype)
 
 
-def interpolate(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+def between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Values `(K, …)` of keyframes at the times `at (N,)` in keyframes, 0 to K - 1: `(N, …)`."""
     low = np.minimum(at.astype(int), len(values) - 2)
     share = (at - low).reshape(-1, *[1] * (values.ndim - 1))
     return (1 - share) * values[low] + share * values[low + 1]
 
 
-def interpolate_rotations(quaternions: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """As `interpolate`, of quaternions `(K, 4)` along the shorter way: unit ones `(N, 4)`."""
+def rotations_between(quaternions: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """As `between`, of quaternions `(K, 4)` along the shorter way: unit ones `(N, 4)`."""
     # a quaternion and its negative are one rotation: keep neighbours on the same side
     turn = np.sign((quaternions[1:] * quaternions[:-1]).sum(1))
-    mixed = interpolate(quaternions * np.cumprod([1.0, *turn])[:, None], at)
+    mixed = between(quaternions * np.cumprod([1.0, *turn])[:, None], at)
     return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)

@@ -123,29 +123,19 @@ def cast_rays(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the first occupied voxel along each ray (Amanatides and Woo, 1987).
 
-    Parameters
-    ----------
-    occupied : (X, Y, Z) bool or uint8
-        Non-zero voxels stop a ray.
-    grid_origin : (3,) metres
-        Low corner of the grid.
-    voxel_size : float
-        Metres.
-    origin : (3,) metres
-        Where all rays start; it may lie outside the grid.
-    directions : (R, 3)
-        Unit vectors.
-    max_range : float
-        Metres; a voxel entered farther away is no hit.
-    to : "entry" or "exit"
-        Measure to where the ray enters the hit voxel, or to where it leaves it.
+    Args:
+        occupied: (X, Y, Z) bool or uint8; non-zero voxels stop a ray.
+        grid_origin: (3,) metres; low corner of the grid.
+        voxel_size: float; metres.
+        origin: (3,) metres; where all rays start; it may lie outside the grid.
+        directions: (R, 3); unit vectors.
+        max_range: float; metres; a voxel entered farther away is no hit.
+        to: "entry" or "exit"; measure to where the ray enters the hit voxel, or to where it leaves
+            it.
 
-    Returns
-    -------
-    hit_index : (R, 3) int32
-        Voxel indices, -1 where nothing is hit.
-    distance : (R,) float32
-        Metres to the hit voxel, inf where nothing is hit.
+    Returns:
+        hit_index: (R, 3) int32; voxel indices, -1 where nothing is hit.
+        distance: (R,) float32; metres to the hit voxel, inf where nothing is hit.
     """
     grid = np.ascontiguousarray(occupied).view(np.uint8)
     start = _in_voxels(origin, grid_origin, voxel_size)
@@ -162,18 +152,14 @@ def observed_mask(shape: tuple[int, ...], start: np.ndarray, ends: np.ndarray) -
     What stands between isn't looked at: a measured point has by itself shown the way to it to be
     free.
 
-    Parameters
-    ----------
-    shape : (X, Y, Z)
-        Of the grid.
-    start : (3,) float64
-        The sensor, in voxels from the grid's low corner.
-    ends : (R, 3) float64
-        Measured points, likewise, inside the grid or not; rows that are not finite are skipped.
+    Args:
+        shape: (X, Y, Z); of the grid.
+        start: (3,) float64; the sensor, in voxels from the grid's low corner.
+        ends: (R, 3) float64; measured points, likewise, inside the grid or not; rows that are not
+            finite are skipped.
 
-    Returns
-    -------
-    (X, Y, Z) uint8, 1 where a ray passed or ended.
+    Returns:
+        (X, Y, Z) uint8, 1 where a ray passed or ended.
     """
     seen = np.zeros(shape, np.uint8)
     _observe(seen, start, ends, seen)

@@ -35,19 +35,13 @@ _log = logging.getLogger(__name__)
 class Keyframe:
     """One annotated instant (2 Hz), all of it as LIDAR_TOP saw it.
 
-    Attributes
-    ----------
-    token, timestamp
-        Sample token; microseconds.
-    ego_to_global, lidar_to_ego
-        Rigid transforms, float64 (4, 4).
-    labels, lidar, lidarseg
-        Paths below the data root: Occ3D labels, point cloud, raw point labels; None if absent.
-    trajectory
-        Displacement of the LiDAR to the next keyframe in the LiDAR frame of this one, float32
-        (x right, y forward) in metres; zero at a scene's end.
-    ego_trajectory
-        The same of the ego origin in the ego frame (x forward, y left).
+    Attributes:
+        token, timestamp: sample token; microseconds.
+        ego_to_global, lidar_to_ego: rigid transforms, float64 (4, 4).
+        labels, lidar, lidarseg: paths below the data root: Occ3D labels, point cloud, raw point
+            labels; None if absent.
+        trajectory: displacement of the LiDAR to the next keyframe in the LiDAR frame of this one,
+            float32 (x right, y forward) in metres; zero at a scene's end.
     """
 
     token: str
@@ -58,7 +52,6 @@ class Keyframe:
     lidar: str | None
     lidarseg: str | None
     trajectory: np.ndarray
-    ego_trajectory: np.ndarray
 
     @property
     def lidar_to_global(self) -> np.ndarray:
@@ -80,20 +73,14 @@ def load_index(
 ) -> list[Scene]:
     """List the scenes of a split with their keyframes, in the order of the tables.
 
-    Parameters
-    ----------
-    dataroot
-        Folder that holds `<version>/*.json` (or `annotations.json`) and `gts/`.
-    version
-        nuScenes version, such as v1.0-trainval or v1.0-mini.
-    split
-        A name in `<dataroot>/splits.json` if that file is there ({name: [scene, …]}), else one of
-        train, val, test, mini_train, mini_val.
+    Args:
+        dataroot: folder that holds `<version>/*.json` (or `annotations.json`) and `gts/`.
+        version: nuScenes version, such as v1.0-trainval or v1.0-mini.
+        split: a name in `<dataroot>/splits.json` if that file is there ({name: [scene, …]}), else
+            one of train, val, test, mini_train, mini_val.
 
-    Raises
-    ------
-    UserError
-        When the data root, tables or split are missing or broken, or a scene is empty.
+    Raises:
+        UserError: when the data root, tables or split are missing or broken, or a scene is empty.
     """
     root = Path(dataroot)
     if not root.is_dir():
@@ -125,7 +112,7 @@ def _scene(root: Path, record: dict) -> Scene:
     ego_to_global = pose_matrix(ego[:, :3], ego[:, 3:])
     mounting = np.array([frame["mounting"] for frame in frames])
     lidar_to_ego = pose_matrix(mounting[:, :3], mounting[:, 3:])
-    steps, ego_steps = _steps(ego_to_global @ lidar_to_ego), _steps(ego_to_global)
+    steps = _steps(ego_to_global @ lidar_to_ego)
     folder = f"gts/{record['name']}"
     labelled = set(os.listdir(root / folder)) if (root / folder).is_dir() else ()
     keyframes = [
@@ -138,7 +125,6 @@ def _scene(root: Path, record: dict) -> Scene:
             lidar=frame["lidar"],
             lidarseg=frame["lidarseg"],
             trajectory=steps[i],
-            ego_trajectory=ego_steps[i],
         )
         for i, frame in enumerate(frames)
     ]

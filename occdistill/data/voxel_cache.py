@@ -23,10 +23,10 @@ class VoxelCache(Dataset):
     times.
 
     Args:
-        dataset: whose scenes, grid and source.
+        dataset: whose scenes, grid and reader.
         folder: under which caches lie; each has the dataset's fingerprint in its name.
         kind: `labels`, or `past`: what a clip is given to see, which is the same unless the
-            dataset's source is LiDAR.
+            dataset's past is from LiDAR.
 
     Attributes:
         voxels: uint8 `(N, X, Y, Z)`.
@@ -39,7 +39,7 @@ class VoxelCache(Dataset):
         folder: str | Path,
         kind: Literal["labels", "past"] = "labels",
     ) -> None:
-        if dataset.reader.source == "occ3d":
+        if dataset.reader.past_from == "occ3d":
             kind = "labels"
         self.fingerprint = dataset.fingerprint
         lengths = [len(scene.keyframes) for scene in dataset.scenes]

@@ -66,15 +66,11 @@ LIDARSEG_TO_OCC3D = np.array(
 class Sweep(NamedTuple):
     """One turn of the LiDAR.
 
-    Attributes
-    ----------
-    points
-        (N, ≥3) float, metres in the LiDAR's frame; columns after the third are not used.
-    labels
-        Occ3D class of each point, uint8 (N,), `NO_VOTE` for points that are to be left out; or
-        None where nothing is known.
-    lidar_to_global
-        Rigid transform (4, 4).
+    Attributes:
+        points: (N, ≥3) float, metres in the LiDAR's frame; columns after the third are not used.
+        labels: Occ3D class of each point, uint8 (N,), `NO_VOTE` for points that are to be left out;
+            or None where nothing is known.
+        lidar_to_global: rigid transform (4, 4).
     """
 
     points: np.ndarray
@@ -118,54 +114,6 @@ def load_point_labels(path: str | os.PathLike, count: int) -> np.ndarray:
     return LIDARSEG_TO_OCC3D[labels]
 
 
-def voxelize(
-    sweeps: Sequence[Sweep],
-    ego_to_global: np.ndarray,
-    grid: Grid = OCC3D,
-    unlabelled: int = 0,
-) -> np.ndarray:
-    """Merge sweeps in one ego frame and let the points in each voxel vote for its class.
-
-    Parameters
-    ----------
-    sweeps
-        The newest and as many earlier ones as are wanted.
-    ego_to_global
-        Pose (4, 4) of the ego frame that the grid belongs to.
-    grid
-        Where the voxels are.
-    unlabelled
-        Class of the points of a sweep without labels.
-
-    Returns
-    -------
-    ndarray
-        uint8 grid: the class with most votes (the more important one of
-        `COARSEN_PRIORITY` in a tie), free where there is no vote.
-
-    Raises
-    ------
-    UserError
-        When a coordinate is NaN or infinite, or a label is no class.
-    """
-    cells, classes = [], []
-    for sweep in sweeps:
-        cells.append(_cells(_placed(sweep, ego_to_global, grid)[1], grid.shape))
-        classes.append(_classes(sweep, unlabelled))
-    return _counted(cells, classes, grid)
-
-
-def observed(sweeps: Sequence[Sweep], ego_to_global: np.ndarray, grid: Grid = OCC3D) -> np.ndarray:
-    """Voxels that a ray of any sweep passed or ended in: uint8 grid of 0 and 1.
-
-    Parameters are as for `voxelize`.
-    """
-    seen = np.zeros(grid.shape, np.uint8)
-    for sweep in sweeps:
-        seen |= observed_mask(grid.shape, *_placed(sweep, ego_to_global, grid))
-    return seen
-
-
 class Merged(NamedTuple):
     """Class ids and observed mask, uint8 grids."""
 
@@ -179,13 +127,24 @@ def merge(
     grid: Grid = OCC3D,
     unlabelled: int = 0,
 ) -> Merged:
-    """`voxelize` and `observed` in one, without the trails of what moves.
+    """Merge sweeps in one ego frame and let the points in each voxel vote for its class.
 
     A point of a movable thing does not vote where a ray of a later sweep has gone through its
     voxel without ending there: the thing has left, and would be smeared along its way. (Ground
     and walls are not treated so: rays graze their voxels without meeting them.)
 
-    Parameters are as for `voxelize`; `sweeps` come in order of time.
+    Args:
+        sweeps: the newest and as many earlier ones as are wanted, in order of time.
+        ego_to_global: pose (4, 4) of the ego frame that the grid belongs to.
+        grid: where the voxels are.
+        unlabelled: class of the points of a sweep without labels.
+
+    Returns:
+        voxels: the class with most votes (the more important one of `COARSEN_PRIORITY` in a tie),
+        free where there is no vote; observed: 1 where a ray of any sweep passed or ended.
+
+    Raises:
+        UserError: a coordinate is NaN or infinite, or a label is no class.
     """
     seen, left = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
     cells, classes = [], []

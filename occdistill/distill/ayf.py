@@ -72,10 +72,8 @@ class AYF(FlowMap):
         t = (1 - gap) * draws.uniform(1)[:, 0]
         return t, (t + gap).clamp_max(1.0)
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student; `gap` is `E g²` before normalisation."""
-        if name != "student":
-            return super().losses(name, batch, step)
+    def student_loss(self, batch: Batch, step: int) -> Loss:
+        """Its log `gap` is `E g²` before normalisation."""
         t, r = self.intervals(batch.draws)
         x_t = noised_data(batch, t)
         u = self.nets["student"](x_t, t, batch.condition, r=r)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +81,89 @@ def only_grad(nets: nn.ModuleDict, name: str) -> Iterator[None]:
             p.requires_grad_(flag)
 
 
-class Method(nn.Module):
-    """Base of all methods: a frozen teacher, trainable nets by name, and when each one steps.
+class Task(nn.Module):
+    """What `take_step` trains: nets by name, when each of them steps, and a loss for each.
 
-    One training step is `for name in plan(step)`: compute `losses(name, batch, step)` with
-    gradients for `nets[name]` only, step that net's optimiser, call `after(name, step)`. Each
-    element of a plan gets a fresh batch.
+    The loss of `nets["student"]` is the method `student_loss(batch, step)`, and so on.
+
+    Args:
+        nets: what is trained, by name; the first one is what the training is for.
+        teacher: frozen; None where there is none.
+
+    Attributes:
+        main: name of the first net.
+        evaluations: network evaluations spent so far, in clips, where they are counted.
+    """
+
+    def __init__(self, nets: Mapping[str, nn.Module], teacher: nn.Module | None = None) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.nets = nn.ModuleDict(nets)
+        self.main = next(iter(nets))
+        self.evaluations = 0
+
+    def plan(self, step: int) -> tuple[str, ...]:
+        """Names of the nets that step at this step, in order; a pure function of the step."""
+        return (self.main,)
+
+    def losses(self, name: str, batch: Any, step: int) -> Loss:
+        """The loss of `nets[name]`.
+
+        Raises:
+            KeyError: no such net.
+        """
+        if name not in self.nets:
+            raise KeyError(f"{type(self).__name__} has no net named {name!r}")
+        return getattr(self, f"{name}_loss")(batch, step)
+
+    def after(self, name: str, step: int) -> None:
+        """What follows an update of a net: moving averages, curricula. Nothing by default."""
+
+
+class Steps(Protocol):
+    """What updates a net."""
+
+    def step(self, loss: Tensor) -> Tensor | None:
+        """Backward and one optimiser step; the gradient norm, or None if no update was made."""
+
+
+def take_step(
+    task: Task,
+    batches: Iterator,
+    updaters: Mapping[str, Steps],
+    step: int,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> list[tuple[str, dict[str, Tensor]]]:
+    """One training step: each net of the task's plan, in order, updated on a batch of its own.
+
+    Args:
+        task: what is trained.
+        batches: what its losses take.
+        updaters: of its nets, by name.
+        step: number of the step, from 0.
+        autocast: under which losses are computed.
+
+    Returns:
+        Name of the net and scalars of each update: `loss`, `grad_norm` (unless the loss scaler
+        skipped the update, which nothing follows then) and what the loss logs.
+    """
+    updates = []
+    for name in task.plan(step):
+        batch = next(batches)
+        with only_grad(task.nets, name):
+            with autocast():
+                loss = task.losses(name, batch, step)
+            norm = updaters[name].step(loss.total)
+        scalars = {"loss": loss.total.detach(), **loss.logs}
+        if norm is not None:
+            task.after(name, step)
+            scalars["grad_norm"] = norm
+        updates.append((name, scalars))
+    return updates
+
+
+class Method(Task, ABC):
+    """Base of all methods: a task whose teacher is a velocity network, and its one-step student.
 
     Args:
         teacher: velocity network; it is frozen in place.
@@ -104,14 +182,12 @@ class Method(nn.Module):
         guidance: float = 2.0,
         student: nn.Module | None = None,
     ) -> None:
-        super().__init__()
         require(math.isfinite(guidance), "guidance must be a finite number", guidance)
-        self.teacher = frozen(teacher)
+        teacher = frozen(teacher)
+        student = copy.deepcopy(teacher) if student is None else student
+        super().__init__({"student": student.requires_grad_(True)}, teacher)
         self.guided_teacher = Guided(self.teacher, guidance)
         self.latent_shape = tuple(latent_shape)
-        student = copy.deepcopy(teacher) if student is None else student
-        self.nets = nn.ModuleDict({"student": student.requires_grad_(True)})
-        self.evaluations = 0  # network evaluations spent, in clips
         self._count_evaluations(self.teacher)
         self._count_evaluations(student)
 
@@ -121,16 +197,9 @@ class Method(nn.Module):
 
         net.register_forward_hook(count)
 
-    def plan(self, step: int) -> tuple[str, ...]:
-        """Names of the nets that step at this step, in order; a pure function of the step."""
-        return ("student",)
-
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """The loss of `nets[name]`."""
-        raise KeyError(f"{type(self).__name__} has no net named {name!r}")
-
-    def after(self, name: str, step: int) -> None:
-        """What follows an optimiser step: moving averages, curricula. Nothing by default."""
+    @abstractmethod
+    def student_loss(self, batch: Batch, step: int) -> Loss:
+        """The student's loss; each method's own."""
 
     def generate(self, batch: Batch) -> Tensor:
         """One-step student output `G(z) = z + N(z, 0, 1, c)`, `(B, F, C, H, W)`, from fresh noise."""
@@ -146,7 +215,7 @@ class Method(nn.Module):
         return sample(self.nets["student"], noise, condition, steps)
 
 
-class DistributionMatching(Method, ABC):
+class DistributionMatching(Method):
     """Methods that compare the teacher with an auxiliary flow trained on the student's samples.
 
     The auxiliary learns the student's own velocity field by flow matching; a subclass says how the
@@ -182,15 +251,7 @@ class DistributionMatching(Method, ABC):
         """`ratio` auxiliary updates, then one student update."""
         return ("auxiliary",) * self.ratio + ("student",)
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Flow matching on student samples for the auxiliary; the subclass's loss for the student."""
-        if name == "auxiliary":
-            return self.auxiliary_loss(batch)
-        if name == "student":
-            return self.student_loss(batch)
-        return super().losses(name, batch, step)
-
-    def auxiliary_loss(self, batch: Batch) -> Loss:
+    def auxiliary_loss(self, batch: Batch, step: int) -> Loss:
         """`E || v_A(x_t, t) - (sg x̂ - e) ||²`, `x_t = t sg x̂ + (1 - t) e`, e fresh, unguided."""
         with torch.no_grad():
             sample_ = self.generate(batch)
@@ -203,10 +264,6 @@ class DistributionMatching(Method, ABC):
         v = self.nets["auxiliary"](interpolate(sample_, noise, t), t, batch.condition)
         loss = (v - (sample_ - noise)).square().mean()
         return Loss(loss, {"flow_matching": loss.detach()})
-
-    @abstractmethod
-    def student_loss(self, batch: Batch) -> Loss:
-        """The student's loss; each method's own."""
 
     def matching_loss(self, x: Tensor, gap: Tensor, weight: Tensor | float = 1.0) -> Loss:
         """Surrogate that moves x against `weight · gap`, where gap is auxiliary minus teacher."""

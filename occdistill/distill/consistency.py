@@ -59,10 +59,8 @@ class Consistency(Method):
         if target_ema:
             self.target = frozen(copy.deepcopy(self.nets["student"]))
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student; `gap` is the mean squared difference of the two ends."""
-        if name != "student":
-            return super().losses(name, batch, step)
+    def student_loss(self, batch: Batch, step: int) -> Loss:
+        """Its log `gap` is the mean squared difference of the two ends."""
         t = self.times.times(batch.draws)
         later = (t + self.gap).clamp_max(1.0)
         x_t = noised_data(batch, t)

@@ -46,7 +46,7 @@ class DiffInstruct(DistributionMatching):
         super().__init__(*args, times=times, auxiliary_times=auxiliary_times or {}, **kwargs)
         self.weight = WEIGHTS[weight]
 
-    def student_loss(self, batch: Batch) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Surrogate loss on the clean sample; `gap` is `E || v_A - v_T ||²`."""
         x_1 = self.generate(batch)
         t = self.times.times(batch.draws)

@@ -94,7 +94,7 @@ class DMD2(DistributionMatching):
         self.gan_times = time_law(gan_times, law="uniform")
         self.generator_weight, self.discriminator_weight = generator_weight, discriminator_weight
 
-    def auxiliary_loss(self, batch: Batch) -> Loss:
+    def auxiliary_loss(self, batch: Batch, step: int) -> Loss:
         """Flow matching on student samples, and telling them from true futures."""
         with torch.no_grad():
             fake = self.generate(batch)
@@ -110,7 +110,7 @@ class DMD2(DistributionMatching):
         logs = {**loss.logs, "discriminator": gan.detach(), "discriminator_right": right}
         return Loss(loss.total + self.discriminator_weight * gan, logs)
 
-    def student_loss(self, batch: Batch) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Distribution matching and the GAN term."""
         x_1 = self.generate(batch)
         matching, gan = self.matching(x_1, batch), self.adversarial(x_1, batch)

@@ -72,12 +72,6 @@ class FlowMap(Method):
             derivative if isinstance(derivative, Derivative) else Derivative(**(derivative or {}))
         )
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student, its `student_loss`."""
-        if name == "student":
-            return self.student_loss(batch, step)
-        return super().losses(name, batch, step)
-
     def total_derivative(
         self, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition, v: Tensor
     ) -> Tensor:

@@ -51,10 +51,8 @@ class MeanFlow(FlowMap):
         self.instantaneous, self.tangent_warmup = instantaneous, tangent_warmup
         self.power = power
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student; `gap` is the mean squared residual of the identity."""
-        if name != "student":
-            return super().losses(name, batch, step)
+    def student_loss(self, batch: Batch, step: int) -> Loss:
+        """Its log `gap` is the mean squared residual of the identity."""
         condition, draws = batch.condition, batch.draws
         t, r = self.times.intervals(draws)
         r = torch.where(draws.uniform(1)[:, 0] < self.instantaneous, t, r)

@@ -29,7 +29,7 @@ class MFD(DistributionMatching):
         super().__init__(*args, **kwargs)
         self.ode_step = ode_step
 
-    def student_loss(self, batch: Batch) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Surrogate loss; its log `gap` is the mean-flow distance `E || u_A - u_T ||²` (Fig. 7)."""
         x_1 = self.generate(batch)
         t, r = self.times.intervals(batch.draws)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from occdistill.distill.base import Batch, Loss, Method, require, surrogate, time_law
-from occdistill.flow.path import interpolate
+from occdistill.flow.path import TimeLaw, interpolate
 from occdistill.flow.solver import average_velocity
 
 
@@ -21,15 +21,15 @@ class NoAuxiliary(Method):
         **kwargs: see `Method`.
     """
 
-    def __init__(self, *args, times=None, ode_step: float = 0.02, **kwargs) -> None:
+    def __init__(
+        self, *args, times: TimeLaw | dict | None = None, ode_step: float = 0.02, **kwargs
+    ) -> None:
         require(0 < ode_step <= 1, "ode_step must lie in (0, 1]", ode_step)
         super().__init__(*args, **kwargs)
         self.times, self.ode_step = time_law(times), ode_step
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """The student's surrogate loss."""
-        if name != "student":
-            return super().losses(name, batch, step)
         x_1 = self.generate(batch)
         noise = batch.draws.normal(*self.latent_shape)
         t, r = self.times.intervals(batch.draws)

@@ -60,12 +60,6 @@ class ProgressiveDistillation(Method):
         self.previous = frozen(copy.deepcopy(self.nets["student"]))
         self.register_buffer("handed_over", torch.zeros((), dtype=torch.long))
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student, its `student_loss`."""
-        if name == "student":
-            return self.student_loss(batch, step)
-        return super().losses(name, batch, step)
-
     def stage_of(self, step: int) -> int:
         """Stage at a step, from 0."""
         return min(step // self.stage, self.stages - 1)

@@ -43,12 +43,6 @@ class Reflow(Method):
         self.steps, self.shift = steps, shift
         self.times = time_law(times, law="uniform", low=0.0, high=1.0)
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student, its `student_loss`."""
-        if name == "student":
-            return self.student_loss(batch, step)
-        return super().losses(name, batch, step)
-
     def student_loss(self, batch: Batch, step: int) -> Loss:
         """Its log `gap` is the loss."""
         z = batch.draws.normal(*self.latent_shape)

@@ -31,10 +31,8 @@ class Regression(Method):
         super().__init__(*args, **kwargs)
         self.steps, self.shift = steps, shift
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student; `gap` is the mean squared error."""
-        if name != "student":
-            return super().losses(name, batch, step)
+    def student_loss(self, batch: Batch, step: int) -> Loss:
+        """Its log `gap` is the mean squared error."""
         z = batch.draws.normal(*self.latent_shape)
         with torch.no_grad():
             target = sample(self.guided_teacher, z, batch.condition, self.steps, self.shift)

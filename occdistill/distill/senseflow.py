@@ -65,7 +65,7 @@ class SenseFlow(DMD2):
         self.ida, self.isg_weight = ida, isg_weight
         self.isg_huber, self.isg_margin = isg_huber, isg_margin
 
-    def student_loss(self, batch: Batch) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """DMD2's losses and ISG, on the same sample."""
         z = batch.draws.normal(*self.latent_shape)
         x_1 = self.one_step(z, batch.condition)

@@ -55,7 +55,7 @@ class SiD(DistributionMatching):
         super().__init__(*args, ratio=ratio, **kwargs)
         self.alpha, self.weight = alpha, weight
 
-    def student_loss(self, batch: Batch) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """The loss; `gap` is `E || v_A - v_T ||²`."""
         x_1 = self.generate(batch)
         noise = batch.draws.normal(*self.latent_shape)

@@ -15,7 +15,7 @@ class VelocityMatching(DistributionMatching):
         **kwargs: see `DistributionMatching`.
     """
 
-    def student_loss(self, batch: Batch) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Surrogate loss; `gap` is `E || v_A - v_T ||²`."""
         x_1 = self.generate(batch)
         t = self.times.times(batch.draws)

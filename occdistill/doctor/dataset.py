@@ -13,7 +13,7 @@ from occdistill.doctor.files import (
     check_labels,
     check_pickle,
     check_point_labels,
-    read_json,
+    parse_json,
 )
 from occdistill.doctor.findings import CLIPS, LIDAR, Finding
 
@@ -69,7 +69,7 @@ class Doctor:
                 message = "no such table" if blocks else "no such table (only the devkit wants it)"
                 self._say("tables", level, message, path, blocks=blocks, remedy=FETCH_TABLES)
                 continue
-            content, problem = read_json(path) if self._small(path) else _edges(path)
+            content, problem = parse_json(path) if self._small(path) else _edges(path)
             if problem is None and not isinstance(content, list):
                 problem = "isn't a list of records"
             if problem:
@@ -120,7 +120,7 @@ class Doctor:
             for d in tables["sample_data"]
             if d.get("is_key_frame") and d.get("calibrated_sensor_token") in mounted
         }
-        content, _ = read_json(folder / "lidarseg.json")
+        content, _ = parse_json(folder / "lidarseg.json")
         points = {r.get("sample_data_token"): r.get("filename") for r in content or ()}
         for scene in tables["scene"]:
             token, frames = scene.get("first_sample_token"), []
@@ -152,7 +152,7 @@ class Doctor:
                 remedy="fetch it with Occ3D's gts",
             )
             return
-        content, problem = read_json(path)
+        content, problem = parse_json(path)
         scenes = content.get("scene_infos") if isinstance(content, dict) else None
         if problem or not isinstance(scenes, dict):
             level, blocks = ("note", "") if tables else ("damaged", CLIPS)
@@ -180,7 +180,7 @@ class Doctor:
         path = self.root / "splits.json"
         if not path.exists():
             return
-        content, problem = read_json(path)
+        content, problem = parse_json(path)
         names = [n for s in content.values() for n in s] if isinstance(content, dict) else []
         lost = [name for name in names if name not in self.frames]
         if problem is None and lost:
@@ -267,7 +267,7 @@ class Doctor:
             message = problem or "not needed, and never loaded: it could run code"
             self._say("pickles", "note", message, path)
         for path in sorted((self.root / ".occdistill").glob("*.json")):
-            _, problem = read_json(path)
+            _, problem = parse_json(path)
             if problem:
                 remedy = f"delete {path}; it is built again"
                 self._say("caches", "damaged", problem, path, remedy=remedy)

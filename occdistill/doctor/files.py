@@ -85,7 +85,7 @@ def check_point_labels(path: Path, cloud: Path | None, deep: bool = True) -> str
     return None
 
 
-def read_json(path: Path) -> tuple[Any, str | None]:
+def parse_json(path: Path) -> tuple[Any, str | None]:
     """The content of a JSON file, or None and what is wrong with it."""
     try:
         return json.loads(path.read_bytes()), None
@@ -114,7 +114,7 @@ def check_pickle(path: Path) -> str | None:
 
 def check_arrays(folder: Path) -> str | None:
     """A cache folder: a readable `meta.json`, and each array as long as its header says."""
-    meta, problem = read_json(folder / "meta.json")
+    meta, problem = parse_json(folder / "meta.json")
     if problem:
         return f"meta.json {problem}"
     for name in meta.get("arrays", {}):

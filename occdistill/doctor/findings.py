@@ -11,7 +11,7 @@ Level = Literal["ok", "note", "missing", "damaged"]
 # What a gap stops, in the user's words: commands and settings
 TRAIN = "train_vae, train_teacher, train_mfd, train_distill"
 CLIPS = f"{TRAIN}, test, score, visualize, realtime"
-LIDAR = "data.source='lidar', realtime with raw LiDAR"
+LIDAR = "data.past_from='lidar', realtime with raw LiDAR"
 
 
 @dataclass(frozen=True)

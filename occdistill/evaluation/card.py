@@ -11,7 +11,7 @@ from typing import Any
 from occdistill.data.occ3d import CLASS_NAMES, FREE
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import PROTOCOLS
-from occdistill.evaluation.report import FACTS, SHOWN, cell, markdown
+from occdistill.evaluation.report import FACTS, SHOWN, cell, make_report, markdown, write_report
 from occdistill.store import atomic, write_text
 
 CURVES = 6  # rows drawn at most
@@ -45,6 +45,25 @@ def write_card(folder: str | Path, report: dict) -> list[Path]:
         with atomic(folder / name) as part:
             figure.savefig(part, dpi=150, bbox_inches="tight")
     return [folder / name for name in (*texts, *figures)]
+
+
+def publish(
+    folder: str | Path, records: Sequence[dict], dataset: dict[str, Any] | None, device: str = "cpu"
+) -> str:
+    """Write the report of an evaluation, and its card to `card/`.
+
+    Args:
+        folder: where to.
+        records: rows of `evaluate`.
+        dataset: of `report.describe_dataset`; None for scores from counts.
+        device: that it ran on.
+
+    Returns:
+        The report as a page, and what was written.
+    """
+    report = make_report(records, dataset, device)
+    written = [*write_report(folder, report), *write_card(Path(folder) / "card", report)]
+    return f"{markdown({**report, 'published': []})}\nwritten: {' '.join(map(str, written))}"
 
 
 def compact(report: dict) -> dict:

@@ -31,7 +31,7 @@ def lidar_ceiling_row(codec: Codec | None, dataset: ClipDataset, **facts: Any) -
 
     Args:
         codec: None for the merged LiDAR voxels as they are.
-        dataset: of the clips, with LiDAR as its source.
+        dataset: of the clips, with its past from LiDAR.
         **facts: stated in the row.
     """
 

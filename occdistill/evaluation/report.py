@@ -88,7 +88,7 @@ def describe_dataset(dataset: ClipDataset, version: str, split: str) -> dict[str
     return {
         "version": version,
         "split": split,
-        "source": dataset.reader.source,
+        "past_from": dataset.reader.past_from,
         "scenes": len(dataset.scenes),
         "clips": len(dataset),
         "past": dataset.past,

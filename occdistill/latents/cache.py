@@ -67,7 +67,7 @@ class LatentClips(Dataset):
             "moving": bool(codec.align),
         }
         self._voxels = VoxelCache(dataset, voxels_folder, "past")
-        lidar = dataset.reader.source != "occ3d"
+        lidar = dataset.reader.past_from != "occ3d"
         self._labels = VoxelCache(dataset, voxels_folder) if lidar else self._voxels
         self._images = []  # of the clips: as they are, and mirrored
         for image in range(1 + mirror):

@@ -13,6 +13,7 @@ from occdistill.data.occ3d import Grid
 from occdistill.data.poses import extrapolate, invert
 from occdistill.data.resample import warp
 from occdistill.latents.condition import Condition
+from occdistill.types import Whole
 
 Conditioning = Literal["gt", "hist", "hist+1"]
 CONDITIONINGS = get_args(Conditioning)
@@ -43,7 +44,7 @@ class Codec:
         vae: torch.nn.Module,
         grid: Grid,
         future: int = 6,
-        align: Sequence[int] = (),
+        align: Sequence[Whole] = (),
         carry: bool = False,
         conditioning: Conditioning = "gt",
     ) -> None:

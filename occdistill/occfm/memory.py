@@ -26,6 +26,7 @@ import argparse
 import time
 import weakref
 from contextlib import nullcontext
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -33,12 +34,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from occdistill.distill.base import only_grad
+from occdistill.distill.base import Loss, Task, take_step
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError, run
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.path import interpolate
 from occdistill.latents.condition import Condition
+from occdistill.training.updates import Updater
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -77,7 +79,7 @@ class PeakBytes(TorchDispatchMode):
         self.live -= size
 
 
-class Step:
+class Step(Task):
     """The heaviest moments of one MFD step at full size: an auxiliary and a student update.
 
     The two ODE integrations are one Euler step long here: their states are small, and steps reuse
@@ -103,12 +105,11 @@ class Step:
             teacher, student, auxiliary = (
                 OccFMTransition(**network, recompute=recompute) for _ in range(3)
             )
-        self.shape = (batch, teacher.future, *teacher.latent_shape)
-        self.method = MFD(teacher, self.shape[1:], student=student, auxiliary=auxiliary).train()
-        self.optimizers = {
-            name: torch.optim.AdamW(net.parameters(), lr=1e-6)
-            for name, net in self.method.nets.items()
-        }
+        shape = (batch, teacher.future, *teacher.latent_shape)
+        method = MFD(teacher, shape[1:], student=student, auxiliary=auxiliary).train()
+        super().__init__(method.nets, teacher)
+        self.method, self.shape = method, shape
+        self.updaters = {name: Updater(net, lr=1e-6) for name, net in self.nets.items()}
         past = torch.randn(batch, teacher.past, *teacher.latent_shape, device=device)
         trajectory = torch.randn(batch, teacher.trajectory_length, 2, device=device)
         self.condition = Condition(past, trajectory=trajectory)
@@ -117,36 +118,34 @@ class Step:
             nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)
         )
 
-    def run(self) -> None:
+    def plan(self, step: int) -> tuple[str, ...]:
         """One update of each net."""
-        for name in ("auxiliary", "student"):
-            with only_grad(self.method.nets, name):
-                with self.autocast():
-                    loss = getattr(self, f"{name}_loss")()
-                loss.backward()
-                self.optimizers[name].step()
-                self.optimizers[name].zero_grad(set_to_none=True)
+        return ("auxiliary", "student")
+
+    def run(self) -> None:
+        """All of the plan."""
+        take_step(self, repeat(self.condition), self.updaters, 0, self.autocast)
 
     def noise(self) -> Tensor:
         """Standard normal, shaped like the future latents."""
         return torch.randn(self.shape, device=self.t.device)
 
-    def auxiliary_loss(self) -> Tensor:
+    def auxiliary_loss(self, batch: Condition, step: int) -> Loss:
         """Flow matching on a fresh student sample."""
         with torch.no_grad():
-            x_1 = self.method.one_step(self.noise(), self.condition)
+            x_1 = self.method.one_step(self.noise(), batch)
         x_0 = self.noise()
-        v = self.method.nets["auxiliary"](interpolate(x_1, x_0, self.t), self.t, self.condition)
-        return (v - (x_1 - x_0)).square().mean()
+        v = self.method.nets["auxiliary"](interpolate(x_1, x_0, self.t), self.t, batch)
+        return Loss((v - (x_1 - x_0)).square().mean())
 
-    def student_loss(self) -> Tensor:
+    def student_loss(self, batch: Condition, step: int) -> Loss:
         """MFD's surrogate, with one evaluation each of the guided teacher and the auxiliary."""
-        x_1 = self.method.one_step(self.noise(), self.condition)
+        x_1 = self.method.one_step(self.noise(), batch)
         x_t = interpolate(x_1, self.noise(), self.t)
         with torch.no_grad():
-            u_T = self.method.guided_teacher(x_t.detach(), self.t, self.condition)
-            u_A = self.method.nets["auxiliary"](x_t.detach(), self.t, self.condition)
-        return self.method.matching_loss(x_t, u_A - u_T).total
+            u_T = self.method.guided_teacher(x_t.detach(), self.t, batch)
+            u_A = self.method.nets["auxiliary"](x_t.detach(), self.t, batch)
+        return self.method.matching_loss(x_t, u_A - u_T)
 
 
 def count(**step) -> dict[str, int]:

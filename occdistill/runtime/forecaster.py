@@ -20,6 +20,7 @@ from occdistill.runtime.backends import BACKENDS
 from occdistill.runtime.spread import Spread, spread
 from occdistill.runtime.stages import Decode, Encode, Velocity
 from occdistill.seeds import torch_generator
+from occdistill.types import Count, Positive, Weight
 
 __all__ = ["BACKENDS", "Forecaster", "disagreement", "same_noise"]
 
@@ -50,10 +51,10 @@ class Forecaster:
         codec: Codec,
         field: VelocityField,
         *,
-        nfe: int = 1,
+        nfe: Count = 1,
         guidance: float | None = None,
-        shift: float = 3.0,
-        temperature: float = 1.0,
+        shift: Positive = 3.0,
+        temperature: Weight = 1.0,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         backend: str = "eager",
@@ -194,6 +195,18 @@ class Forecaster:
         """The same networks and compiled kernels with another number of evaluations."""
         other = copy.copy(self)
         other.nfe = nfe
+        return other
+
+    def with_parts(self, codec: Codec, encoder: Forecaster, decoder: Forecaster) -> Forecaster:
+        """The same velocity kernel between the kernels of others.
+
+        Args:
+            codec: of the result; its autoencoder encodes as `encoder` and decodes as `decoder` does.
+            encoder: whose encoder is taken.
+            decoder: whose decoder is taken.
+        """
+        other = copy.copy(self)
+        other.codec, other._encode, other._decode = codec, encoder._encode, decoder._decode
         return other
 
     def here(self, x: Tensor) -> Tensor:

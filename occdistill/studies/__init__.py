@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from occdistill.studies.finding import Finding
+from occdistill.studies.result import Result
 
 STUDIES = {
     "fields": "gradient field and its variance against N (Fig. 4)",
@@ -17,6 +17,6 @@ STUDIES = {
 }
 
 
-def run_study(name: str, quick: bool = False, seed: int = 0) -> Finding:
+def run_study(name: str, quick: bool = False, seed: int = 0) -> Result:
     """Run one of `STUDIES`; `quick` shrinks it to seconds, for tests: its numbers mean nothing."""
     return importlib.import_module(f"occdistill.studies.{name}").study(quick, seed)

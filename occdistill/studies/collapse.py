@@ -8,10 +8,10 @@ from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
 from occdistill.seeds import number
 from occdistill.studies import toy
-from occdistill.studies.finding import Finding, canvas
+from occdistill.studies.result import Result, canvas
 
 
-def study(quick: bool = False, seed: int = 0) -> Finding:
+def study(quick: bool = False, seed: int = 0) -> Result:
     """Students with and without an auxiliary, unguided, seen on the upper half of the ring."""
     updates = 5 if quick else 800
     count = 2000
@@ -55,7 +55,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         "where the smoothed density is high."
     )
     settings = {"updates": updates, "seed": seed}
-    return Finding("Collapse without auxiliary", caption, figure, values, settings)
+    return Result("Collapse without auxiliary", caption, figure, values, settings)
 
 
 def _spread(row: dict) -> str:

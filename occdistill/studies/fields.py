@@ -17,7 +17,7 @@ from occdistill.flow.solver import average_velocity
 from occdistill.latents.condition import Condition
 from occdistill.seeds import torch_generator
 from occdistill.studies import toy
-from occdistill.studies.finding import Finding, canvas
+from occdistill.studies.result import Result, canvas
 
 START, END = 0.3, 0.9
 
@@ -48,7 +48,7 @@ class Noisy(nn.Module):
         return self.field(x_t, t, condition) + self.noise
 
 
-def study(quick: bool = False, seed: int = 0) -> Finding:
+def study(quick: bool = False, seed: int = 0) -> Result:
     """Fields on a grid, and the variance of u for both noises."""
     side, repeats = (5, 4) if quick else (15, 100)
     counts = [1, 2, 5] if quick else [1, 2, 5, 10, 30, 60]
@@ -101,4 +101,4 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
     )
     values = {"N": counts, "variance": variance}
     settings = {"grid": side, "repeats": repeats, "correlation": 0.1, "seed": seed}
-    return Finding("Gradient field and its variance (Fig. 4)", caption, figure, values, settings)
+    return Result("Gradient field and its variance (Fig. 4)", caption, figure, values, settings)

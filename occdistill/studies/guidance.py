@@ -17,7 +17,7 @@ from occdistill.studies.affine import (
     sorted_pairs,
     uniform,
 )
-from occdistill.studies.finding import Finding, canvas
+from occdistill.studies.result import Result, canvas
 
 
 def instantaneous(t: Array, weight: Array) -> tuple[Array, Array, Array]:
@@ -43,7 +43,7 @@ def settings(count: int) -> dict[str, tuple[Array, Array, Array]]:
     return rows
 
 
-def study(quick: bool = False, seed: int = 0) -> Finding:
+def study(quick: bool = False, seed: int = 0) -> Result:
     """Rest points at guidance 2, and along the guidance scale for the main methods."""
     count = 24 if quick else 80
     teacher = GuidedGaussian()
@@ -100,7 +100,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         "scales": scales,
         "along_scale": curves,
     }
-    return Finding("Guidance fixed points", caption, figure, values, {"quantiles": count})
+    return Result("Guidance fixed points", caption, figure, values, {"quantiles": count})
 
 
 def _pair(point: tuple[float, float]) -> str:

@@ -21,7 +21,7 @@ from occdistill.seeds import number, torch_generator
 from occdistill.studies import toy
 from occdistill.studies.affine import average_velocity as affine_average
 from occdistill.studies.affine import gaussian_velocity, logit_normal, sorted_pairs
-from occdistill.studies.finding import Finding, canvas
+from occdistill.studies.result import Result, canvas
 
 
 def directions(method: MFD, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def gaussian_rules(std: float, mean: float) -> dict[str, tuple[float, float]]:
     }
 
 
-def study(quick: bool = False, seed: int = 0) -> Finding:
+def study(quick: bool = False, seed: int = 0) -> Result:
     """Cosines of the two directions, before and after distillation, and the Gaussian case."""
     updates, count = (5, 100) if quick else (600, 2000)
     torch.manual_seed(number(seed))
@@ -111,4 +111,4 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         "dependence on the student, which SiD and FGM put back."
     )
     settings = {"updates": updates, "samples": count, "euler_step": 0.05, "seed": seed}
-    return Finding("Full Jacobian against identity (Fig. 3)", caption, figure, values, settings)
+    return Result("Full Jacobian against identity (Fig. 3)", caption, figure, values, settings)

@@ -11,7 +11,7 @@ from occdistill.distill.mfd import MFD
 from occdistill.distill.velocity_matching import VelocityMatching
 from occdistill.seeds import number, torch_generator
 from occdistill.studies import toy
-from occdistill.studies.finding import Finding, canvas
+from occdistill.studies.result import Result, canvas
 
 ROWS = {
     "MFD": (MFD, {}),
@@ -50,7 +50,7 @@ def scatter(trained: MFD, batches: int, seed: int) -> dict[str, dict]:
     return result
 
 
-def study(quick: bool = False, seed: int = 0) -> Finding:
+def study(quick: bool = False, seed: int = 0) -> Result:
     """Violins before and after distillation, networks frozen."""
     updates, batches = (5, 20) if quick else (600, 300)
     torch.manual_seed(number(seed))
@@ -83,4 +83,4 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         "scale: their width alone says little about the methods' gradients."
     )
     settings = {"updates": updates, "batches": batches, "batch_size": 64, "seed": seed}
-    return Finding("Loss distributions (Fig. 2)", caption, figure, stages, settings)
+    return Result("Loss distributions (Fig. 2)", caption, figure, stages, settings)

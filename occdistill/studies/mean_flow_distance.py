@@ -7,7 +7,7 @@ import torch
 from occdistill.distill.mfd import MFD
 from occdistill.seeds import number, torch_generator
 from occdistill.studies import toy
-from occdistill.studies.finding import Finding, canvas
+from occdistill.studies.result import Result, canvas
 
 
 def curve(guidance: float, updates: int, ratio: int, quick: bool, seed: int) -> list[float]:
@@ -18,7 +18,7 @@ def curve(guidance: float, updates: int, ratio: int, quick: bool, seed: int) -> 
     with torch.no_grad():
         distances = [float(method.losses("student", first, 0).logs["gap"])]
 
-    def observe(_step: int, name: str, logs: dict[str, float]) -> None:
+    def observe(name: str, logs: dict[str, float]) -> None:
         if name == "student":
             distances.append(logs["gap"])
 
@@ -26,7 +26,7 @@ def curve(guidance: float, updates: int, ratio: int, quick: bool, seed: int) -> 
     return distances
 
 
-def study(quick: bool = False, seed: int = 0) -> Finding:
+def study(quick: bool = False, seed: int = 0) -> Result:
     """Curves without and with guidance."""
     updates, ratio = (6, 2) if quick else (500, 10)
     curves = {
@@ -53,7 +53,7 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         "guided velocity is the flow of no data law. The distance does not measure quality alone."
     )
     settings = {"updates": updates, "ratio": ratio, "seed": seed}
-    return Finding("Mean-flow distance (Fig. 7)", caption, figure, {"curves": curves}, settings)
+    return Result("Mean-flow distance (Fig. 7)", caption, figure, {"curves": curves}, settings)
 
 
 def _smoothed(line: list[float], decay: float = 0.9) -> list[float]:

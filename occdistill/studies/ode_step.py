@@ -20,12 +20,12 @@ from occdistill.studies.affine import (
     sampler_output,
     sorted_pairs,
 )
-from occdistill.studies.finding import Finding, canvas
+from occdistill.studies.result import Result, canvas
 
 PUBLISHED = {0.001: 25.91, 0.005: 27.14, 0.02: 27.25, 0.1: 26.47, 0.5: 26.54}  # mIoU, Occ3D
 
 
-def study(quick: bool = False, seed: int = 0) -> Finding:
+def study(quick: bool = False, seed: int = 0) -> Result:
     """Rest points and energy distances over the largest Euler step h."""
     teacher = GuidedGaussian()
     target = sampler_output(teacher)
@@ -84,4 +84,4 @@ def study(quick: bool = False, seed: int = 0) -> Finding:
         "published_mIoU": {str(h): value for h, value in PUBLISHED.items()},
     }
     settings = {"updates": updates, "ratio": ratio, "guidance": 2.0, "seeds": list(seeds)}
-    return Finding("ODE step size (Table 2)", caption, figure, values, settings)
+    return Result("ODE step size (Table 2)", caption, figure, values, settings)

@@ -15,12 +15,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from occdistill.distill.base import Batch, frozen, only_grad
+from occdistill.build.settings import TeacherSettings
+from occdistill.distill.base import Batch, Task, frozen, take_step
 from occdistill.flow.guidance import Guided
 from occdistill.flow.solver import sample
 from occdistill.latents.condition import Condition
 from occdistill.seeds import number, torch_generator
-from occdistill.training.tasks import FlowMatching
+from occdistill.training.teacher import FlowMatching
+from occdistill.training.updates import Updater
 
 SHAPE = (1, 2, 1, 1)
 RADIUS, SPREAD, MODES = 2.0, 0.15, 8
@@ -32,7 +34,7 @@ CENTRES = RADIUS * torch.stack([_ANGLES.cos(), _ANGLES.sin()], dim=1)  # (8, 2),
 TRAINING, TEACHER, TEACHER_SAMPLES, STUDENT_SAMPLES, LOSSES, FIELD = range(6)
 
 
-class Stream:
+class SharedDraws:
     """Random numbers for a whole batch from one generator; same calls as `Draws`, but fast."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
@@ -57,7 +59,7 @@ def make_batch(count: int, generator: torch.Generator) -> Batch:
     half = torch.where(mode < MODES // 2, 1.0, -1.0)
     return Batch(
         Condition(half.view(count, 1, 1, 1, 1)),
-        Stream(count, generator),
+        SharedDraws(count, generator),
         points.view(count, *SHAPE),
     )
 
@@ -82,47 +84,43 @@ class ToyField(nn.Module):
 
 
 def fit(
-    task: nn.Module,
+    task: Task,
     steps: int,
     batch_size: int = 256,
     lr: float | dict[str, float] = 1e-3,
     seed: int = 0,
     use: int = TRAINING,
-    observe: Callable[[int, str, dict], None] | None = None,
-) -> nn.Module:
+    observe: Callable[[str, dict[str, float]], None] | None = None,
+) -> Task:
     """Train a method or task on the ring with Adam, its plan step by step.
 
     Args:
-        task: what has `nets`, `plan`, `losses` and `after`.
+        task: a method, or what else trains on the ring's points.
         steps: how many plans.
         batch_size: points of one update.
         lr: learning rate, or one per net.
         seed: of data and noise.
         use: what for, one of the uses above.
-        observe: called with step, name and logs of every update.
+        observe: called with the net's name and the scalars of every update.
     """
     generator = torch_generator(seed, use)
-    optimisers = {
-        name: torch.optim.Adam(net.parameters(), lr=lr[name] if isinstance(lr, dict) else lr)
-        for name, net in task.nets.items()
+    rates = lr if isinstance(lr, dict) else dict.fromkeys(task.nets, lr)
+    updaters = {
+        name: Updater(net, rates[name], warmup=0, clip=0.0) for name, net in task.nets.items()
     }
+    batches = iter(lambda: make_batch(batch_size, generator), None)
     for step in range(steps):
-        for name in task.plan(step):
-            with only_grad(task.nets, name):
-                loss = task.losses(name, make_batch(batch_size, generator), step)
-                optimisers[name].zero_grad()
-                loss.total.backward()
-            optimisers[name].step()
-            task.after(name, step)
+        for name, scalars in take_step(task, batches, updaters, step):
             if observe is not None:
-                observe(step, name, {key: float(value) for key, value in loss.logs.items()})
+                observe(name, {key: float(value) for key, value in scalars.items()})
     return task
 
 
 @lru_cache(maxsize=4)
 def _trained(steps: int, seed: int) -> nn.Module:
     torch.manual_seed(number(seed))
-    task = FlowMatching(ToyField(), condition_dropout=0.2)
+    settings = TeacherSettings(iterations=steps, batch_size=256, condition_dropout=0.2)
+    task = FlowMatching(ToyField(), settings)
     return frozen(fit(task, steps, seed=seed, use=TEACHER).nets["teacher"])
 
 

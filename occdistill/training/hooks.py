@@ -6,12 +6,14 @@ import math
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from torch import Tensor
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from occdistill import checkpoint as ckpt
@@ -77,7 +79,7 @@ class Curves(Hook):
         scalars["nfe"] = runner.nfe
         runner.write(scalars)
         self.bar.set_postfix_str(
-            f"{runner.main} loss {scalars[f'{runner.main}/loss']:.4f}", refresh=False
+            f"{runner.task.main} loss {scalars[f'{runner.task.main}/loss']:.4f}", refresh=False
         )
 
     def after_train(self, runner: Trainer) -> None:
@@ -86,13 +88,19 @@ class Curves(Hook):
 
 
 class Validation(Hook):
-    """Calls `validate(net)` on rank 0 at the start, every `val_interval` steps and at the end.
+    """Validates on rank 0 at the start, every `val_interval` steps and at the end.
 
     The moving average is validated where there is one. A new best mean IoU is saved at once, as
     `best.pth`, without what only a resume needs.
+
+    Args:
+        validate: `net -> {"mIoU": ..., ...}`, higher is better.
     """
 
     priority = "NORMAL"
+
+    def __init__(self, validate: Callable[[nn.Module], Mapping[str, float]]) -> None:
+        self.validate = validate
 
     def before_train(self, runner: Trainer) -> None:
         """Where the curves begin; a resumed run has its values already."""
@@ -105,13 +113,13 @@ class Validation(Hook):
             self._validate(runner)
 
     def _validate(self, runner: Trainer) -> None:
-        if runner.rank > 0 or runner.validate is None:
+        if runner.rank > 0:
             return
         net = runner.best_net
         training = net.training
         net.eval()
         with torch.no_grad():
-            metrics = runner.metrics = dict(runner.validate(net))
+            metrics = runner.metrics = dict(self.validate(net))
         net.train(training)
         runner.write({f"val/{key}": value for key, value in metrics.items()})
         runner.write({f"val_by_nfe/{key}": v for key, v in metrics.items()}, step=runner.nfe)
@@ -146,3 +154,26 @@ class Checkpoints(Hook):
         """Save what later steps of the chain need."""
         if runner.rank == 0:
             ckpt.save(runner.weights_file, runner.checkpoint())
+
+
+def built(hooks: Iterable[Hook | Mapping]) -> list[Hook]:
+    """A config's `custom_hooks`.
+
+    Args:
+        hooks: hooks, or `dict(type=…, priority=…, **arguments)`.
+
+    Raises:
+        UserError: a type that mmengine doesn't know, or arguments that it doesn't take.
+    """
+    made = []
+    for hook in hooks:
+        if isinstance(hook, Mapping):
+            arguments = dict(hook.items())
+            priority = arguments.pop("priority", None)
+            try:
+                hook = HOOKS.build(arguments)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"the config's custom_hooks can't be built: {error}") from error
+            hook.priority = priority or hook.priority
+        made.append(hook)
+    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Mapping
 from functools import partial
@@ -11,21 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from occdistill.autoencoder.light import Light, LightDecoder, Lightened, fold
-from occdistill.autoencoder.losses import balanced_weights, lovasz_softmax
+from occdistill.autoencoder.losses import lovasz_softmax
 from occdistill.build.builders import build_light
+from occdistill.build.settings import LightSettings
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import NUM_CLASSES
-from occdistill.distill.base import Loss, frozen
+from occdistill.distill.base import Loss, Task, frozen
 from occdistill.latents.cache import mirrored
 from occdistill.runtime import roofline
-from occdistill.training.jobs import Job
-from occdistill.training.tasks import OneNet, VoxelBatch, voxel_batch
-from occdistill.training.validation import newest_frames, reconstruction, spread
+from occdistill.training.job import Ingredients, Job
+from occdistill.training.vae import VoxelBatch, voxel_batch
+from occdistill.training.validation import newest_frames, reconstruction
 
 FRAMES = 6  # decoded per forecast, and what operations are stated for
 
 
-class LightTraining(OneNet):
+class LightTraining(Task):
     """Match the frozen decoder's distribution and the frozen encoder's mean.
 
     Forecast latents are not the encoder's, so the decoder learns on latents with noise of a
@@ -45,13 +45,8 @@ class LightTraining(OneNet):
         vae: the frozen autoencoder.
         light: what is trained.
         sample: voxels `(N, X, Y, Z)` from which the components are taken.
-        noise: largest u, in standard deviations of the latents.
-        lovasz_weight: of the Lovász term, which sees the truth.
-        lovasz_voxels: voxels of a batch on which it is computed; 0 for all.
-        latent_weight: of the encoder's squared error.
-        feature_weight: of the features' squared error.
+        settings: weights of the terms, `noise` (the largest u), `mirror`.
         class_weights: w, one per class; default equal.
-        mirror: whether half the samples are seen in the mirror.
     """
 
     def __init__(
@@ -59,47 +54,39 @@ class LightTraining(OneNet):
         vae: nn.Module,
         light: Light,
         sample: Tensor,
-        noise: float = 0.3,
-        lovasz_weight: float = 0.5,
-        lovasz_voxels: int = 0,
-        latent_weight: float = 1.0,
-        feature_weight: float = 1.0,
+        settings: LightSettings,
         class_weights: Tensor | None = None,
-        mirror: bool = False,
     ) -> None:
-        super().__init__("light", light)
-        self.teacher = frozen(vae)
+        super().__init__({"light": light}, frozen(vae))
         if class_weights is None:
             class_weights = torch.ones(NUM_CLASSES)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.noise, self.mirror = noise, mirror
-        self.lovasz_weight, self.lovasz_voxels = lovasz_weight, lovasz_voxels
-        self.latent_weight, self.feature_weight = latent_weight, feature_weight
+        self.settings = settings
         if light.decoder is not None:
             mean, covariance = logit_moments(vae, light.decoder, sample)
             self.register_buffer("components", light.decoder.start_from(mean, covariance))
             self.register_buffer("mean_logits", mean.to(self.components.dtype))
 
-    def losses(self, name: str, batch: VoxelBatch, step: int) -> Loss:
+    def light_loss(self, batch: VoxelBatch, step: int) -> Loss:
         """Of one batch of keyframes."""
-        voxels, draws, light = batch.voxels, batch.draws, self.nets[name]
+        voxels, draws, light = batch.voxels, batch.draws, self.nets["light"]
         flip = draws.uniform(1, 1, 1) < 0.5
-        if self.mirror:
+        if self.settings.mirror:
             voxels = torch.where(flip, mirrored(voxels), voxels)
         with torch.no_grad():
             mean = self.teacher.encode(voxels).mean
         parts = {}
         if light.decoder is not None:
-            strength = self.noise * draws.uniform(1, 1, 1) / self.teacher.scale
+            strength = self.settings.noise * draws.uniform(1, 1, 1) / self.teacher.scale
             z = mean + strength * draws.normal(*mean.shape[1:])
             parts |= self._decoder_losses(light.decoder, z, voxels)
         if light.encoder is not None:
             error = (light.encoder(voxels) - mean) * self.teacher.scale
             parts["latent"] = error.square().mean()
         weights = {
-            "lovasz": self.lovasz_weight,
-            "features": self.feature_weight,
-            "latent": self.latent_weight,
+            "lovasz": self.settings.lovasz_weight,
+            "features": self.settings.feature_weight,
+            "latent": self.settings.latent_weight,
         }
         total = sum(weights.get(key, 1.0) * value for key, value in parts.items())
         return Loss(total, {key: value.detach() for key, value in parts.items()})
@@ -115,8 +102,8 @@ class LightTraining(OneNet):
         found = decoder.classes(features).float().log_softmax(1)
         divergence = -(target * found).sum(1) - entropy
         labels, some = fold(voxels).flatten(0, 2).long(), slice(None)
-        if 0 < self.lovasz_voxels < labels.numel():
-            pixels = -(-self.lovasz_voxels // labels.shape[1])
+        if 0 < self.settings.lovasz_voxels < labels.numel():
+            pixels = -(-self.settings.lovasz_voxels // labels.shape[1])
             some = torch.randint(len(labels), (pixels,), device=labels.device)
         probabilities = found[some].exp().movedim(1, -1).flatten(0, 1)
         return {
@@ -210,22 +197,14 @@ def statement(work: Mapping[str, tuple[int, int]], score: Mapping[str, float]) -
     return "\n".join(lines)
 
 
-def train_light(args: argparse.Namespace) -> None:
-    """Train the config's light parts on single keyframes."""
-    job = Job(args, "light")
+def prepare(job: Job) -> Ingredients:
+    """The config's light parts, on single keyframes."""
     vae, vae_fingerprint = job.frozen_vae()
     light = build_light(job.config, vae, weights=False)
     clips = job.clips("train")
     frames = job.keyframes(clips)
-    sample = torch.stack([frames[i]["voxels"] for i in spread(len(frames), 256)])
-    weights = balanced_weights(sample, NUM_CLASSES, job.option("class_balance", 0.0))
-    known = (
-        "noise", "lovasz_weight", "lovasz_voxels", "latent_weight", "feature_weight", "mirror",
-    )  # fmt: skip
-    options = {key: value for key, value in job.options.items() if key in known}
-    task = LightTraining(vae, light, sample[::4], class_weights=weights, **options)
-    validate = LightScore(job.clips("val"), vae, job.option("val_clips", 64))
+    sample, weights = job.class_sample(frames)
+    task = LightTraining(vae, light, sample[::4], job.settings, weights)
+    validate = LightScore(job.clips("val"), vae, job.settings.val_clips)
     fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint[:12]}
-    metrics = job.train(task, frames, voxel_batch, validate, fingerprints)
-    if metrics:
-        print(statement(operations(vae, light), metrics))
+    return Ingredients(task, frames, voxel_batch, validate, fingerprints)

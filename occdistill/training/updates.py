@@ -1,4 +1,4 @@
-"""One optimiser update of one net, and the moving average of its weights."""
+"""The optimiser updates of one net, and the moving average of its weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class Updater:
         clip: largest gradient norm; 0 doesn't clip.
         loss_scaling: scale the loss against underflow in half precision.
         loss_scale: where the scale starts; it halves where gradients overflow, and grows again.
+        ema: decay of a moving average of the weights; 0 for none.
 
     Attributes:
         count: updates made; one that overflowed is none.
+        average: the moving average, or None.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Updater:
         clip: float = 1.0,
         loss_scaling: bool = False,
         loss_scale: float = 2.0**16,
+        ema: float = 0.0,
     ) -> None:
+        self.net, self.average = net, MovingAverage(net, ema) if ema else None
         self.parameters = list(net.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=weight_decay)
         self.lr, self.final_lr = lr, lr if final_lr is None else final_lr
@@ -56,11 +60,12 @@ class Updater:
         rate = self.final_lr + (self.lr - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
         return rate * min(1.0, (count + 1) / max(1, self.warmup))
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Backward and one optimiser step; returns the gradient norm before clipping.
+    def step(self, loss: Tensor) -> Tensor | None:
+        """Backward and one optimiser step.
 
-        Where scaled gradients overflow, the weights stay, the scale is halved, and `count` stays
-        too: nothing that follows an update may follow this one.
+        Returns:
+            The gradient norm before clipping. None where scaled gradients overflowed: the weights
+            and `count` stay, the scale is halved, and nothing that follows an update may follow.
         """
         self.optimizer.param_groups[0]["lr"] = self.rate(self.count)
         self.scaler.scale(loss).backward()
@@ -71,11 +76,15 @@ class Updater:
         scale = self.scaler.get_scale()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.count += self.scaler.get_scale() >= scale  # it falls after an overflow, only then
+        if self.scaler.get_scale() < scale:  # it falls after an overflow, only then
+            return None
+        self.count += 1
+        if self.average is not None:
+            self.average.update(self.net)
         return norm
 
     def state_dict(self) -> dict:
-        """Everything that the next update depends on, besides the weights."""
+        """Everything that the next update depends on, besides the weights; the average is apart."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

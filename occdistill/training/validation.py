@@ -18,11 +18,10 @@ from occdistill.latents.codec import Codec
 from occdistill.latents.condition import Condition
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.seeds import torch_generator
-from occdistill.training.tasks import latent_std
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` of `length` indices, evenly spread."""
+def evenly(length: int, count: int) -> list[int]:
+    """At most `count` of the indices of `length` items, evenly spread."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
 
 
@@ -34,7 +33,7 @@ def scores(confusion: Confusion) -> dict[str, float]:
 
 def newest_frames(clips: ClipDataset, count: int) -> Tensor:
     """Labels of the newest past frame of at most `count` clips, uint8 `(N, X, Y, Z)`."""
-    frames = [clips.frames(i)[clips.past - 1] for i in spread(len(clips), count)]
+    frames = [clips.frames(i)[clips.past - 1] for i in evenly(len(clips), count)]
     return torch.from_numpy(np.stack([clips.reader.labels(f)[0] for f in frames]))
 
 
@@ -58,42 +57,6 @@ def reconstruction(
         for one, truth in zip(decode(encode(voxels.to(device))).cpu(), labels):
             confusion.update(one[None], truth[None])
     return scores(confusion)
-
-
-class ReconstructionScore:
-    """IoU and mIoU in percent of a VAE's reconstructions; fits its latent scale on the way.
-
-    Args:
-        clips: the newest past frame of `count` of these is reconstructed.
-        trained: the VAE that is being trained. It and the one that is validated (which may be its
-            moving average) get the scale one over the latents' standard deviation, where they
-            have a `latent_scale` buffer.
-        scale_sample: training voxels `(N, X, Y, Z)` on which the scale is fitted.
-        count: how many frames.
-        batch_size: frames at a time.
-    """
-
-    def __init__(
-        self,
-        clips: ClipDataset,
-        trained: nn.Module,
-        scale_sample: Tensor,
-        count: int = 64,
-        batch_size: int = 16,
-    ) -> None:
-        self.voxels = newest_frames(clips, count)
-        self.trained, self.scale_sample, self.batch_size = trained, scale_sample, batch_size
-
-    def __call__(self, vae: nn.Module) -> dict[str, float]:
-        """Of one VAE."""
-        if hasattr(vae, "latent_scale"):
-            scale = 1 / latent_std(vae, self.scale_sample, self.batch_size)
-            for net in (vae, self.trained):
-                net.latent_scale.fill_(scale)
-        device = next(vae.parameters()).device
-        batches = ((part, part) for part in self.voxels.split(self.batch_size))
-        result = reconstruction(lambda x: vae.encode(x).mean, vae.decode, batches, device)
-        return result | {"latent_scale": vae.scale}
 
 
 class ForecastScore:
@@ -121,7 +84,7 @@ class ForecastScore:
         self.device = next(codec.vae.parameters()).device
         self.batches: list[tuple[Condition, Tensor]] = []
         encoder = self._forecaster(nn.Identity())
-        chosen = spread(len(clips), count)
+        chosen = evenly(len(clips), count)
         for start in range(0, len(chosen), batch_size):
             items = [clips[i] for i in chosen[start : start + batch_size]]
             past, poses, trajectory, future = (

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from occdistill.data.occ3d import FREE, PALETTE, Grid
+from occdistill.errors import UserError
 
 SHADE = {(2, 1): 1.0, (0, 1): 0.74, (0, -1): 0.80, (1, 1): 0.88, (1, -1): 0.66}  # (axis, side)
 CREASE = np.array([0.62, 0.76, 0.89, 1.0])  # by how open a corner is
@@ -38,7 +39,7 @@ PACKAGES = {
 }
 
 
-class RenderError(Exception):
+class RenderError(UserError):
     """Open3D can't render here; the message names what is missing."""
 
 

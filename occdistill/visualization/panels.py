@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from occdistill.data.occ3d import CLASS_NAMES, FREE, PALETTE, Grid
 from occdistill.errors import UserError
 from occdistill.store import atomic
 from occdistill.visualization import bev
-from occdistill.visualization.open3d_scene import RenderError, render
+from occdistill.visualization.open3d_scene import RenderError, Window, render
 
 INTERVAL = 0.5  # seconds between keyframes
 INK, GREY = (30, 32, 38), (110, 114, 122)
@@ -91,9 +92,8 @@ def animation(
     key = _legend(columns * size[0], [past, *rows.values()])
     sheets = []
     for i in range(-len(past) + 1, frames + 1):
-        time = f"{INTERVAL * i:+.1f} s" if i else "now"
         panels = [
-            _panel(after[k, i - 1] if i > 0 else before[i - 1], name, time, i > 0)
+            _panel(after[k, i - 1] if i > 0 else before[i - 1], name, _when(INTERVAL * i), i > 0)
             for k, name in enumerate(rows)
         ]
         sheets.append(_sheet(panels, columns, key))
@@ -111,17 +111,56 @@ def still(
     seconds = round(1 / INTERVAL)
     frames = len(next(iter(rows.values())))
     chosen = list(range(seconds - 1, frames, seconds)) or [frames - 1]
-    drawn = pictures(
-        [past[-1], *(row[i] for row in rows.values() for i in chosen)], grid, size, style
-    )
-    after = drawn[1:].reshape(len(rows), len(chosen), *drawn.shape[1:])
-    panels = []
-    for k, name in enumerate(rows):
-        panels.append(_panel(drawn[0], name, "now", False))
-        for c, i in enumerate(chosen):
-            panels.append(_panel(after[k, c], name, f"{INTERVAL * (i + 1):+.1f} s", True))
-    columns = 1 + len(chosen)
-    return _sheet(panels, columns, _legend(columns * size[0], [past, *rows.values()]))
+    lines = [
+        [(name, 0, past[-1]), *((name, INTERVAL * (i + 1), row[i]) for i in chosen)]
+        for name, row in rows.items()
+    ]
+    return sheet(lines, grid, size, style)
+
+
+def play(past: np.ndarray, rows: Mapping[str, np.ndarray], grid: Grid) -> None:
+    """Play a clip in a window until it is closed, its panels in a row; arguments as for `save`."""
+    window = Window(grid)
+    print("in the window, left to right:", ", ".join(rows))
+    frames = [[frame] * len(rows) for frame in past] + [list(step) for step in zip(*rows.values())]
+    alive = True
+    while alive:
+        for step in frames:
+            alive = window.show(*step)
+            until = time.monotonic() + INTERVAL
+            while alive and time.monotonic() < until:
+                alive = window.poll()
+                time.sleep(0.02)
+            if not alive:
+                break
+    window.close()
+
+
+def sheet(
+    lines: Sequence[Sequence[tuple[str, float, np.ndarray]]],
+    grid: Grid,
+    size: tuple[int, int],
+    style: str = "bev",
+) -> Image.Image:
+    """Frames in lines, each with a caption.
+
+    Args:
+        lines: name, seconds from now, and voxels uint8 `(X, Y, Z)` of each frame.
+        grid: where the voxels are.
+        size: of a panel, pixels.
+        style: `3d` or `bev`.
+    """
+    frames = [frame for line in lines for _, _, frame in line]
+    drawn = iter(pictures(frames, grid, size, style))
+    columns, panels = max(map(len, lines)), []
+    for line in lines:
+        panels += [_panel(next(drawn), name, _when(at), at > 0) for name, at, _ in line]
+        panels += [Image.new("RGB", panels[0].size, "white")] * (columns - len(line))
+    return _sheet(panels, columns, _legend(columns * size[0], frames))
+
+
+def _when(seconds: float) -> str:
+    return f"{seconds:+.1f} s" if seconds else "now"
 
 
 def _font(size: int) -> ImageFont.ImageFont:

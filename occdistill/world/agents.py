@@ -89,7 +89,7 @@ def untouched(still, still_sizes, tracks, track_sizes):
     return free
 
 
-class Objects:
+class StreetObjects:
     """A growing list of boxes that never move: parked vehicles, cones, barriers, bins."""
 
     def __init__(self, rng: np.random.Generator):

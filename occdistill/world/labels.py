@@ -253,14 +253,11 @@ def label_grid(
 ) -> np.ndarray:
     """Semantics (200, 200, 16) uint8 in the ego frame.
 
-    Parameters
-    ----------
-    columns, seen
-        The static world and its `survey`.
-    pose : (4, 4)
-        ego → global.
-    kinds, feet, yaws, sizes
-        Boxes to draw: kind (N,), foot point in the ego frame (N, 3), yaw in it, l, w, h.
+    Args:
+        columns, seen: the static world and its `survey`.
+        pose: (4, 4); ego → global.
+        kinds, feet, yaws, sizes: boxes to draw: kind (N,), foot point in the ego frame (N, 3), yaw
+            in it, l, w, h.
     """
     out = np.empty(OCC3D.shape, np.uint8)
     _sample(columns, *seen, pose[:3, :3].copy(), pose[:3, 3].copy(), out)

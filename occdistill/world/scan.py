@@ -219,16 +219,11 @@ def scan(
 ) -> Scan:
     """Scan the world once, all rays at the same instant.
 
-    Parameters
-    ----------
-    columns
-        The static world.
-    pose, eye
-        ego → global (4, 4); the LiDAR's position in the world (3,).
-    kinds, feet, yaws, sizes
-        Boxes in the ego frame, as for `labels.label_grid`.
-    rng
-        Source of noise and lost echoes.
+    Args:
+        columns: the static world.
+        pose, eye: ego → global (4, 4); the LiDAR's position in the world (3,).
+        kinds, feet, yaws, sizes: boxes in the ego frame, as for `labels.label_grid`.
+        rng: source of noise and lost echoes.
     """
     rays = lidar_rays()
     shape = rays.shape[:2]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from occdistill.world.agents import Objects
+from occdistill.world.agents import StreetObjects
 from occdistill.world.columns import (
     CELL,
     EMPTY,
@@ -49,7 +49,7 @@ class Scenery:
     def __init__(self, town: Town, low: np.ndarray, high: np.ndarray, rng: np.random.Generator):
         self.town, self.rng = town, rng
         self.columns: Columns = empty_columns(low, high, town.hills)
-        self.objects = Objects(rng)
+        self.objects = StreetObjects(rng)
         self.origin = self.columns.origin - 2.0
         size = np.array(self.columns.ground.shape) * CELL
         self.shape = tuple(np.ceil(size).astype(int) + 5)
@@ -509,7 +509,7 @@ class Scenery:
 
 def furnish(
     town: Town, route: np.ndarray, rng: np.random.Generator, margin: float = 74.0
-) -> tuple[Columns, Objects]:
+) -> tuple[Columns, StreetObjects]:
     """Build the static world within `margin` metres of a route (K, 2)."""
     scenery = Scenery(town, route.min(0) - margin, route.max(0) + margin, rng)
     return scenery.columns, scenery.objects

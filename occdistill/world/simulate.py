@@ -8,11 +8,11 @@ import numpy as np
 
 from occdistill.data.poses import (
     LIDAR_POSITION,
-    interpolate,
-    interpolate_rotations,
+    between,
     quaternion,
     rigid,
     rotation_matrix,
+    rotations_between,
 )
 from occdistill.errors import UserError
 from occdistill.world.agents import untouched
@@ -99,7 +99,7 @@ def _place(town: Town, ego: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(translation, 5), rotation
 
 
-def stream(seed: int, split: int, number: int, part: int) -> np.random.Generator:
+def scene_generator(seed: int, split: int, number: int, part: int) -> np.random.Generator:
     """The random numbers of one part of a scene: `part` is the attempt at its traffic, or 1000 + k
     for sweep k. Four numbers each, so that none repeats another; worlds already made stay as they
     are, which is why this isn't `occdistill.seeds`.
@@ -115,7 +115,7 @@ def stream(seed: int, split: int, number: int, part: int) -> np.random.Generator
 def _drive(seed: int, split: str, number: int, keyframes: int) -> tuple[Town, Tracks, object]:
     """A drive that goes somewhere: standing still all along happens, but seldom."""
     for attempt in range(8):
-        rng = stream(seed, SPLITS.index(split), number, attempt)
+        rng = scene_generator(seed, SPLITS.index(split), number, attempt)
         town = plan_town(rng)
         tracks = simulate(town, rng, keyframes)
         way = np.hypot(*np.diff(tracks.ego[:, :2], axis=0).T).sum()
@@ -169,11 +169,11 @@ def between_keyframes(world: SceneWorld, factor: int) -> SceneWorld:
     pose[..., 2] = np.unwrap(pose[..., 2], axis=0)
     fine = replace(
         world,
-        translation=interpolate(world.translation, at),
-        rotation=interpolate_rotations(world.rotation, at),
-        pose=interpolate(pose, at),
-        foot=interpolate(world.foot, at),
-        speed=interpolate(world.speed, at),
+        translation=between(world.translation, at),
+        rotation=rotations_between(world.rotation, at),
+        pose=between(pose, at),
+        foot=between(world.foot, at),
+        speed=between(world.speed, at),
         in_sight=world.in_sight[nearest],
         alive=world.alive[nearest],
     )

@@ -57,15 +57,11 @@ def scene_tables(
 ) -> dict[str, list[dict]]:
     """Records of one scene for each of `SCENE_TABLES`.
 
-    Parameters
-    ----------
-    plan, world
-        The scene.
-    scans
-        One per keyframe, whose `box` numbers count the boxes alive then; None without LiDAR:
-        then no box has points, and its visibility says only whether the town hides it.
-    version
-        Name of the folder of tables.
+    Args:
+        plan, world: the scene.
+        scans: one per keyframe, whose `box` numbers count the boxes alive then; None without LiDAR:
+            then no box has points, and its visibility says only whether the town hides it.
+        version: name of the folder of tables.
     """
     tables: dict[str, list[dict]] = {name: [] for name in SCENE_TABLES}
     log = token(plan.token, "log")

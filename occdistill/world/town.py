@@ -9,7 +9,6 @@ from numba import njit
 
 LANE, CONNECTOR, CYCLE, CYCLE_CONNECTOR, WALK, CORNER = range(6)
 LANE_WIDTH, CYCLE_WIDTH, PARKING_WIDTH = 3.4, 1.5, 2.3
-DISTRICTS = ("centre", "houses", "park", "commercial", "outskirts")
 
 
 @dataclass

@@ -19,7 +19,7 @@ from occdistill.store import read_json, write_json
 from occdistill.world.labels import visibility
 from occdistill.world.plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
 from occdistill.world.scan import Scan, scan
-from occdistill.world.simulate import SceneWorld, build_scene, stream
+from occdistill.world.simulate import SceneWorld, build_scene, scene_generator
 from occdistill.world.tables import annotations, scene_tables, write_tables
 
 VERSION = "v1.0-synthetic"
@@ -60,34 +60,23 @@ def make_world(
     A run that was interrupted goes on where it stopped when it is started again with the same
     arguments; a world that is complete is left as it is.
 
-    Parameters
-    ----------
-    out
-        Folder to write: new, empty, or holding a world.
-    scenes, val_scenes
-        Number of training and validation scenes (default: a fifth as many, at least one).
-    seed
-        The same seed gives the same bytes.
-    lidar
-        Also write point clouds and their point labels.
-    workers
-        Processes; default: one per core.
-    version
-        Name of the folder of tables.
-    keyframes
-        Per scene, 2 a second.
-    overwrite
-        Replace a world made with other arguments.
+    Args:
+        out: folder to write: new, empty, or holding a world.
+        scenes, val_scenes: number of training and validation scenes (default: a fifth as many, at
+            least one).
+        seed: the same seed gives the same bytes.
+        lidar: also write point clouds and their point labels.
+        workers: processes; default: one per core.
+        version: name of the folder of tables.
+        keyframes: per scene, 2 a second.
+        overwrite: replace a world made with other arguments.
 
-    Returns
-    -------
-    Path
+    Returns:
         `out`.
 
-    Raises
-    ------
-    UserError
-        If the folder holds something else, the disk is too full, or a number is out of range.
+    Raises:
+        UserError: if the folder holds something else, the disk is too full, or a number is out of
+            range.
     """
     out = Path(out)
     val_scenes = max(1, scenes // 5) if val_scenes is None else val_scenes
@@ -219,7 +208,7 @@ def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:
 def _sweep(plan: ScenePlan, world: SceneWorld, k: int) -> Scan:
     which, kinds, feet, yaws = world.boxes_in_ego(k)
     # Its own stream of numbers: labels do not depend on whether there is a LiDAR.
-    rng = stream(plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k)
+    rng = scene_generator(plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k)
     boxes = (kinds, feet, yaws, world.sizes[which])
     return scan(world.columns, world.ego_to_global(k), world.eyes[k], *boxes, rng)
 

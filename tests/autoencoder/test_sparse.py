@@ -142,7 +142,7 @@ def test_shapes_that_do_not_fit_are_refused():
 
 def test_spconv_is_imported_when_an_encoder_is_made_and_not_before():
     code = (
-        "import sys, occdistill.autoencoder.sparse, occdistill.training.lidar\n"
+        "import sys, occdistill.autoencoder.sparse, occdistill.training.lidar_encoder\n"
         "from occdistill.build.config import load_config\n"
         "load_config('configs/demo_lidar.py')\n"
         "sys.exit('spconv' in sys.modules)"

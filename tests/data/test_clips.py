@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from occdistill.data.clips import ClipDataset, FrameReader, KeyframeDataset
+from occdistill.data.clips import ClipDataset, FrameReader
 from occdistill.data.occ3d import FREE, OCC3D, GridTransform
 from occdistill.data.poses import invert
 from occdistill.data.scenes import load_index
@@ -76,21 +76,14 @@ def test_batches_collate(tiny):
     assert batch["past"].shape == (4, 2, 64, 64, 8) and batch["index"].tolist() == [0, 1, 2, 3]
 
 
-def test_keyframes(tiny):
-    data = KeyframeDataset(tiny.root, tiny.version, "train", transform=SMALL)
-    assert len(data) == 11  # short scenes too
-    assert [int(data[i]["voxels"].min()) for i in (0, 7, 8, 10)] == [0, 7, 0, 2]
-    assert data[3]["voxels"].shape == data.grid.shape and data[3]["index"] == 3
-
-
 def test_fingerprint_follows_what_is_read(tiny):
     same = clips(tiny).fingerprint
     assert same == clips(tiny, stride=2, past=1).fingerprint and len(same) == 64
     others = [
         clips(tiny, "val").fingerprint,
         clips(tiny, transform=SMALL).fingerprint,
-        clips(tiny, source="lidar").fingerprint,
-        clips(tiny, source="lidar", merge=2).fingerprint,
+        clips(tiny, past_from="lidar").fingerprint,
+        clips(tiny, past_from="lidar", merge=2).fingerprint,
     ]
     turned = clips(tiny)
     turned.scenes[0].keyframes[1].ego_to_global[0, 3] += 0.1
@@ -130,11 +123,11 @@ def test_impossible_arguments(tiny):
     with pytest.raises(UserError, match="empty"):
         clips(tiny, past=0)
     with pytest.raises(UserError, match="choose occ3d or lidar"):
-        clips(tiny, source="radar")
+        clips(tiny, past_from="radar")
 
 
 def test_lidar_feeds_the_same_clips(tiny):
-    data = clips(tiny, source="lidar", past=4, future=2, merge=3, masks=True)
+    data = clips(tiny, past_from="lidar", past=4, future=2, merge=3, masks=True)
     item, labels = data[2], clips(tiny, past=4, future=2)[2]
     assert torch.equal(item["future"], labels["future"])
     assert torch.equal(item["poses"], labels["poses"])
@@ -147,7 +140,7 @@ def test_lidar_feeds_the_same_clips(tiny):
 
 
 def test_lidar_looks_back_but_never_ahead(tiny):
-    data = clips(tiny, source="lidar", merge=2)
+    data = clips(tiny, past_from="lidar", merge=2)
     looked = []
     sweeps = data.reader.sweeps
     data.reader.sweeps = lambda scene, a, b: looked.append((a, b)) or sweeps(scene, a, b)
@@ -165,13 +158,13 @@ def test_lidar_looks_back_but_never_ahead(tiny):
 def test_missing_lidar_files_are_counted(tiny, kind, path, brings):
     (tiny.root / path).unlink()
     with pytest.raises(UserError, match=f"1 of 8 {kind} files .*{path}; put {brings}"):
-        clips(tiny, source="lidar")
+        clips(tiny, past_from="lidar")
 
 
 def test_a_dataset_without_point_labels_is_told(tiny):
     tiny.table("lidarseg").unlink()
     with pytest.raises(UserError, match="8 of 8 lidarseg files .*lidarseg for scene-0001"):
-        clips(tiny, source="lidar")
+        clips(tiny, past_from="lidar")
 
 
 def test_reading_what_the_index_does_not_have_is_told(tiny):
@@ -181,4 +174,4 @@ def test_reading_what_the_index_does_not_have_is_told(tiny):
     with pytest.raises(UserError, match="has no labels file; put Occ3D-nuScenes' gts"):
         FrameReader(tiny.root).past(scene, 0, 1)
     with pytest.raises(UserError, match="has no lidarseg file; put nuScenes-lidarseg"):
-        FrameReader(tiny.root, source="lidar").past(scene, 0, 1)
+        FrameReader(tiny.root, past_from="lidar").past(scene, 0, 1)

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from occdistill.data.infos import build_infos, command, future_steps, load_infos, save_infos
+from occdistill.data.infos import build_infos, command, future_steps
 from occdistill.data.poses import pose_matrix
 from occdistill.data.scenes import load_index
-from occdistill.errors import UserError
 
 
 def arc(yaw_step, count=10):
@@ -44,27 +43,3 @@ def test_command_is_right_left_or_straight(yaw, mode):
 def test_command_at_the_border():
     assert command(np.array([[1.0, 5], [1.0, 5]])).argmax() == 0
     assert command(np.array([[-1.99, 5]])).argmax() == 2
-
-
-def test_round_trip(tiny, tmp_path):
-    infos = build_infos(load_index(tiny.root, tiny.version, "train"))
-    save_infos(tmp_path / "infos.npz", infos)
-    again = load_infos(tmp_path / "infos.npz")
-    assert list(again) == list(infos)
-    for name in infos:
-        assert len(again[name]) == len(infos[name])
-        for got, want in zip(again[name], infos[name]):
-            assert got.keys() == want.keys()
-            assert all(np.array_equal(got[key], want[key]) for key in want)
-    assert isinstance(again["scene-0001"][0]["token"], str)
-
-
-def test_other_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no infos at"):
-        load_infos(tmp_path / "infos.npz")
-    (tmp_path / "infos.npz").write_bytes(b"\x80\x04K\x01.")  # a pickle
-    with pytest.raises(UserError, match="not an infos file"):
-        load_infos(tmp_path / "infos.npz")
-    np.savez(tmp_path / "infos.npz", scene=np.array(["a"]), count=np.array([1]))
-    with pytest.raises(UserError, match="not an infos file"):
-        load_infos(tmp_path / "infos.npz")

@@ -114,7 +114,7 @@ def write(path, **arrays):
         ({"semantics": np.zeros((200, 200, 8), np.uint8)}, "shape"),
         ({"mask_lidar": np.zeros(OCC3D.shape, np.float32)}, "float32, not uint8"),
         ({"semantics": np.full(OCC3D.shape, 200, np.uint8)}, "class id 200"),
-        ({"semantics": np.array([{}], dtype=object)}, "not an npz"),
+        ({"semantics": np.array([{}], dtype=object)}, "no label file"),
     ],
 )
 def test_bad_label_files_name_the_file(tmp_path, arrays, message):

@@ -8,11 +8,11 @@ from occdistill.data.poses import (
     LIDAR_TO_EGO,
     displacements,
     extrapolate,
-    interpolate_rotations,
     invert,
     pose_matrix,
     quaternion,
     rotation_matrix,
+    rotations_between,
     trajectory_from_poses,
 )
 
@@ -72,7 +72,7 @@ def test_a_trajectory_is_right_and_forward_and_ends_like_it_went_on():
 def test_rotations_between_keyframes_take_the_shorter_way():
     half = math.sqrt(0.5)
     turns = np.array([[1.0, 0, 0, 0], [-half, 0, 0, -half], [0, 0, 0, 1.0]])  # left, and left again
-    mixed = rotation_matrix(interpolate_rotations(turns, np.array([0.0, 0.5, 1.0, 1.5, 2.0])))
+    mixed = rotation_matrix(rotations_between(turns, np.array([0.0, 0.5, 1.0, 1.5, 2.0])))
     yaw = np.unwrap(np.arctan2(mixed[:, 1, 0], mixed[:, 0, 0]))
     assert np.degrees(yaw) == pytest.approx([0, 45, 90, 135, 180])
 

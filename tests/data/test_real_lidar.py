@@ -9,7 +9,7 @@ import torch
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.poses import LIDAR_TO_EGO, extrapolate, invert
 from occdistill.data.resample import warp
-from occdistill.data.voxelize import merge, observed
+from occdistill.data.voxelize import merge
 
 MERGE = 5
 
@@ -50,7 +50,7 @@ def test_the_road_is_where_the_wheels_are(grids):
 
 def test_observed_space_surrounds_the_car(real_sweeps, egos, grids):
     for i in (10, 31):
-        seen = observed(real_sweeps[i + 1 - MERGE : i + 1], egos[i])
+        seen = merge(real_sweeps[i + 1 - MERGE : i + 1], egos[i]).observed
         assert seen[grids[i] != FREE].all()
         assert seen[100:110, 97:103, 5:8].mean() > 0.9  # the air ahead of the bonnet
         assert 0.1 < seen.mean() < 0.6

@@ -38,13 +38,10 @@ def test_trajectory_is_the_step_in_the_lidar_frame(tiny):
     for now, then in zip(frames, frames[1:]):
         moved = then.lidar_to_global[:3, 3] - now.lidar_to_global[:3, 3]
         assert np.allclose(now.trajectory, (now.lidar_to_global[:3, :3].T @ moved)[:2], atol=1e-5)
-        moved = then.ego_to_global[:3, 3] - now.ego_to_global[:3, 3]
-        assert np.allclose(now.ego_trajectory, (now.ego_to_global[:3, :3].T @ moved)[:2], atol=1e-5)
     # Driving east at 2 m, north at 0.3 m a step: forward is the LiDAR's y, left is its -x.
     assert np.allclose(frames[0].trajectory, [-0.3, 2.0], atol=1e-5)
-    assert np.allclose(frames[0].ego_trajectory, [2.0, 0.3], atol=1e-5)
     assert frames[0].trajectory.dtype == np.float32
-    assert not frames[-1].trajectory.any() and not frames[-1].ego_trajectory.any()
+    assert not frames[-1].trajectory.any()
 
 
 def test_annotations_alone_give_the_same_motion(tiny):
@@ -56,7 +53,6 @@ def test_annotations_alone_give_the_same_motion(tiny):
     for got, want in zip(scene.keyframes, wanted.keyframes):
         assert (got.token, got.timestamp, got.labels) == (want.token, want.timestamp, want.labels)
         assert np.allclose(got.ego_to_global, want.ego_to_global)
-        assert np.allclose(got.ego_trajectory, want.ego_trajectory)
         assert got.lidar is None and got.lidarseg is None
     # The sensor sits where nuScenes has it, 4 cm from where this dataset has it.
     assert np.abs(got.lidar_to_ego - want.lidar_to_ego).max() < 0.05

@@ -47,10 +47,10 @@ def test_index_says_what_the_devkit_says(tiny_world, scenes):
 
 def test_clips_from_labels_and_from_lidar_show_the_same_street(tiny_world):
     data = {
-        source: ClipDataset(tiny_world, VERSION, "val", 4, 6, source=source, masks=True)
-        for source in ("occ3d", "lidar")
+        kind: ClipDataset(tiny_world, VERSION, "val", 4, 6, past_from=kind, masks=True)
+        for kind in ("occ3d", "lidar")
     }
-    labels, lidar = (data[source][1] for source in ("occ3d", "lidar"))
+    labels, lidar = (data[kind][1] for kind in ("occ3d", "lidar"))
     assert (labels["future"] == lidar["future"]).all()
     for voxels, seen, frame in zip(lidar["past"], lidar["observed"], data["lidar"].frames(1)):
         truth = load_labels(tiny_world / frame.labels)

@@ -14,8 +14,6 @@ from occdistill.data.voxelize import (
     load_point_labels,
     load_points,
     merge,
-    observed,
-    voxelize,
 )
 from occdistill.errors import UserError
 
@@ -56,33 +54,31 @@ def test_class_table_agrees_with_the_devkit():
 
 def test_points_fall_into_half_open_voxels():
     points = [(0, 0, 0), (9.99, 9.99, 3.99), (10, 5, 1), (5, -0.01, 1), (5, 5, 4)]
-    voxels = voxelize([sweep(points, [4, 15, 1, 1, 1])], EYE, GRID)
+    voxels = merge([sweep(points, [4, 15, 1, 1, 1])], EYE, GRID).voxels
     assert occupied(voxels) == {(0, 0, 0): 4, (9, 9, 3): 15}
     assert voxels.dtype == np.uint8 and voxels.shape == GRID.shape
 
 
 def test_majority_wins_and_importance_breaks_ties():
     inside = (2.5, 2.5, 0.5)
-    assert occupied(voxelize([sweep([inside] * 5, [11, 11, 11, 7, 7])], EYE, GRID)) == {
-        (2, 2, 0): 11
-    }
-    assert occupied(voxelize([sweep([inside] * 4, [11, 7, 11, 7])], EYE, GRID)) == {(2, 2, 0): 7}
+    for labels, elected in (([11, 11, 11, 7, 7], 11), ([11, 7, 11, 7], 7)):
+        voxels = merge([sweep([inside] * len(labels), labels)], EYE, GRID).voxels
+        assert occupied(voxels) == {(2, 2, 0): elected}
 
 
 def test_points_that_do_not_vote_and_points_without_labels():
     points = [(1.5, 1.5, 0.5), (2.5, 1.5, 0.5)]
-    assert occupied(voxelize([sweep(points, [NO_VOTE, 13])], EYE, GRID)) == {(2, 1, 0): 13}
-    assert set(occupied(voxelize([sweep(points)], EYE, GRID)).values()) == {0}
-    assert set(occupied(voxelize([sweep(points)], EYE, GRID, unlabelled=15)).values()) == {15}
-    assert not occupied(voxelize([], EYE, GRID)) and not occupied(
-        voxelize([sweep(np.empty((0, 3)), [])], EYE, GRID)
-    )
+    assert occupied(merge([sweep(points, [NO_VOTE, 13])], EYE, GRID).voxels) == {(2, 1, 0): 13}
+    for options, label in (({}, 0), ({"unlabelled": 15}, 15)):
+        voxels = merge([sweep(points)], EYE, GRID, **options).voxels
+        assert set(occupied(voxels).values()) == {label}
+    assert not occupied(merge([sweep(np.empty((0, 3)), [])], EYE, GRID).voxels)
 
 
 def test_majority_against_a_plain_count():
     rng = np.random.default_rng(0)
     points, labels = rng.uniform(-1, 11, (5000, 3)), rng.integers(0, 17, 5000)
-    voxels = voxelize([sweep(points, labels)], EYE, GRID)
+    voxels = merge([sweep(points, labels)], EYE, GRID).voxels
     cells = np.floor(points.astype(np.float32)).astype(int)
     for cell in rng.integers(0, GRID.shape, (100, 3)):
         votes = np.bincount(labels[(cells == cell).all(axis=1)], minlength=18)
@@ -97,15 +93,15 @@ def test_sweeps_from_a_moving_car_meet():
     sweeps = [sweep([(invert(e @ lidar_to_ego) @ post)[:3]], [15], e @ lidar_to_ego) for e in egos]
     local = (invert(egos[2]) @ post)[:3]
     where = tuple(np.floor((local - OCC3D.origin) / OCC3D.voxel_size).astype(int).tolist())
-    assert occupied(voxelize(sweeps, egos[2])) == {where: 15}
+    assert occupied(merge(sweeps, egos[2]).voxels) == {where: 15}
 
 
 def test_observed_is_the_way_to_each_point():
     origin = pose_matrix([0.5, 5.5, 0.5], [1, 0, 0, 0])
-    seen = observed([sweep([(6.0, 0.0, 0.0)], [15], origin)], EYE, GRID)
+    seen = merge([sweep([(6.0, 0.0, 0.0)], [15], origin)], EYE, GRID).observed
     assert np.argwhere(seen).tolist() == [[x, 5, 0] for x in range(7)]
     # A beam that leaves the grid shows everything up to its border.
-    seen = observed([sweep([(0.0, 50.0, 0.0)], [15], origin)], EYE, GRID)
+    seen = merge([sweep([(0.0, 50.0, 0.0)], [15], origin)], EYE, GRID).observed
     assert np.argwhere(seen).tolist() == [[0, y, 0] for y in range(5, 10)]
 
 
@@ -118,9 +114,9 @@ def test_observed_unites_the_rays_of_all_sweeps():
         sweeps.append(sweep(points, [15] * 60, pose_matrix(origin, [1, 0, 0, 0])))
         start = origin - GRID.origin  # voxels of one metre
         exact |= observed_mask(exact.shape, start, points + start)
-    seen = observed(sweeps, EYE, GRID)
+    voxels, seen = merge(sweeps, EYE, GRID)
     assert np.array_equal(seen, exact)
-    assert seen[voxelize(sweeps, EYE, GRID) != FREE].all()
+    assert seen[voxels != FREE].all()
 
 
 def test_merging_forgets_what_has_driven_away_but_not_what_is_hidden():
@@ -129,10 +125,8 @@ def test_merging_forgets_what_has_driven_away_but_not_what_is_hidden():
     car, wall, hidden = (4.0, 0.0, 0.0), (8.0, 0.0, 0.0), (4.0, -4.0, 0.0)
     before = sweep([car, hidden, (4.0, 0.0, -1.0)], [4, 7, 11], pose)
     after = sweep([wall, (4.0, 3.0, 0.0)], [15, 4], pose)
-    voxels, seen = merge([before, after], EYE, GRID)
+    voxels = merge([before, after], EYE, GRID).voxels
     assert occupied(voxels) == {(8, 5, 1): 15, (4, 8, 1): 4, (4, 1, 1): 7, (4, 5, 0): 11}
-    assert np.array_equal(seen, observed([before, after], EYE, GRID))
-    assert occupied(voxelize([before, after], EYE, GRID))[4, 5, 1] == 4  # the plain vote keeps it
     # In the other order of time the car has arrived, and stays.
     assert occupied(merge([after, before], EYE, GRID).voxels)[4, 5, 1] == 4
 
@@ -148,9 +142,8 @@ def test_merging_keeps_what_stands_still():
 def test_points_that_are_no_places_are_refused(tmp_path, bad):
     points = np.ones((4, 5), np.float32)
     points[2, 1] = bad
-    for use in (voxelize, observed, merge):
-        with pytest.raises(UserError, match="NaN or infinite"):
-            use([sweep(points, [1] * 4)], EYE)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        merge([sweep(points, [1] * 4)], EYE)
     points.tofile(tmp_path / "cloud.pcd.bin")
     with pytest.raises(UserError, match="cloud.pcd.bin holds 1 of 4 points with NaN"):
         load_points(tmp_path / "cloud.pcd.bin")
@@ -158,15 +151,15 @@ def test_points_that_are_no_places_are_refused(tmp_path, bad):
 
 def test_labels_that_are_no_classes_are_refused():
     with pytest.raises(UserError, match="2 points but 1 labels"):
-        voxelize([sweep([(1, 1, 1)] * 2, [4])], EYE)
+        merge([sweep([(1, 1, 1)] * 2, [4])], EYE)
     with pytest.raises(UserError, match="class 200"):
-        voxelize([sweep([(1, 1, 1)], [200])], EYE)
+        merge([sweep([(1, 1, 1)], [200])], EYE)
 
 
 def test_absurd_distances_are_outside_not_undefined():
     far = [(3e38, 0.5, 0.5), (-3e38, 0.5, 0.5), (0.5, 0.5, 1e12)]
-    assert not occupied(voxelize([sweep(far, [4] * 3)], EYE, GRID))
-    assert observed([sweep(far, [4] * 3)], EYE, GRID).max() <= 1
+    assert not occupied(merge([sweep(far, [4] * 3)], EYE, GRID).voxels)
+    assert merge([sweep(far, [4] * 3)], EYE, GRID).observed.max() <= 1
 
 
 def test_point_files(tmp_path):

@@ -36,7 +36,7 @@ class Clips:
         rng = np.random.default_rng(seed)
         self.past, self.future, self.masks, self.grid = past, future, masks, GRID
         self.fingerprint = "f" * 64
-        self.reader = SimpleNamespace(source="occ3d")
+        self.reader = SimpleNamespace(past_from="occ3d")
         self.scenes = [
             SimpleNamespace(
                 name=f"scene-{s:04}",

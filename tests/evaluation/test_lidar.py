@@ -16,7 +16,13 @@ from tests.runtime.fakes import ClassesAsLatents
 def datasets(tiny_world):
     return [
         ClipDataset(
-            tiny_world, "v1.0-synthetic", "train", 2, 3, transform=GridTransform(12.8, 4), source=s
+            tiny_world,
+            "v1.0-synthetic",
+            "train",
+            2,
+            3,
+            transform=GridTransform(12.8, 4),
+            past_from=s,
         )
         for s in ("lidar", "occ3d")
     ]

@@ -82,7 +82,7 @@ def test_voxel_cache_holds_every_keyframe(world, tmp_path):
         read = np.concatenate([item["past"], item["future"]])
         assert np.array_equal(cache.voxels[cache.rows(scene, start, start + 4)], read)
     assert torch.equal(cache[3]["voxels"], torch.from_numpy(cache.voxels[3].copy()))
-    clips.reader = SimpleNamespace(source="occ3d")  # the second time no label file is read
+    clips.reader = SimpleNamespace(past_from="occ3d")  # the second time no label file is read
     assert len(VoxelCache(clips, tmp_path)) == 12
 
 

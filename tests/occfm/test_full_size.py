@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.build.builders import build_dataset, build_forecaster
+from occdistill.build.builders import build_dataset
 from occdistill.build.config import load_config
+from occdistill.build.models import Models
 from occdistill.occfm.memory import PeakBytes, count
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def test_from_a_published_file_to_a_forecast(tmp_path, tiny_world, future_file, 
         },
     )
     clip = build_dataset(config, "val")[0]
-    forecaster = build_forecaster(config, nfe=2, guidance=2.0)
+    forecaster = Models(config).forecaster(nfe=2, guidance=2.0)
     past, poses, trajectory = (clip[key][None] for key in ("past", "poses", "trajectory"))
     generator = torch.Generator().manual_seed(0)
     future = forecaster(past, poses, trajectory, generator=generator)

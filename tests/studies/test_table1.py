@@ -296,6 +296,7 @@ def test_bad_table_configs_are_refused_in_one_sentence(config, tmp_path):
     cases = {
         'reference = "mfd"': ('reference = "mdf"', "'mdf' is none of its rows"),
         "updates = 2": ("update = 2", "did you mean updates"),
+        "seeds = (0, 1)": ("seeds = (0, 1.5)", r"seeds\[1\] is 1.5; it should be a valid integer"),
         'title="MFD"': ('name="MFD"', "rows.mfd.name"),
         "clips = 3": ("", None),
     }

@@ -5,14 +5,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from occdistill import checkpoint as ckpt
+from occdistill.build.config import load_config
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
-from occdistill.training import jobs
+from occdistill.training.distill import use_method
+from occdistill.training.train import train
 from tests.training.curves import curve, points
 
 REPO = Path(__file__).parents[2]
@@ -47,9 +51,11 @@ work_dir = {out!r} + "/work"
 """
 
 
-def run(monkeypatch, job, *arguments, **options):
-    monkeypatch.setattr(sys, "argv", ["tool", *map(str, arguments), "--device", "cpu"])
-    job(jobs.parse("."), **options)
+def run(config, part, changes=None, method=None, **options):
+    config = load_config(config, changes)
+    if method is not None:
+        use_method(config, method)
+    return train(config, part, **options)
 
 
 def tool(name, *arguments, launcher=()):
@@ -75,18 +81,17 @@ def config(tiny_world, tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(config):
     """The config after its VAE and its teacher were trained."""
-    with pytest.MonkeyPatch.context() as patch:
-        run(patch, jobs.train_vae, config)
-        run(patch, jobs.train_teacher, config)
+    run(config, "vae")
+    run(config, "teacher")
     return config
 
 
-def test_each_job_leaves_what_the_next_one_needs(trained, monkeypatch):
+def test_each_job_leaves_what_the_next_one_needs(trained):
     weights, work = trained.parent / "weights", trained.parent / "work"
     vae, teacher = (ckpt.load(weights / f"{kind}.pth", kind) for kind in ("vae", "teacher"))
     assert teacher["fingerprints"]["vae"] == ckpt.fingerprint(vae["model"])
     assert vae["model"]["latent_scale"] != 1.0 and "iterations=3" in vae["config_text"]
-    run(monkeypatch, jobs.train_distill, trained, "--seed", 5)
+    run(trained, "distill", seed=5)
     student = ckpt.load(work / "noauxiliary" / "student.pth", "distill")
     assert student["fingerprints"]["teacher"] == ckpt.fingerprint(teacher["model"])
     assert student["meta"]["seed"] == 5 and student["model"].keys() == teacher["model"].keys()
@@ -94,15 +99,14 @@ def test_each_job_leaves_what_the_next_one_needs(trained, monkeypatch):
     assert list(work.glob("noauxiliary/*/vis_data/events.out.tfevents.*"))
 
 
-def test_train_mfd_trains_mfd_whatever_the_config_says(trained, monkeypatch):
+def test_train_mfd_trains_mfd_whatever_the_config_says(trained):
     folder = trained.parent / "mfd"
-    options = ("--work-dir", folder, "--cfg-options", "train_distill.iterations=1")
-    run(monkeypatch, jobs.train_distill, trained, *options, method=MFD)
+    run(trained, "distill", {"train_distill.iterations": 1}, MFD, work_dir=folder)
     state = ckpt.step_files(folder)[-1]
     assert set(ckpt.load(state)["training"]["updaters"]) == {"student", "auxiliary"}
 
 
-def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, monkeypatch, tmp_path):
+def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, tmp_path):
     config = tmp_path / "mfd.py"
     config.write_text(
         trained.read_text()
@@ -110,7 +114,7 @@ def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, monkey
         + "method = dict(type=MFD, ratio=2, ode_step=0.2)\n"
         + "train_distill.update(iterations=3, batch_size=4, lr=1e-3, warmup=1, log_interval=1)\n"
     )
-    run(monkeypatch, jobs.train_distill, config, "--work-dir", tmp_path / "one", method=MFD)
+    run(config, "distill", method=MFD, work_dir=tmp_path / "one")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     options = ("--device", "cpu", "--launcher", "pytorch")
     done = tool("train_mfd", config, "--work-dir", tmp_path / "two", *options, launcher=torchrun)
@@ -129,23 +133,62 @@ def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, monkey
     assert (one - two).norm() < 1e-3 * (one - start).norm()
 
 
-def test_a_run_is_neither_overwritten_nor_repeated(trained, monkeypatch, capsys):
+class Steps(Hook):
+    """Notes after which steps it is called, and whether the curves exist by then."""
+
+    told: ClassVar[list] = []
+
+    def __init__(self, name):
+        self.name = name
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        curves = list(Path(runner.work_dir).glob("*/vis_data/scalars.json"))
+        self.told.append((self.name, runner.iter, runner.max_iters, len(curves)))
+        assert "student/loss" in outputs
+
+
+def test_hooks_and_back_ends_for_curves_come_from_the_config(trained, tmp_path):
+    config, board = tmp_path / "hooked.py", tmp_path / "board"
+    config.write_text(
+        trained.read_text()
+        + "from tests.training.test_jobs import Steps\n"
+        + "custom_hooks = [dict(type=Steps, name='late', priority='LOWEST'), dict(type=Steps, name='early')]\n"
+        + f"vis_backends = [dict(type='TensorboardVisBackend', save_dir={str(board)!r})]\n"
+    )
+    Steps.told.clear()
+    run(config, "distill", work_dir=tmp_path / "a", hooks=[Steps("handed in")])
+    order = ("early", "handed in", "late")
+    assert [(name, step) for name, step, *_ in Steps.told] == [
+        (n, i) for i in (1, 2) for n in order
+    ]
+    assert {(steps, curves) for *_, steps, curves in Steps.told} == {(2, 1)}
+    assert list(board.glob("events.out.tfevents.*")) and not list(tmp_path.glob("a/*/*/events.*"))
+    assert len(curve(tmp_path / "a", "student/loss")) == points("student/loss", 1)
+    run(trained, "distill", {"vis_backends": []}, work_dir=tmp_path / "b")
+    assert curve(tmp_path / "b", "nfe") and not list(tmp_path.glob("b/*/*/events.*"))
+
+
+@pytest.mark.parametrize("key", ["custom_hooks", "vis_backends"])
+def test_a_hook_or_back_end_that_does_not_exist_is_named(trained, tmp_path, key):
+    with pytest.raises(UserError, match="Nowhere"):
+        run(trained, "distill", {key: [dict(type="Nowhere")]}, work_dir=tmp_path)
+
+
+def test_a_run_is_neither_overwritten_nor_repeated(trained):
     file = trained.parent / "work" / "vae" / "vae.pth"
     before = ckpt.load(file)
     with pytest.raises(UserError, match="already holds a run .iter_3.pth.*--resume"):
-        run(monkeypatch, jobs.train_vae, trained)
-    run(monkeypatch, jobs.train_vae, trained, "--resume")  # finished: nothing is left to do
+        run(trained, "vae")
+    run(trained, "vae", resume=True)  # finished: nothing is left to do
     after = ckpt.load(file)
     assert ckpt.fingerprint(before["model"]) == ckpt.fingerprint(after["model"])
-    run(monkeypatch, jobs.train_vae, trained, "--work-dir", trained.parent / "other", "--seed", 9)
-    assert "was there before and is kept" in capsys.readouterr().out
+    other = run(trained, "vae", work_dir=trained.parent / "other", seed=9)
+    assert "was there before and is kept" in other.note
     kept = ckpt.load(trained.parent / "weights" / "vae.pth")
     assert ckpt.fingerprint(before["model"]) == ckpt.fingerprint(kept["model"])
 
 
-def test_the_best_weights_are_handed_over_where_the_config_wants_them(
-    trained, monkeypatch, tmp_path
-):
+def test_the_best_weights_are_handed_over_where_the_config_wants_them(trained, tmp_path):
     work = tmp_path / "vae"
     shutil.copytree(trained.parent / "work" / "vae", work)
     best = ckpt.load(work / "best.pth")
@@ -154,42 +197,42 @@ def test_the_best_weights_are_handed_over_where_the_config_wants_them(
     found = {}
     for which in ("last", "best"):
         place = tmp_path / f"{which}.pth"
-        changes = (f"train_vae.hand_over={which}", f"vae_checkpoint={place}")
-        run(monkeypatch, jobs.train_vae, trained, "--resume", "--work-dir", work, "--cfg-options", *changes)  # fmt: skip
+        changes = {"train_vae.hand_over": which, "vae_checkpoint": str(place)}
+        run(trained, "vae", changes, resume=True, work_dir=work)
         found[which] = ckpt.load(place)["model"]["latent_scale"]
     assert found["best"] == best["model"]["latent_scale"]
     assert found["last"] == ckpt.load(work / "vae.pth")["model"]["latent_scale"] != found["best"]
     with pytest.raises(UserError, match="hand_over is 'first'.*last.*best"):
-        run(monkeypatch, jobs.train_vae, trained, "--work-dir", tmp_path / "new", "--cfg-options", "train_vae.hand_over=first")  # fmt: skip
+        run(trained, "vae", {"train_vae.hand_over": "first"}, work_dir=tmp_path / "new")
 
 
-def test_what_does_not_belong_together_is_refused(trained, monkeypatch, tmp_path):
+def test_what_does_not_belong_together_is_refused(trained, tmp_path):
     other = ckpt.load(trained.parent / "weights" / "vae.pth")
     other["model"]["latent_scale"] += 1
     ckpt.save(tmp_path / "vae.pth", other)
-    swap = ("--work-dir", tmp_path / "w", "--cfg-options", f"vae_checkpoint={tmp_path}/vae.pth")
+    swap = {"vae_checkpoint": f"{tmp_path}/vae.pth"}
     with pytest.raises(UserError, match="was trained on the latents of VAE .*train the teacher"):
-        run(monkeypatch, jobs.train_distill, trained, *swap)
+        run(trained, "distill", swap, work_dir=tmp_path / "w")
     with pytest.raises(UserError, match="made from something else.*scale is .*vae is "):
-        run(monkeypatch, jobs.train_teacher, trained, *swap)
-    smaller = ("--work-dir", tmp_path / "w", "--cfg-options", "vae.channels=6")
+        run(trained, "teacher", swap, work_dir=tmp_path / "w")
     with pytest.raises(UserError, match="another architecture"):
-        run(monkeypatch, jobs.train_teacher, trained, *smaller)
+        run(trained, "teacher", {"vae.channels": 6}, work_dir=tmp_path / "w")
 
 
-def test_what_is_missing_is_named_with_the_command_that_brings_it(config, monkeypatch, tmp_path):
-    missing = ("--work-dir", tmp_path, "--cfg-options", f"vae_checkpoint={tmp_path}/no.pth")
+def test_what_is_missing_is_named_with_the_command_that_brings_it(config, tmp_path):
+    missing = {"vae_checkpoint": f"{tmp_path}/no.pth"}
     with pytest.raises(UserError, match=r"no vae weights at .*no.pth; train the VAE"):
-        run(monkeypatch, jobs.train_teacher, config, *missing)
-    nowhere = ("--work-dir", tmp_path, "--cfg-options", f"data.dataroot={tmp_path}/nowhere")
+        run(config, "teacher", missing, work_dir=tmp_path)
+    nowhere = {"data.dataroot": f"{tmp_path}/nowhere"}
     with pytest.raises(UserError, match=r"no data at .*nowhere; make a world"):
-        run(monkeypatch, jobs.train_vae, config, *nowhere)
+        run(config, "vae", nowhere, work_dir=tmp_path)
     with pytest.raises(UserError, match="needs torchrun"):
-        run(monkeypatch, jobs.train_vae, config, "--work-dir", tmp_path, "--launcher", "pytorch")
+        run(config, "vae", work_dir=tmp_path, launcher="pytorch")
+    with pytest.raises(UserError, match="tiny.py has no train_light: add"):
+        run(config, "light", work_dir=tmp_path)
     if not torch.cuda.is_available():
-        monkeypatch.setattr(sys, "argv", ["tool", str(config), "--device", "cuda"])
         with pytest.raises(UserError, match="no GPU for --device cuda"):
-            jobs.train_vae(jobs.parse("."))
+            run(config, "vae", device="cuda")
 
 
 def test_tools_exit_with_one_sentence(config, tmp_path):

@@ -1,7 +1,6 @@
 """Training the LiDAR encoder, from config to a forecaster that uses it."""
 
 import importlib.util
-import sys
 
 import numpy as np
 import pytest
@@ -9,22 +8,22 @@ import torch
 
 from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.vae import VAE
-from occdistill.build.builders import build_forecaster, build_lidar_encoder, build_vae
+from occdistill.build.builders import build_lidar_encoder, build_vae
 from occdistill.build.config import load_config
+from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, Grid, GridTransform
 from occdistill.data.poses import invert
 from occdistill.data.resample import warp
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
-from occdistill.training import jobs
-from occdistill.training.lidar import (
+from occdistill.training.lidar_encoder import (
     LidarEncoding,
     LidarFrames,
     LidarScore,
     seen_from_later,
-    train_lidar_encoder,
 )
+from occdistill.training.train import train
 
 needs_spconv = pytest.mark.skipif(
     importlib.util.find_spec("spconv") is None, reason="spconv is not installed"
@@ -36,7 +35,7 @@ from occdistill.flow.networks.small import SpaceTimeUNet
 
 data = dict(
     dataroot={world!r}, version="v1.0-synthetic", train_split="train", val_split="val",
-    past=2, future=2, crop=12.8, coarsen=4, source="lidar",
+    past=2, future=2, crop=12.8, coarsen=4, past_from="lidar",
 )
 vae = dict(
     type=VAE, grid_shape=(16, 16, 4), channels=4, embedding=2, width=(8,), blocks=(1,),
@@ -66,7 +65,7 @@ work_dir = {out!r} + "/work"
 def clips(tiny_world):
     transform = GridTransform(12.8, 4)
     return ClipDataset(
-        tiny_world, "v1.0-synthetic", "train", 2, 2, transform=transform, source="lidar"
+        tiny_world, "v1.0-synthetic", "train", 2, 2, transform=transform, past_from="lidar"
     )
 
 
@@ -154,23 +153,22 @@ def test_the_scores_of_the_vae_itself_are_known(clips):
     assert result["mIoU_labels"] == score.dense["mIoU"]
 
 
-def run(monkeypatch, config, *arguments):
-    monkeypatch.setattr(sys, "argv", ["tool", str(config), "--device", "cpu", *arguments])
-    train_lidar_encoder(jobs.parse("."))
+def run(config, changes=None, **options):
+    return train(load_config(config, changes), "lidar_encoder", **options)
 
 
 @needs_spconv
 def test_training_learns_and_leaves_what_a_forecaster_needs(config, monkeypatch):
     losses = []
-    of_batch = LidarEncoding.losses
+    of_batch = LidarEncoding.lidar_encoder_loss
 
-    def watched(self, name, batch, step):
-        loss = of_batch(self, name, batch, step)
+    def watched(self, batch, step):
+        loss = of_batch(self, batch, step)
         losses.append(float(loss.logs["latent"]))
         return loss
 
-    monkeypatch.setattr(LidarEncoding, "losses", watched)
-    run(monkeypatch, config)
+    monkeypatch.setattr(LidarEncoding, "lidar_encoder_loss", watched)
+    run(config)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     loaded = load_config(config)
     vae = build_vae(loaded)
@@ -180,15 +178,15 @@ def test_training_learns_and_leaves_what_a_forecaster_needs(config, monkeypatch)
     assert float(encoder.latent_scale) == vae.scale
     assert not any(p.requires_grad for p in encoder.parameters())
     with pytest.raises(UserError, match="no teacher weights"):  # only that is missing
-        build_forecaster(loaded, encoder="lidar")
+        Models(loaded).forecaster(encoder="lidar")
     other = build_vae(loaded, weights=False)
     with pytest.raises(UserError, match="distilled from VAE .* train the LiDAR encoder"):
         build_lidar_encoder(loaded, other)
 
 
-def test_labels_are_no_lidar(config, monkeypatch):
-    with pytest.raises(UserError, match='set data.source="lidar"'):
-        run(monkeypatch, config, "--work-dir", "none", "--cfg-options", "data.source=occ3d")
+def test_labels_are_no_lidar(config):
+    with pytest.raises(UserError, match='set data.past_from="lidar"'):
+        run(config, {"data.past_from": "occ3d"}, work_dir="none")
 
 
 def test_a_config_without_a_lidar_encoder_says_so(config):

@@ -1,26 +1,26 @@
 """Light parts: distilled from a VAE, then used in its place."""
 
-import sys
-
 import pytest
 import torch
 
 from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.light import Light, LightDecoder, LightEncoder, Lightened, fold
 from occdistill.autoencoder.vae import VAE
-from occdistill.build.builders import build_codec, build_forecaster, build_network, build_vae
+from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
+from occdistill.build.models import Models
+from occdistill.build.settings import LightSettings
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
-from occdistill.training import jobs
 from occdistill.training.light import (
     LightTraining,
     logit_moments,
+    operations,
     pixel_logits,
     statement,
-    train_light,
 )
-from occdistill.training.tasks import VoxelBatch
+from occdistill.training.train import train
+from occdistill.training.vae import VoxelBatch
 
 CONFIG = """
 from occdistill.autoencoder.light import LightDecoder, LightEncoder
@@ -55,10 +55,8 @@ work_dir = {out!r} + "/work"
 """
 
 
-def run(config, *arguments):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["tool", *map(str, (config, *arguments)), "--device", "cpu"])
-        train_light(jobs.parse("."))
+def run(config, **options):
+    return train(load_config(config), "light", **options)
 
 
 @pytest.fixture(scope="module")
@@ -78,46 +76,47 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
 
 
-def test_the_job_leaves_both_parts_beside_what_they_were_made_from(trained, capsys):
+def test_the_job_leaves_both_parts_beside_what_they_were_made_from(trained):
     state = ckpt.load(trained.parent / "light.pth", "light")
     vae = ckpt.load(trained.parent / "vae.pth")["model"]
     assert state["fingerprints"]["vae"] == ckpt.fingerprint(vae)
     assert {key.split(".")[0] for key in state["model"]} == {"decoder", "encoder"}
     assert {"mIoU", "mIoU_full", "mIoU_decoder", "mIoU_encoder"} <= state["meta"]["metrics"].keys()
-    run(trained, "--resume")  # nothing is left to do but to say what was gained
-    assert "light decoder: " in (said := capsys.readouterr().out) and "GFLOP for 6 frames" in said
+    done = run(trained, resume=True)  # nothing is left to do but to say what was gained
+    models = Models(load_config(trained))
+    said = statement(operations(models.vae, models.light), done.metrics)
+    assert "light decoder: " in said and "GFLOP for 6 frames" in said
 
 
 def test_an_interrupted_run_ends_with_the_same_weights(trained, tmp_path):
-    options = ("--work-dir", tmp_path)
     with pytest.raises(RuntimeError, match="killed"), pytest.MonkeyPatch.context() as patch:
-        losses = LightTraining.losses
+        loss = LightTraining.light_loss
 
-        def dies(self, name, batch, step):
+        def dies(self, batch, step):
             if step == 3:
                 raise RuntimeError("killed")
-            return losses(self, name, batch, step)
+            return loss(self, batch, step)
 
-        patch.setattr(LightTraining, "losses", dies)
-        run(trained, *options)
+        patch.setattr(LightTraining, "light_loss", dies)
+        run(trained, work_dir=tmp_path)
     assert [file.name for file in ckpt.step_files(tmp_path)] == ["iter_2.pth"]
-    run(trained, *options, "--resume")
+    run(trained, work_dir=tmp_path, resume=True)
     whole = ckpt.load(trained.parent / "work" / "light" / "light.pth")["model"]
     assert same(ckpt.load(tmp_path / "light.pth")["model"], whole)
 
 
 def test_a_forecaster_takes_the_parts_that_are_asked_for(trained, tmp_path):
     config = load_config(trained)
-    vae = build_vae(config)
-    assert build_codec(config, vae).vae is vae
-    codec = build_codec(config, vae, decoder="light")
+    models = Models(config)
+    assert models.codec().vae is models.vae
+    codec = models.codec(decoder="light")
     assert isinstance(codec.vae, Lightened) and codec.vae.encoder is None
-    assert build_codec(config, vae, encoder="light").vae.decoder is None
+    assert models.codec(encoder="light").vae.decoder is None
     student = tmp_path / "student.pth"
     weights = build_network(config).state_dict()
-    marks = {"vae": ckpt.fingerprint(vae.state_dict())}
+    marks = {"vae": models.vae_mark}
     ckpt.save(student, {"kind": "distill", "model": weights, "fingerprints": marks})
-    forecaster = build_forecaster(config, student, decoder="light", encoder="light")
+    forecaster = models.forecaster(student, decoder="light", encoder="light")
     past, poses = (
         torch.full((1, 2, 16, 16, 4), 17, dtype=torch.uint8),
         torch.eye(4).repeat(1, 4, 1, 1),
@@ -132,17 +131,17 @@ def test_what_does_not_belong_together_is_refused(trained, tmp_path):
     ckpt.save(tmp_path / "vae.pth", other)
     swapped = load_config(trained, {"vae_checkpoint": str(tmp_path / "vae.pth")})
     with pytest.raises(UserError, match="distilled from VAE .* not from .*: train the light parts"):
-        build_codec(swapped, build_vae(swapped), decoder="light")
+        Models(swapped).codec(decoder="light")
     missing = load_config(trained, {"light_checkpoint": str(tmp_path / "no.pth")})
     with pytest.raises(UserError, match="no light weights at .*no.pth; train the light parts"):
-        build_codec(missing, build_vae(missing), decoder="light")
+        Models(missing).codec(decoder="light")
     with pytest.raises(UserError, match="full or light, not small"):
-        build_codec(config, build_vae(config), decoder="small")
+        Models(config).codec(decoder="small")
     with pytest.raises(UserError, match="light_decoder.widht; did you mean light_decoder.width"):
         load_config(trained, {"light_decoder.widht": (4,)})
     config.pop("light_decoder"), config.pop("light_encoder")
     with pytest.raises(UserError, match="no light parts: add light_decoder"):
-        build_codec(config, build_vae(config), decoder="light")
+        Models(config).codec(decoder="light")
 
 
 def street(count):
@@ -164,7 +163,8 @@ def test_distilling_brings_the_parts_closer_to_the_full_ones():
         LightEncoder(**shapes, width=(8, 16), blocks=(0, 1)),
     )
     voxels = street(8)
-    task = LightTraining(vae, light, voxels, noise=0.2, lovasz_weight=0.0)
+    settings = LightSettings(iterations=40, batch_size=8, noise=0.2, lovasz_weight=0.0)
+    task = LightTraining(vae, light, voxels, settings)
 
     def disagreement():
         z = vae.encode(voxels).mean

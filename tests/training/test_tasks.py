@@ -1,10 +1,11 @@
 import torch
 from torch import nn
 
+from occdistill.build.settings import TeacherSettings
 from occdistill.distill.base import Batch
 from occdistill.flow.path import Draws
 from occdistill.latents.condition import Condition
-from occdistill.training.tasks import FlowMatching
+from occdistill.training.teacher import FlowMatching
 
 
 class Constant(nn.Module):
@@ -27,7 +28,10 @@ def batch(moving):
 
 
 def loss(weight, moving, dropout=0.0):
-    task = FlowMatching(Constant(), condition_dropout=dropout, moving_weight=weight)
+    settings = TeacherSettings(
+        iterations=1, batch_size=3, condition_dropout=dropout, moving_weight=weight
+    )
+    task = FlowMatching(Constant(), settings)
     return task.losses("teacher", batch(moving), 0)
 
 

@@ -8,10 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from occdistill.distill.base import Loss
+from occdistill.build.settings import Settings
+from occdistill.distill.base import Loss, Task
 from occdistill.distill.mfd import MFD
-from occdistill.training.tasks import latent_batch
-from occdistill.training.trainer import Settings, Trainer
+from occdistill.training.hooks import Checkpoints, Curves, Validation
+from occdistill.training.processes import joined
+from occdistill.training.teacher import latent_batch
+from occdistill.training.trainer import Trainer
 
 
 class Numbers(Dataset):
@@ -25,16 +28,15 @@ class Numbers(Dataset):
         return {"x": self.x[index], "index": index}
 
 
-class Toy(nn.Module):
+class Toy(Task):
     """Student and auxiliary that chase each other through dropout; two updates of one per other."""
 
     def __init__(self):
-        super().__init__()
         torch.manual_seed(0)
-        self.teacher = nn.Linear(4, 4).requires_grad_(False)
-        self.nets = nn.ModuleDict({name: self.net() for name in ("student", "auxiliary")})
+        teacher = nn.Linear(4, 4).requires_grad_(False)
+        super().__init__({name: self.net() for name in ("student", "auxiliary")}, teacher)
         self.register_buffer("changes", torch.zeros(()))
-        self.seen, self.evaluations = [], 0
+        self.seen = []
 
     @staticmethod
     def net():
@@ -90,12 +92,13 @@ def mfd():
     return MFD(Field(), latent_shape=(2, 1, 2, 2), guidance=2.0, ratio=2, ode_step=0.1)
 
 
-def trainer(work_dir, iterations=30, task=None, **options):
+def trainer(work_dir, iterations=30, task=None, validate=None, hooks=(), **options):
     settings = {"batch_size": 4, "lr": 1e-2, "warmup": 5, "ema": 0.9, "log_interval": 1}
     settings |= {"checkpoint_interval": 7, "val_interval": 10}
-    settings |= {k: options.pop(k) for k in list(options) if k in Settings.__annotations__}
+    settings |= {k: options.pop(k) for k in list(options) if k in Settings.__dataclass_fields__}
     task = task or Toy()
     on_latents = isinstance(task, MFD)
+    hooks = [*hooks, Curves(), Checkpoints(), *([Validation(validate)] if validate else [])]
     return Trainer(
         task,
         Clips() if on_latents else Numbers(),
@@ -103,6 +106,7 @@ def trainer(work_dir, iterations=30, task=None, **options):
         Settings(iterations=iterations, **settings),
         kind="distill",
         work_dir=work_dir,
+        hooks=hooks,
         **options,
     )
 
@@ -124,4 +128,5 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
 
     task.after = after
-    trainer(args.work_dir, task=task, resume=args.resume, launcher=args.launcher).train()
+    with joined("cpu", args.launcher):
+        trainer(args.work_dir, task=task, resume=args.resume).train()

@@ -287,7 +287,7 @@ def test_another_world_is_replaced_only_when_told(tmp_path):
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
-    tool = Path(__file__).parents[3] / "tools" / "make_world.py"
+    tool = Path(__file__).parents[2] / "tools" / "make_world.py"
     command = [sys.executable, str(tool), "--out", str(tmp_path)]
     refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     assert refused.returncode == 2

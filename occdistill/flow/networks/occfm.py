@@ -47,6 +47,7 @@ from torch.utils.checkpoint import checkpoint
 from occdistill.errors import UserError
 from occdistill.flow.networks.base import Tap, VelocityNetwork
 from occdistill.latents.condition import Condition
+from occdistill.types import Count
 
 HEADS = 8
 
@@ -264,11 +265,11 @@ class OccFMTransition(VelocityNetwork):
     def __init__(
         self,
         latent_shape: tuple[int, int, int] = (16, 50, 50),
-        past: int = 6,
-        future: int = 6,
-        history: int | None = None,
-        trajectory_length: int = 6,
-        width: int = 64,
+        past: Count = 6,
+        future: Count = 6,
+        history: Count | None = None,
+        trajectory_length: Count = 6,
+        width: Count = 64,
         head_merge: Literal["reinterpret", "transpose"] = "reinterpret",
         position_columns: int | None = None,
         doubled_residual: bool = True,

@@ -15,6 +15,7 @@ from occdistill.errors import UserError
 from occdistill.flow.networks.base import Tap, VelocityNetwork
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
+from occdistill.types import Count, Positive, Whole
 
 
 def fourier(t: Tensor, dim: int, highest: float) -> Tensor:
@@ -121,14 +122,14 @@ class SpaceTimeUNet(VelocityNetwork):
     def __init__(
         self,
         latent_shape: tuple[int, int, int],
-        past: int = 4,
-        future: int = 6,
-        align: int = 2,
-        trajectory: int = 10,
-        width: int = 64,
-        blocks: tuple[int, ...] = (1, 2),
-        heads: int = 4,
-        prior_std: float = 0.7,
+        past: Count = 4,
+        future: Count = 6,
+        align: Whole = 2,
+        trajectory: Count = 10,
+        width: Count = 64,
+        blocks: tuple[Whole, ...] = (1, 2),
+        heads: Count = 4,
+        prior_std: Positive = 0.7,
         two_time: bool = False,
     ) -> None:
         super().__init__()

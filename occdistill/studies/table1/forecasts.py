@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from occdistill.build.builders import build_dataset, build_forecaster
+from occdistill.build.builders import build_dataset
 from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
+from occdistill.build.models import Models
 from occdistill.errors import UserError
 from occdistill.seeds import torch_generator
 from occdistill.studies.table1.plan import Plan
@@ -47,12 +48,13 @@ def draw(
     runs = {key: list(finished_runs(plan, budget, key).values()) for key in plan.rows}
     if not any(runs.values()):
         raise UserError(f"no run of {plan.work_dir}/{budget} is finished: train the table first")
-    teachers = lineup(config, None, (10, 1), device=device).values()
+    models = Models(config)
+    teachers = [entry.forecaster for entry in lineup(models, None, (10, 1), device=device)]
     forecasters = {f"teacher, {t.nfe} step{'s' * (t.nfe > 1)}": t for t in teachers}
     for key, found in runs.items():
         if found:
             weights = found[0][0] / "student.pth"
-            forecasters[plan.rows[key].title] = build_forecaster(config, weights, device=device)
+            forecasters[plan.rows[key].title] = models.forecaster(weights, device=device)
     item = dataset[clip]
     known = [item[name][None] for name in ("past", "poses", "trajectory")]
     rows = {"truth": item["future"].numpy()}

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
+from occdistill.build.schema import check
 from occdistill.errors import UserError
+from occdistill.types import Count, Whole
 
 BUDGETS = ("updates", "evaluations")
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """A method in the table.
 
     Attributes:
@@ -52,12 +53,12 @@ class Plan:
 
     base: str
     work_dir: str
-    rows: Mapping[str, Row]
+    rows: Mapping[str, Entry]
     reference: str
-    updates: int
-    seeds: tuple[int, ...] = (0, 1, 2)
+    updates: Count
+    seeds: tuple[Whole, ...] = (0, 1, 2)
     train: Mapping[str, Any] = field(default_factory=dict)
-    clips: int = 0
+    clips: Whole = 0
     search: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,8 +102,8 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
         work_dir: instead of the file's.
 
     Raises:
-        UserError: no such file, an unknown or missing key, a reference that is no row, or a search
-            that `search_plan` refuses.
+        UserError: no such file, an unknown or missing key, a wrong value, a reference that is no
+            row, or a search that `search_plan` refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -114,28 +115,14 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
     }
     if work_dir is not None:
         values["work_dir"] = str(work_dir)
-    _check(values, Plan, path, "")
-    for key, row in values["rows"].items():
-        _check(row, Row, path, f"rows.{key}.")
-    rows = {key: Row(**row) for key, row in values["rows"].items()}
+    check(values, Plan, path)
+    rows = {key: Entry(**row) for key, row in values["rows"].items()}
     if values["reference"] not in rows:
         raise UserError(f"{path}: reference {values['reference']!r} is none of its rows")
     plan = Plan(**{**values, "rows": rows, "seeds": tuple(values.get("seeds", (0, 1, 2)))})
     if plan.search:
         search_plan(plan)  # refused now rather than after the trainings
     return plan
-
-
-def _check(values: Mapping, kind: type, path: Path, prefix: str) -> None:
-    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(key, list(known), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            raise UserError(f"{path} has an unknown key {prefix}{key}; {hint}")
-    missing = [key for key, required in known.items() if required and key not in values]
-    if missing:
-        raise UserError(f"{path} lacks {prefix}{missing[0]}")
 
 
 def search_plan(plan: Plan) -> Plan:

@@ -29,10 +29,10 @@ from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import DEFAULT
 from occdistill.evaluation.published import PUBLISHED
 from occdistill.evaluation.report import cell, environment, git_commit, plain, table
-from occdistill.store import atomic, write_text
-from occdistill.studies.finding import canvas
+from occdistill.store import atomic, write_json, write_text
+from occdistill.studies.result import canvas
 from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
-from occdistill.studies.table1.runs import finished, write_json
+from occdistill.studies.table1.runs import finished
 
 AVERAGE = DEFAULT.average
 STUDENT = slug("student@1")
@@ -173,7 +173,7 @@ _COST_HEADER = [
 ]  # fmt: skip
 
 
-def markdown(content: Mapping[str, Any], command: str) -> str:
+def table_page(content: Mapping[str, Any], command: str) -> str:
     """The report as a page."""
     machine = content["environment"]
     about = (
@@ -361,7 +361,7 @@ def write(plan: Plan, command: str) -> dict[str, Any] | None:
         return None
     folder = Path(plan.work_dir)
     write_json(folder / "table.json", content)
-    write_text(folder / "table.md", markdown(content, command))
+    write_text(folder / "table.md", table_page(content, command))
     pictures = {"horizons.png": horizon_figure(content), "training.png": training_figure(plan)}
     for name, figure in pictures.items():
         with atomic(folder / name) as part:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from occdistill import checkpoint as checkpoints
 from occdistill.build.builders import (
     build_codec,
     build_dataset,
-    build_forecaster,
     build_grid,
     build_method,
     build_teacher,
@@ -25,19 +23,27 @@ from occdistill.build.builders import (
 )
 from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
-from occdistill.distill.base import only_grad
+from occdistill.build.models import Models
+from occdistill.distill.base import take_step
 from occdistill.errors import UserError
 from occdistill.evaluation.evaluate import count, score_counts
-from occdistill.evaluation.rows import Row as Forecast
-from occdistill.evaluation.rows import ceiling_row, copy_last_row, ego_warp_row, forecast_row
+from occdistill.evaluation.rows import (
+    Row,
+    ceiling_row,
+    copy_last_row,
+    ego_warp_row,
+    forecast_row,
+)
 from occdistill.flow.path import Draws
 from occdistill.runtime.latency import peak_mb, reset_peak
 from occdistill.runtime.machine import device_name
 from occdistill.store import read_json, write_json, write_text
 from occdistill.studies.table1.plan import Plan
-from occdistill.training.jobs import Job, train_distill
-from occdistill.training.tasks import latent_batch
+from occdistill.training.job import Job
+from occdistill.training.teacher import latent_batch
+from occdistill.training.train import train
 from occdistill.training.updates import Updater
+from occdistill.training.validation import evenly
 
 TEACHER_STEPS = (10, 5, 2, 1)
 
@@ -97,7 +103,10 @@ def signature(
         updates: of the student.
         seed: of the training.
     """
-    config = load_config(plan.base, plan.run_options(key or plan.reference, updates)).to_dict()
+    config = load_config(
+        plan.base, plan.run_options(key or plan.reference, updates or plan.updates)
+    )
+    config = config.to_dict()
     used = ["data", "vae", "network", "conditioning", "guidance", "sampler"]
     used += ["method", "train_distill"] if key else []
     content = [{name: config.get(name) for name in used}, dict(made_of), plan.clips, seed]
@@ -117,10 +126,10 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
         return record
     _claim(folder, mark)
 
-    train_distill(_arguments(plan, options, seed, folder, device))
     config = load_config(plan.base, options)
+    train(config, "distill", work_dir=folder, resume=True, device=device, seed=seed)
     state = checkpoints.load(folder / "student.pth", kind="distill")
-    row = forecast_row("student", build_forecaster(config, folder / "student.pth", device=device))
+    row = forecast_row("student", Models(config).forecaster(folder / "student.pth", device=device))
     [scores] = _score(plan, config, [row], folder, device)
     record = {
         "row": key,
@@ -149,24 +158,21 @@ def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats:
     mark = signature(plan, made_of, key, plan.updates)
     if path.is_file() and (timed := read_json(path)).get("signature") == mark:
         return timed
-    options = plan.run_options(key, plan.updates)
-    job = Job(_arguments(plan, options, 0, path.parent / "cost", device), "distill")
+    config = load_config(plan.base, plan.run_options(key, plan.updates))
+    job = Job(config, "distill", device, seed=0)
     vae, vae_fingerprint = job.frozen_vae()
-    clips = job.latents(build_codec(job.config, vae), vae_fingerprint)
-    task = build_method(job.config, (job.config.data.future, *vae.latent_shape)).to(device)
-    updaters = {name: Updater(net, job.settings.lr) for name, net in task.nets.items()}
+    clips = job.latents(build_codec(config, vae), vae_fingerprint)
+    task = build_method(config, (config.data.future, *vae.latent_shape)).to(device)
+    updaters = {name: Updater(net, job.settings.rate(name)) for name, net in task.nets.items()}
     seeds = range(job.settings.batch_size)
     items = default_collate([clips[i % len(clips)] for i in seeds])
     items = {name: value.to(device) for name, value in items.items()}
+    batches = iter(lambda: latent_batch(items, Draws(seeds, device)), None)
     for step in range(1 + repeats):
         if step == 1:  # the first one warms up
             reset_peak(job.device)
             start = time.perf_counter()
-        for name in task.plan(step):
-            with only_grad(task.nets, name):
-                loss = task.losses(name, latent_batch(items, Draws(seeds, device)), step)
-                updaters[name].step(loss.total)
-            task.after(name, step)
+        take_step(task, batches, updaters, step)
         if job.device.type == "cuda":
             torch.cuda.synchronize(job.device)
     result = {
@@ -190,28 +196,10 @@ def _claim(folder: Path, mark: str) -> None:
     write_text(note, mark + "\n")
 
 
-def _arguments(plan: Plan, options: dict, seed: int, folder: Path, device: str) -> Namespace:
-    """What `tools/train_distill.py` would have parsed for this run."""
-    return Namespace(
-        config=plan.base,
-        cfg_options=options,
-        work_dir=folder,
-        resume=True,
-        device=device,
-        launcher="none",
-        seed=seed,
-    )
-
-
-def _score(
-    plan: Plan, config: Config, rows: list[Forecast], folder: Path, device: str
-) -> list[dict]:
+def _score(plan: Plan, config: Config, rows: list[Row], folder: Path, device: str) -> list[dict]:
     """Score rows on validation clips and keep their counts in `folder/counts/`."""
     dataset = build_dataset(config, "val")
-    chosen = None
-    if plan.clips and plan.clips < len(dataset):
-        places = np.linspace(0, len(dataset) - 1, plan.clips)
-        chosen = np.unique(places.round().astype(int)).tolist()
+    chosen = evenly(len(dataset), plan.clips) if plan.clips else None
     out = folder / "counts"
     counted = count(rows, dataset, indices=chosen, device=device, out=out, progress=False)
     results = []
@@ -231,13 +219,13 @@ def prepare(plan: Plan, device: str) -> dict:
     mark = signature(plan, made_of)
     if record := finished(folder, mark):
         return record
-    job = Job(_arguments(plan, options, 0, folder, device), "distill")
+    job = Job(config, "distill", device, seed=0)
     vae, vae_fingerprint = job.frozen_vae()
     codec = build_codec(config, vae)
     job.latents(codec, vae_fingerprint)
 
-    teachers = lineup(config, None, TEACHER_STEPS, device=device)
-    rows = [forecast_row("teacher", forecaster, share="past") for forecaster in teachers.values()]
+    teachers = lineup(Models(config), None, TEACHER_STEPS, device=device)
+    rows = [forecast_row("teacher", entry.forecaster, share="past") for entry in teachers]
     rows.append(copy_last_row(config.data.future))
     if config.conditioning.kind == "gt":
         grid = build_grid(config)

@@ -12,7 +12,7 @@ from occdistill.store import atomic, write_json
 
 
 @dataclass
-class Finding:
+class Result:
     """Result of a study.
 
     Attributes:

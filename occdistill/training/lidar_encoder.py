@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,27 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from occdistill.autoencoder.losses import balanced_weights
 from occdistill.build.builders import build_codec, build_lidar_encoder
+from occdistill.build.settings import LidarEncoderSettings
 from occdistill.data.clips import ClipDataset
-from occdistill.data.occ3d import NUM_CLASSES, Grid
+from occdistill.data.occ3d import Grid
 from occdistill.data.poses import invert
 from occdistill.data.resample import warp
 from occdistill.data.voxel_cache import VoxelCache
-from occdistill.distill.base import Loss
+from occdistill.distill.base import Loss, Task
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.latents.cache import mirrored
-from occdistill.training.jobs import Job, first_rank_first
-from occdistill.training.tasks import OneNet
-from occdistill.training.validation import reconstruction, spread
+from occdistill.training.job import Ingredients, Job
+from occdistill.training.processes import first_rank_first
+from occdistill.training.validation import evenly, reconstruction
 
 
 class LidarFrames(Dataset):
     """Keyframes as merged LiDAR and as dense labels, and where the ego goes from there.
 
     Args:
-        clips: with LiDAR as their source; all keyframes of their scenes are used.
+        clips: with their past from LiDAR; all keyframes of their scenes are used.
         folder: under which the voxel caches lie.
         ahead: how many keyframes to look ahead.
     """
@@ -106,13 +105,13 @@ def seen_from_later(
     return batch
 
 
-class LidarEncoding(OneNet):
+class LidarEncoding(Task):
     """Squared error of scaled latents, and cross-entropy of what the frozen decoder makes of them.
 
     Args:
         encoder: see `occdistill.autoencoder.sparse`.
         vae: frozen; not part of the task's state.
-        cross_entropy_weight: of the cross-entropy against the labels; 0 for none.
+        settings: `cross_entropy_weight`.
         class_weights: of the cross-entropy, one per class; default equal.
     """
 
@@ -120,17 +119,16 @@ class LidarEncoding(OneNet):
         self,
         encoder: nn.Module,
         vae: nn.Module,
-        cross_entropy_weight: float = 0.0,
+        settings: LidarEncoderSettings,
         class_weights: Tensor | None = None,
     ) -> None:
-        super().__init__("lidar_encoder", encoder)
-        self.teacher = vae
-        self.cross_entropy_weight = cross_entropy_weight
+        super().__init__({"lidar_encoder": encoder}, vae)
+        self.cross_entropy_weight = settings.cross_entropy_weight
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def losses(self, name: str, batch: LidarBatch, step: int) -> Loss:
+    def lidar_encoder_loss(self, batch: LidarBatch, step: int) -> Loss:
         """Of one batch of keyframes."""
-        z = self.nets[name](batch.lidar)
+        z = self.nets["lidar_encoder"](batch.lidar)
         total = (z * self.teacher.scale - batch.latents).square().mean()
         logs = {"latent": total.detach()}
         if self.cross_entropy_weight:
@@ -157,7 +155,7 @@ class LidarScore:
         self, clips: ClipDataset, vae: nn.Module, count: int = 64, batch_size: int = 16
     ) -> None:
         self.vae, self.batches = vae, []
-        chosen = spread(len(clips), count)
+        chosen = evenly(len(clips), count)
         for start in range(0, len(chosen), batch_size):
             lidar, labels = [], []
             for i in chosen[start : start + batch_size]:
@@ -183,24 +181,23 @@ class LidarScore:
         return self._of(encoder, 0) | own
 
 
-def train_lidar_encoder(args: argparse.Namespace) -> None:
-    """Train the config's LiDAR encoder on the keyframes of the training split."""
-    job = Job(args, "lidar_encoder")
-    if job.config.data.get("source") != "lidar":
-        raise UserError(f'{args.config} reads labels: set data.source="lidar" to train on LiDAR')
+def prepare(job: Job) -> Ingredients:
+    """The config's LiDAR encoder, on the keyframes of the training split."""
+    config, settings = job.config, job.settings
+    if config.data.get("past_from") != "lidar":
+        raise UserError(
+            f'{config.filename} reads labels: set data.past_from="lidar" to train on LiDAR'
+        )
     vae, vae_fingerprint = job.frozen_vae()
-    encoder = build_lidar_encoder(job.config, vae, weights=False)
+    encoder = build_lidar_encoder(config, vae, weights=False)
     encoder.latent_scale.fill_(vae.scale)
-    clips, codec = job.clips("train"), build_codec(job.config, vae)
+    clips, codec = job.clips("train"), build_codec(config, vae)
     ahead = codec.future + max(codec.align) if codec.align else 0
     with first_rank_first():
         frames = LidarFrames(clips, job.cache, ahead)
-    sample = torch.from_numpy(frames.labels.voxels[spread(len(frames), 256)])
-    weights = balanced_weights(sample, NUM_CLASSES, job.option("class_balance", 0.0))
-    task = LidarEncoding(
-        encoder, vae, job.option("cross_entropy_weight", 0.0), weights.to(job.device)
-    )
-    batches = seen_from_later(vae, clips.grid, job.option("plain", 0.25))
-    validate = LidarScore(job.clips("val"), vae, job.option("val_clips", 64))
+    _, weights = job.class_sample(frames.labels)
+    task = LidarEncoding(encoder, vae, settings, weights.to(job.device))
+    batches = seen_from_later(vae, clips.grid, settings.plain)
+    validate = LidarScore(job.clips("val"), vae, settings.val_clips)
     fingerprints = {"vae": vae_fingerprint, "data": clips.fingerprint[:12]}
-    job.train(task, frames, batches, validate, fingerprints)
+    return Ingredients(task, frames, batches, validate, fingerprints)

@@ -25,22 +25,19 @@ from occdistill.store import read_npz, reading
 NOT_COMPARABLE = "not comparable with native Occ3D labels"
 
 
-class SourceLabels(NamedTuple):
-    """One keyframe: Occ3D class ids, and 1 where the source knows; uint8 (200, 200, 16)."""
+class KnownLabels(NamedTuple):
+    """One keyframe: Occ3D class ids, and 1 where the set knows; uint8 (200, 200, 16)."""
 
     semantics: np.ndarray
     known: np.ndarray
 
 
-class Source(Protocol):
+class LabelSet(Protocol):
     """A set of labels on disk.
 
-    Attributes
-    ----------
-    name
-        What users call it.
-    coarse
-        Its classes can't be told apart as Occ3D's 17; `load` refuses.
+    Attributes:
+        name: what users call it.
+        coarse: its classes can't be told apart as Occ3D's 17; `load` refuses.
     """
 
     name: str
@@ -50,7 +47,7 @@ class Source(Protocol):
         """The file of keyframe `index`."""
         ...
 
-    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
+    def load(self, root: Path, scene: Scene, index: int) -> KnownLabels:
         """The labels of keyframe `index` in its ego frame, on the Occ3D grid."""
         ...
 
@@ -70,48 +67,35 @@ class OpenOcc:
         """`openocc_v2/<scene>/<token>/labels.npz`."""
         return root / "openocc_v2" / scene.name / scene.keyframes[index].token / "labels.npz"
 
-    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
+    def load(self, root: Path, scene: Scene, index: int) -> KnownLabels:
         """Remapped ids; everything counts as known."""
         path = self.path(root, scene, index)
         ids = _dense(path, "semantics", len(_OPENOCC))
-        return SourceLabels(_OPENOCC[ids], np.ones(ids.shape, np.uint8))
+        return KnownLabels(_OPENOCC[ids], np.ones(ids.shape, np.uint8))
 
 
 @dataclass(frozen=True)
 class UniOcc:
     """UniOcc: the Occ3D grid with 10 coarse classes. Readable, but no truth for 17-class scores.
 
-    Parameters
-    ----------
-    folder
-        The set, such as NuScenes-via-Occ3D-2Hz-val.
+    Args:
+        folder: the set, such as NuScenes-via-Occ3D-2Hz-val.
     """
 
     folder: str = "NuScenes-via-Occ3D-2Hz-val"
     name: str = "uniocc"
     coarse: bool = True
 
-    CLASS_NAMES = (
-        "undefined", "vehicle", "bicycle", "motorcycle", "pedestrian", "traffic_cone",
-        "vegetation", "road", "terrain", "building", "free",
-    )  # fmt: skip
-
     def path(self, root: Path, scene: Scene, index: int) -> Path:
         """`<set>/<scene>/<index>.npz`; index 0 is the first keyframe."""
         return root / self.folder / scene.name / f"{index}.npz"
 
-    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
-        """Refused: see `load_coarse`."""
+    def load(self, root: Path, scene: Scene, index: int) -> KnownLabels:
+        """Refused, whatever is there."""
         raise UserError(
-            f"{self.path(root, scene, index)} holds UniOcc's {len(self.CLASS_NAMES) - 1} coarse "
-            "classes, which can't be scored as Occ3D's 17; use Occ3D's own labels (gts)"
+            f"{self.path(root, scene, index)} holds UniOcc's 10 coarse classes, "
+            "which can't be scored as Occ3D's 17; use Occ3D's own labels (gts)"
         )
-
-    def load_coarse(self, root: Path, scene: Scene, index: int) -> SourceLabels:
-        """Ids of `UniOcc.CLASS_NAMES`, not Occ3D's; known where a camera sees."""
-        path = self.path(root, scene, index)
-        ids = _dense(path, "occ_label", len(self.CLASS_NAMES))
-        return SourceLabels(ids, _dense(path, "occ_mask_camera", 2))
 
 
 @dataclass(frozen=True)
@@ -120,14 +104,10 @@ class SparseLidar:
 
     Ids 1..16 are Occ3D's; what isn't listed is free, 0 and 255 are noise (unknown).
 
-    Parameters
-    ----------
-    name
-        `openoccupancy` or `surroundocc`.
-    grid
-        Of the files, in the LiDAR frame.
-    columns
-        Where x, y, z and the class stand in a row of the file.
+    Args:
+        name: `openoccupancy` or `surroundocc`.
+        grid: of the files, in the LiDAR frame.
+        columns: where x, y, z and the class stand in a row of the file.
     """
 
     name: str
@@ -145,8 +125,8 @@ class SparseLidar:
         sweep = _need(frame.lidar, "sweep (sample_data.json)", self.name)
         return root / "nuscenes_occ" / "samples" / f"{Path(sweep).name}.npy"
 
-    def load(self, root: Path, scene: Scene, index: int) -> SourceLabels:
-        """Regridded to the keyframe's ego frame; unknown outside the source's grid and at noise."""
+    def load(self, root: Path, scene: Scene, index: int) -> KnownLabels:
+        """Regridded to the keyframe's ego frame; unknown outside the file's grid and at noise."""
         path = self.path(root, scene, index)
         voxels = _sparse(path, self.grid, self.columns)
         return regrid(voxels, self.grid, scene.keyframes[index].lidar_to_ego)
@@ -158,14 +138,16 @@ OPENOCCUPANCY = SparseLidar(
 SURROUNDOCC = SparseLidar(
     "surroundocc", Grid((200, 200, 16), 0.5, (-50.0, -50.0, -5.0)), (0, 1, 2, 3)
 )
-SOURCES: dict[str, Source] = {s.name: s for s in (OpenOcc(), UniOcc(), OPENOCCUPANCY, SURROUNDOCC)}
+LABEL_SETS: dict[str, LabelSet] = {
+    s.name: s for s in (OpenOcc(), UniOcc(), OPENOCCUPANCY, SURROUNDOCC)
+}
 UNKNOWN = 255
 
 
-def _need(value: str | None, what: str, source: str) -> str:
+def _need(value: str | None, what: str, name: str) -> str:
     if value is None:
         raise UserError(
-            f"{source} names its files after LiDAR sweeps, and this data root lists no {what}; "
+            f"{name} names its files after LiDAR sweeps, and this data root lists no {what}; "
             "fetch the nuScenes tables beside annotations.json"
         )
     return value
@@ -202,29 +184,24 @@ def _sparse(path: Path, grid: Grid, columns: Sequence[int]) -> np.ndarray:
 
 
 def regrid(
-    voxels: np.ndarray, grid: Grid, source_to_ego: np.ndarray, target: Grid = OCC3D
-) -> SourceLabels:
+    voxels: np.ndarray, grid: Grid, frame_to_ego: np.ndarray, target: Grid = OCC3D
+) -> KnownLabels:
     """Labels on another grid and in another frame, by nearest neighbour.
 
-    A target voxel larger than the source's looks at several places, and the most important class
+    A target voxel larger than the given ones looks at several places, and the most important class
     among them names it (`COARSEN_PRIORITY`), so that poles and people aren't lost between.
 
-    Parameters
-    ----------
-    voxels
-        Occ3D ids, or 255 where nothing is known, uint8 of `grid`'s shape.
-    grid
-        Of `voxels`, in the source frame.
-    source_to_ego
-        Rigid transform (4, 4).
-    target
-        Wanted grid, in the ego frame.
+    Args:
+        voxels: Occ3D ids, or 255 where nothing is known, uint8 of `grid`'s shape.
+        grid: of `voxels`, in the frame they come in.
+        frame_to_ego: rigid transform (4, 4).
+        target: wanted grid, in the ego frame.
     """
     if voxels.shape != grid.shape:
         raise ValueError(f"voxels {voxels.shape} don't lie on a grid of {grid.shape}")
     k = max(1, round(target.voxel_size / grid.voxel_size))
     fine = Grid(tuple(k * n for n in target.shape), target.voxel_size / k, target.origin)
-    scale, offset = voxel_map(invert(np.asarray(source_to_ego, np.float64)), grid, fine)
+    scale, offset = voxel_map(invert(np.asarray(frame_to_ego, np.float64)), grid, fine)
     seen = np.full(fine.shape, UNKNOWN, np.uint8)
     # a hair's breadth keeps borders that fall on centres from flickering
     nearest(np.ascontiguousarray(voxels), scale, offset + 1e-9, np.zeros(3, int), seen)
@@ -232,34 +209,30 @@ def regrid(
     semantics = merge_blocks(np.where(known, seen, np.uint8(FREE))[None], k)[0]
     x, y, z = target.shape
     count = known.reshape(x, k, y, k, z, k).sum((1, 3, 5))
-    return SourceLabels(semantics, (2 * count > k**3).view(np.uint8))
+    return KnownLabels(semantics, (2 * count > k**3).view(np.uint8))
 
 
-class SourceReader(FrameReader):
-    """Reads a `Source` where a `FrameReader` reads Occ3D's own labels.
+class LabelSetReader(FrameReader):
+    """Reads a `LabelSet` where a `FrameReader` reads Occ3D's own labels.
 
-    Parameters
-    ----------
-    reader
-        Of the data set whose scenes are read; its grid transform stays.
-    source, root
-        The labels and the folder they lie in.
-    scenes
-        The data set's scenes.
+    Args:
+        reader: of the data set whose scenes are read; its grid transform stays.
+        labels, root: the set and the folder it lies in.
+        scenes: the data set's scenes.
     """
 
     def __init__(
-        self, reader: FrameReader, source: Source, root: str | os.PathLike, scenes: list[Scene]
+        self, reader: FrameReader, labels: LabelSet, root: str | os.PathLike, scenes: list[Scene]
     ) -> None:
-        super().__init__(reader.root, reader.transform, reader.source, reader.merge)
-        self.labels_source, self.labels_root = source, Path(root)
+        super().__init__(reader.root, reader.transform, reader.past_from, reader.merge)
+        self.label_set, self.labels_root = labels, Path(root)
         self._place = {
             frame.token: (scene, i) for scene in scenes for i, frame in enumerate(scene.keyframes)
         }
 
     def labels(self, frame, masks: bool = False) -> tuple[np.ndarray, ...]:
-        """The source's labels on the data set's grid; where it knows stands for both masks."""
-        semantics, known = self.labels_source.load(self.labels_root, *self._place[frame.token])
+        """The set's labels on the data set's grid; where it knows stands for both masks."""
+        semantics, known = self.label_set.load(self.labels_root, *self._place[frame.token])
         voxels = self.transform(semantics)
         if not masks:
             return (voxels,)
@@ -267,16 +240,14 @@ class SourceReader(FrameReader):
         return voxels, known, known
 
 
-def with_source(dataset: ClipDataset, source: Source, root: str | os.PathLike) -> ClipDataset:
-    """Let a data set read its labels from a source; its fingerprint says so.
+def with_labels(dataset: ClipDataset, labels: LabelSet, root: str | os.PathLike) -> ClipDataset:
+    """Let a data set read its labels from such a set; its fingerprint says so.
 
-    Raises
-    ------
-    UserError
-        If the source's classes are too coarse to be scored.
+    Raises:
+        UserError: if the set's classes are too coarse to be scored.
     """
-    if source.coarse:
-        source.load(Path(root), dataset.scenes[0], 0)  # refuses, in its own words
-    dataset.reader = SourceReader(dataset.reader, source, root, dataset.scenes)
-    dataset.fingerprint = f"{source.name}-{dataset.fingerprint}"
+    if labels.coarse:
+        labels.load(Path(root), dataset.scenes[0], 0)  # refuses, in its own words
+    dataset.reader = LabelSetReader(dataset.reader, labels, root, dataset.scenes)
+    dataset.fingerprint = f"{labels.name}-{dataset.fingerprint}"
     return dataset

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from occdistill.data.clips import ClipDataset
-from occdistill.data.occ3d import FREE, OCC3D, Grid, load_semantics
-from occdistill.data.sources import (
+from occdistill.data.label_sets import (
     OPENOCCUPANCY,
     SURROUNDOCC,
     OpenOcc,
     UniOcc,
     regrid,
-    with_source,
+    with_labels,
 )
+from occdistill.data.occ3d import FREE, OCC3D, Grid, load_semantics
 from occdistill.errors import UserError
 
 OPENOCC_NAMES = [
@@ -62,13 +62,13 @@ def labels():
 def test_openocc_round_trip(labels, tmp_path):
     from occdistill.data.occ3d import CLASS_NAMES
 
-    scene, source = scene_of(np.eye(4)), OpenOcc()
-    path = source.path(tmp_path, scene, 0)
+    scene, openocc = scene_of(np.eye(4)), OpenOcc()
+    path = openocc.path(tmp_path, scene, 0)
     assert path == tmp_path / "openocc_v2/scene-0001/abc/labels.npz"
     path.parent.mkdir(parents=True)
     theirs = np.array([OPENOCC_NAMES.index(CLASS_NAMES[c]) if c else 0 for c in range(18)])[labels]
     np.savez(path, semantics=theirs.astype(np.uint8), flow=np.zeros((2, 2)))
-    got = source.load(tmp_path, scene, 0)
+    got = openocc.load(tmp_path, scene, 0)
     np.testing.assert_array_equal(got.semantics, labels)
     assert got.known.all()
 
@@ -151,18 +151,11 @@ def test_noise_is_unknown_and_small_things_survive():
     assert got.known.sum() == 7
 
 
-def test_uniocc_reads_coarse_classes_and_refuses_17(labels, tmp_path):
-    scene, source = scene_of(np.eye(4)), UniOcc("set")
-    path = source.path(tmp_path, scene, 0)
-    assert path == tmp_path / "set/scene-0001/0.npz"
-    path.parent.mkdir(parents=True)
-    coarse = (labels % 11).astype(np.uint8)
-    mask = np.ones(OCC3D.shape, np.uint8)
-    cameras = np.array([{"name": "CAM_FRONT"}], dtype=object)  # what their files also hold
-    np.savez(path, occ_label=coarse, occ_mask_camera=mask, cameras=cameras)
-    np.testing.assert_array_equal(source.load_coarse(tmp_path, scene, 0).semantics, coarse)
+def test_uniocc_is_too_coarse_for_17_classes(tmp_path):
+    scene, uniocc = scene_of(np.eye(4)), UniOcc("set")
+    assert uniocc.path(tmp_path, scene, 0) == tmp_path / "set/scene-0001/0.npz"
     with pytest.raises(UserError, match="coarse classes"):
-        source.load(tmp_path, scene, 0)
+        uniocc.load(tmp_path, scene, 0)
 
 
 def test_damaged_files_are_sentences(labels, tmp_path):
@@ -190,7 +183,7 @@ def test_damaged_files_are_sentences(labels, tmp_path):
         SURROUNDOCC.load(tmp_path, scene, 0)
 
 
-def test_a_data_set_reads_a_source(tiny_world, tmp_path):
+def test_a_data_set_reads_other_labels(tiny_world, tmp_path):
     data = ClipDataset(tiny_world, "v1.0-synthetic", "val", masks=True)
     native = data[0]
     before = data.fingerprint
@@ -204,11 +197,11 @@ def test_a_data_set_reads_a_source(tiny_world, tmp_path):
         path.parent.mkdir(parents=True)
         semantics = load_semantics(Path(tiny_world) / frame.labels)
         np.savez(path, semantics=to_theirs[semantics])
-    data = with_source(data, OpenOcc(), tmp_path)
+    data = with_labels(data, OpenOcc(), tmp_path)
     item = data[0]
     kept = native["future"] != 0  # `others` doesn't exist in OpenOcc
     assert (item["future"][kept] == native["future"][kept]).all()
     assert item["mask_lidar"].all()
     assert data.fingerprint != before
     with pytest.raises(UserError, match="coarse"):
-        with_source(data, UniOcc(), tmp_path)
+        with_labels(data, UniOcc(), tmp_path)

@@ -1,0 +1,166 @@
+"""What an evaluation is made of: the rows and measures that a config and a checkpoint allow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from occdistill.build.builders import build_grid
+from occdistill.build.lineup import STEPS, lineup, with_parts
+from occdistill.build.models import Models
+from occdistill.data.clips import ClipDataset
+from occdistill.errors import UserError
+from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
+from occdistill.evaluation.measures import observers
+from occdistill.evaluation.rows import Row, ceiling_row, copy_last_row, ego_warp_row, forecast_row
+
+ROWS = (
+    "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
+    "ego-warp-extrapolated-carried", "ceiling",
+)  # fmt: skip
+MEASURES = ("ray-iou", "ray-iou-entry", "consistency", "latent", "samples")
+
+
+def build_rows(
+    wanted: Collection[str],
+    models: Models,
+    dataset: ClipDataset,
+    checkpoint: str | Path | None = None,
+    *,
+    teacher_nfe: Sequence[int] = STEPS,
+    decoders: Sequence[str] = ("full",),
+    encoders: Sequence[str] = ("full",),
+    device: str = "cpu",
+    **options: Any,
+) -> list[Row]:
+    """Every row asked for that the config's conditioning allows; where the past is LiDAR, also
+    what its labels would have given.
+
+    Args:
+        wanted: of `ROWS`.
+        models: of the config.
+        dataset: of the clips.
+        checkpoint: of the `student` row; None: there is none.
+        teacher_nfe: see `lineup`.
+        decoders: see there.
+        encoders: see there.
+        device: where the networks run.
+        **options: others of `lineup`.
+
+    Raises:
+        UserError: there is none of them.
+    """
+    parts, lidar = dict(decoders=decoders, encoders=encoders), dataset.reader.past_from == "lidar"
+    student = checkpoint if "student" in wanted else None
+    teacher_nfe = teacher_nfe if "teacher" in wanted else ()
+    entries = lineup(models, student, teacher_nfe, device=device, **parts, **options)
+    rows = [
+        forecast_row(
+            entry.title, entry.forecaster, share=("past", entry.encoder), decoder=entry.decoder,
+            encoder=entry.encoder, checkpoint=entry.checkpoint, vae=models.vae_mark,
+            cache=entry.cache,
+        )
+        for entry in entries
+    ]  # fmt: skip
+    if lidar:
+        rows += [from_labels_row(r, dataset) for r in rows if r.facts["encoder"] == "full"]
+    if "copy-last" in wanted:
+        rows.append(copy_last_row(dataset.future))
+    rows += _ego_warp_rows(wanted, models)
+    if "ceiling" in wanted:
+        rows += _ceiling_rows(models, dataset, device, **parts)
+    if not rows:
+        raise UserError(
+            f"nothing to score: of --rows {' '.join(wanted)} this config and checkpoint have none"
+        )
+    return rows
+
+
+def _ego_warp_rows(wanted: Collection[str], models: Models) -> list[Row]:
+    """With true poses where the models are given them too, and with objects carried where there
+    are the three past frames that it takes.
+    """
+    config, rows = models.config, []
+    for extrapolated, carry in product((False, True), repeat=2):
+        name = "ego-warp" + "-extrapolated" * extrapolated + "-carried" * carry
+        given = extrapolated or config.conditioning.kind == "gt"
+        if name in wanted and given and (not carry or config.data.past >= 3):
+            rows.append(ego_warp_row(build_grid(config), config.data.future, extrapolated, carry))
+    return rows
+
+
+def _ceiling_rows(
+    models: Models,
+    dataset: ClipDataset,
+    device: str,
+    decoders: Sequence[str],
+    encoders: Sequence[str],
+) -> list[Row]:
+    """The full autoencoder's, and what each of the light parts asked for leaves of it; where the
+    past is LiDAR, also what each makes of LiDAR.
+    """
+    rows = []
+    lidar = dataset.reader.past_from == "lidar"
+    for decoder, encoder in dict.fromkeys([("full", "full"), *product(decoders, encoders)]):
+        codec = models.codec(decoder, encoder)
+        codec.vae.to(device)
+        facts = dict(decoder=decoder, encoder=encoder, vae=models.vae_mark, dtype="float32")
+        made = [] if encoder == "lidar" else [ceiling_row(codec, **facts)]  # it knows no labels
+        made += [lidar_ceiling_row(codec, dataset, **facts)] if lidar else []
+        for row in made:
+            row.model = with_parts(row.model, decoder, encoder)
+        rows += made
+    return [*rows, lidar_ceiling_row(None, dataset)] if lidar else rows
+
+
+def build_measures(
+    wanted: Collection[str],
+    models: Models,
+    dataset: ClipDataset,
+    rows: Sequence[Row],
+    *,
+    samples: int = 4,
+    predictions: Path | None = None,
+    device: str = "cpu",
+) -> list[observers.Observer]:
+    """The observers asked for.
+
+    Args:
+        wanted: of `MEASURES`.
+        models: of the config.
+        dataset: of the clips.
+        rows: that are observed.
+        samples: futures per clip.
+        predictions: folder to write every forecast to; None: none is written.
+        device: where the networks are.
+    """
+
+    def latent() -> observers.Observer:
+        codec = models.codec()
+        codec.vae.to(device)
+        return observers.latent(codec, models.vae_mark)
+
+    known = {
+        "ray-iou": lambda: observers.ray_iou(dataset, distance="exit"),
+        "ray-iou-entry": lambda: observers.ray_iou(dataset, distance="entry"),
+        "consistency": lambda: observers.consistency(dataset.grid),
+        "latent": latent,
+        "samples": lambda: observers.samples(dataset.future, samples),
+    }
+    made = [known[name]() for name in MEASURES if name in wanted]
+    if predictions is not None:
+        data = models.config.data
+        grid = dict(crop=data.get("crop"), coarsen=data.get("coarsen", 1))
+        made.append(observers.save_predictions(predictions, dataset, rows, **grid))
+    return made
+
+
+def some_clips(dataset: ClipDataset, count: int | None) -> list[int] | None:
+    """Numbers of `count` clips, spread evenly; None for all where there are no more."""
+    if count is None or count >= len(dataset):
+        return None
+    return np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()

@@ -1,0 +1,65 @@
+"""Distilling the teacher into a one-step student."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmengine.config.lazy import LazyObject
+
+from occdistill import checkpoint as ckpt
+from occdistill.build.builders import (
+    build_codec,
+    build_method,
+    build_teacher,
+    conditioning_mark,
+    sampler_options,
+)
+from occdistill.build.config import advice
+from occdistill.errors import UserError
+from occdistill.training.job import Ingredients, Job
+from occdistill.training.teacher import latent_batch
+from occdistill.training.validation import ForecastScore
+
+
+def method_name(config: Config) -> str:
+    """Name of the config's distillation method.
+
+    Raises:
+        UserError: it has none.
+    """
+    kind = (config.get("method") or {}).get("type")
+    if kind is None:
+        raise UserError(f"{config.filename} names no method: add method=dict(type=…), such as MFD")
+    return getattr(kind, "__name__", str(kind).rsplit(".", 1)[-1])
+
+
+def use_method(config: Config, method: type) -> None:
+    """Make `method` the config's; where it is already, with the config's arguments."""
+    if not config.get("method") or method_name(config) != method.__name__:
+        # as an import in a config file would be, so that the config can be written out
+        config.method = dict(type=LazyObject(method.__module__, method.__name__))
+
+
+def prepare(job: Job) -> Ingredients:
+    """The config's method around its teacher."""
+    config = job.config
+    vae, vae_fingerprint = job.frozen_vae()
+    codec = build_codec(config, vae)
+    teacher = build_teacher(config)
+    trained_on = ckpt.load(config.teacher_checkpoint)["fingerprints"].get("vae")
+    if trained_on not in (None, vae_fingerprint):
+        raise UserError(
+            f"the teacher {config.teacher_checkpoint} was trained on the latents of VAE "
+            f"{trained_on}, not of {config.vae_checkpoint} ({vae_fingerprint}): "
+            f"{advice(config, 'teacher')}"
+        )
+    clips = job.latents(codec, vae_fingerprint)
+    task = build_method(config, (config.data.future, *vae.latent_shape), teacher)
+    sampler = dict(nfe=1, **sampler_options(config))
+    validate = ForecastScore(job.clips("val"), codec, job.settings.val_clips, sampler)
+    fingerprints = {
+        "vae": vae_fingerprint,
+        "data": clips.fingerprint,
+        "teacher": ckpt.fingerprint(teacher.state_dict()),
+        "conditioning": conditioning_mark(config),
+    }
+    return Ingredients(task, clips, latent_batch, validate, fingerprints)

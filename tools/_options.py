@@ -1,0 +1,72 @@
+"""The options that tools share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+
+from occdistill.build.config import load_config
+from occdistill.build.models import DECODERS, ENCODERS
+from occdistill.evaluation.protocols import PROTOCOLS
+from occdistill.evaluation.views import VIEWS
+from occdistill.runtime.forecaster import BACKENDS
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser whose help says what the tool's docstring says first."""
+    return argparse.ArgumentParser(description=description.splitlines()[0])
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, as argparse's `type`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def add_device(add) -> None:
+    """Where networks run; `add` is a parser's `add_argument`."""
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def add_config(add, **config: Any) -> None:
+    """A config file, and changes to it; `read_config` reads both."""
+    add("config", **{"help": "a file in configs/", **config})
+    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config that `add_config`'s options say."""
+    return load_config(args.config, args.cfg_options)
+
+
+def add_forecaster(add, several: bool = False) -> None:
+    """How forecasters run, and with which parts of the autoencoder (`several`: rows for each)."""
+    parts = dict(nargs="+" if several else 1, default=["full"])
+    add_device(add)
+    add("--dtype", default="float32", choices=DTYPES, help="of matrix products")
+    add("--backend", default="eager", choices=BACKENDS)
+    add("--decoder", choices=DECODERS, help="full, or the config's light one", **parts)
+    add("--encoder", choices=ENCODERS, help="full, light, or from LiDAR voxels", **parts)
+
+
+def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_forecaster` parsed, as arguments of `lineup`."""
+    return dict(
+        device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend,
+        decoders=args.decoder, encoders=args.encoder,
+    )  # fmt: skip
+
+
+def add_scoring(add) -> None:
+    """Under which rules forecasts are scored."""
+    add("--protocol", nargs="+", default=["occdistill"], metavar="NAME", help=", ".join(PROTOCOLS))
+    add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
+    add("--workers", type=int, default=0, help="processes that read data")
+    add("--out", type=Path, help="folder of the report and the counts")
