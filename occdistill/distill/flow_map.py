@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from occdistill.distill.base import Batch, Method
+from occdistill.distill.base import Batch, Loss, Method, require, time_law
+from occdistill.distill.losses import adaptive
 from occdistill.flow.derivatives import Derivative
 from occdistill.flow.networks.base import VelocityNetwork
-from occdistill.flow.path import interpolate
+from occdistill.flow.path import Draws, TimeLaw, interpolate
 from occdistill.latents.condition import Condition
 
 
@@ -81,7 +84,72 @@ class FlowMap(Method):
         self._count_tangent(x_t)
         return self.derivative.end(self.nets["student"], x_t, t, r, condition)
 
-    def _count_tangent(self, x_t: Tensor) -> None:
+    def value_and_end_derivative(
+        self, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition
+    ) -> tuple[Tensor, Tensor]:
+        """`u` and `Dr u` of the student, both with gradients."""
+        self._count_tangent(x_t)
+        return self.derivative.value_and_end(self.nets["student"], x_t, t, r, condition)
+
+    def mixed_derivative(
+        self, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition, v: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`Dt u`, `Dr u` and `Dt Dr u` of the student, without gradients, moving with v."""
+        self._count_tangent(x_t, 3)
+        return self.derivative.mixed(self.nets["student"], x_t, t, r, condition, v)
+
+    def _count_tangent(self, x_t: Tensor, count: int = 1) -> None:
         """A tangent costs at least one more evaluation than the call that the hooks see."""
         if self.derivative.kind == "jvp":
-            self.evaluations += len(x_t)
+            self.evaluations += count * len(x_t)
+
+
+class IntervalRegression(FlowMap):
+    """The MeanFlow family: regression on an identity of average velocities at random intervals.
+
+    A subclass says what must vanish, `residuals`; this class draws the intervals and weighs.
+
+    Args:
+        times: law of the interval's ends; default logit-normal with mean 0.4 (MeanFlow: -0.4 in a
+            time that runs the other way).
+        instantaneous: fraction of samples with r = t, which learn the velocity itself.
+        power: of the adaptive weight `1 / (||.||² + 0.01)^power`; 0 is the plain square.
+        **kwargs: see `FlowMap`.
+    """
+
+    def __init__(
+        self,
+        *args,
+        times: TimeLaw | dict | None = None,
+        instantaneous: float = 0.5,
+        power: float = 1.0,
+        **kwargs,
+    ) -> None:
+        require(0 <= instantaneous <= 1, "instantaneous must lie in [0, 1]", instantaneous)
+        require(power >= 0, "power must not be negative", power)
+        super().__init__(*args, **kwargs)
+        self.times = time_law(times, mean=0.4)
+        self.instantaneous, self.power = instantaneous, power
+
+    def student_loss(self, batch: Batch, step: int) -> Loss:
+        """Its log `gap` is the mean squared residual of the last identity."""
+        t, r = self.intervals(batch.draws, step)
+        x_t = noised_data(batch, t)
+        found = self.residuals(x_t, t, r, batch, step)
+        loss = sum(share * self.distance(rest, t, r, step).mean() for share, rest in found)
+        return Loss(loss, {"gap": found[-1][1].detach().square().mean()})
+
+    def intervals(self, draws: Draws, step: int) -> tuple[Tensor, Tensor]:
+        """Start and end times, `(B,)` each, `t <= r`."""
+        t, r = self.times.intervals(draws)
+        return t, torch.where(draws.uniform(1)[:, 0] < self.instantaneous, t, r)
+
+    @abstractmethod
+    def residuals(
+        self, x_t: Tensor, t: Tensor, r: Tensor, batch: Batch, step: int
+    ) -> list[tuple[float, Tensor]]:
+        """Weights and what must vanish, the shape of x_t each, with the student's gradients."""
+
+    def distance(self, residual: Tensor, t: Tensor, r: Tensor, step: int) -> Tensor:
+        """Each sample's weighted square, `(B,)`."""
+        return adaptive(residual.square().flatten(1).sum(1), self.power)

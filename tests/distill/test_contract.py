@@ -3,18 +3,27 @@
 import pytest
 import torch
 
+from occdistill.distill.alphaflow import AlphaFlow
 from occdistill.distill.ayf import AYF
 from occdistill.distill.base import Batch, only_grad
+from occdistill.distill.composition import Composition
 from occdistill.distill.consistency import Consistency
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.dmd2 import DMD2
+from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
+from occdistill.distill.moment_matching import MomentMatching
 from occdistill.distill.no_auxiliary import NoAuxiliary
+from occdistill.distill.progressive_distillation import ProgressiveDistillation
+from occdistill.distill.reflow import Reflow
 from occdistill.distill.regression import Regression
+from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.distill.senseflow import SenseFlow
 from occdistill.distill.sid import SiD
+from occdistill.distill.terminal_velocity import TerminalVelocity
 from occdistill.distill.velocity_matching import VelocityMatching
+from occdistill.distill.weighted import WeightedMeanFlow
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import Draws
 from occdistill.flow.solver import sample
@@ -35,6 +44,26 @@ METHODS = {
     "regression": (Regression, dict(steps=2)),
     "sid": (SiD, {}),
     "meanflow": (MeanFlow, {}),
+    "second_order": (SecondOrderMeanFlow, {}),
+    "second_order_difference": (SecondOrderMeanFlow, dict(derivative=dict(kind="difference"))),
+    "improved_meanflow": (ImprovedMeanFlow, {}),
+    "improved_meanflow_data": (ImprovedMeanFlow, dict(velocity="data")),
+    "alphaflow": (AlphaFlow, {}),
+    "alphaflow_end": (AlphaFlow, dict(alpha=0.0)),
+    "weighted": (WeightedMeanFlow, dict(parts=3, steps=10)),
+    "terminal_velocity": (TerminalVelocity, {}),
+    "terminal_velocity_difference": (
+        TerminalVelocity,
+        dict(derivative=dict(kind="difference", chunk=1)),
+    ),
+    "composition": (Composition, {}),
+    "progressive_distillation": (ProgressiveDistillation, {}),
+    "reflow": (Reflow, dict(steps=2)),
+    "moment_matching": (MomentMatching, dict(particles=2, halvings=4.0)),
+    "moment_matching_teacher": (
+        MomentMatching,
+        dict(particles=2, halvings=4.0, ends="teacher", steps=2),
+    ),
 }
 
 

@@ -89,3 +89,33 @@ def test_the_error_of_differences_falls_with_the_square_of_the_step():
 def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="exact"):
         Derivative("exact")
+
+
+@pytest.mark.parametrize("derivative", KINDS, ids=str)
+def test_the_exact_flow_map_obeys_the_second_order_identity(derivative):
+    """`u = ½[v(x_t, t) + v(x_r, r)] - ½ (r - t)² Dt Dr u`; the first two are `total` and `end`."""
+    x, t, r, c = gaussian_points()
+    u_net, v_net = GaussianFlowMap(1.0, 0.7).double(), GaussianField(1.0, 0.7).double()
+    u, v = u_net(x, t, c, r=r), v_net(x, t, c)
+    gap = (r - t).view(-1, 1, 1, 1, 1)
+    d_t, d_r, d_tr = derivative.mixed(u_net, x, t, r, c, v)
+    torch.testing.assert_close(d_t, derivative.total(u_net, x, t, r, c, v))
+    torch.testing.assert_close(d_r, derivative.end(u_net, x, t, r, c))
+    found = (v + v_net(x + gap * u, r, c)) / 2 - gap**2 / 2 * d_tr
+    tolerance = 1e-12 if derivative.kind == "jvp" else 1e-2  # one-sided at the ends
+    torch.testing.assert_close(found, u, atol=tolerance, rtol=0)
+
+
+def test_nested_forward_mode_agrees_with_differences_through_attention():
+    net = trained_looking_network().double()
+    x, _, c = inputs(4)
+    x, c = x.double(), c.to(torch.float64)
+    t, r = (
+        torch.tensor(q, dtype=torch.float64) for q in ([0.1, 0.2, 0.5, 0.7], [0.9, 0.9, 0.5, 0.8])
+    )
+    v = torch.randn_like(x)
+    exact = Derivative("jvp", chunk=3).mixed(net, x, t, r, c, v)
+    close = Derivative("difference", mixed_step=1e-4).mixed(net, x, t, r, c, v)
+    assert not exact[2].requires_grad
+    for one, other in zip(exact, close):
+        assert (one - other).norm() < 0.02 * one.norm()
