@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from occdistill.distill.add import ADD
+from occdistill.distill.apt import APT
 from occdistill.distill.ayf import AYF
 from occdistill.distill.base import Batch, only_grad
 from occdistill.distill.consistency import Consistency
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.dmd2 import DMD2
+from occdistill.distill.ladd import LADD
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
 from occdistill.distill.no_auxiliary import NoAuxiliary
@@ -35,6 +38,9 @@ METHODS = {
     "regression": (Regression, dict(steps=2)),
     "sid": (SiD, {}),
     "meanflow": (MeanFlow, {}),
+    "add": (ADD, dict(starts=(0.0, 0.5))),
+    "ladd": (LADD, dict(real_steps=2)),
+    "apt": (APT, {}),
 }
 
 
@@ -102,6 +108,16 @@ def test_losses_do_not_depend_on_the_order_of_the_batch(method):
             method.losses(name, make_batch(order), 5).total for order in ((0, 1, 2), (2, 0, 1))
         )
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_gives_the_same_losses(method):
+    """As the trainer computes them: under autocast, weights in float32."""
+    for name in method.nets:
+        exact = method.losses(name, make_batch(), 5).total
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = method.losses(name, make_batch(), 5).total
+        torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.02)
+        rounded.backward()
 
 
 def test_two_steps_of_the_plan_leave_finite_new_weights(method):
