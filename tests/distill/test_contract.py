@@ -9,7 +9,10 @@ from occdistill.distill.ayf import AYF
 from occdistill.distill.base import Batch, only_grad
 from occdistill.distill.consistency import Consistency
 from occdistill.distill.diff_instruct import DiffInstruct
+from occdistill.distill.diff_ratio import DiffRatio
 from occdistill.distill.dmd2 import DMD2
+from occdistill.distill.f_distill import FDistill
+from occdistill.distill.flow_generator_matching import FlowGeneratorMatching
 from occdistill.distill.ladd import LADD
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
@@ -41,6 +44,9 @@ METHODS = {
     "add": (ADD, dict(starts=(0.0, 0.5))),
     "ladd": (LADD, dict(real_steps=2)),
     "apt": (APT, {}),
+    "diff_ratio": (DiffRatio, {}),
+    "f_distill": (FDistill, dict(ratio=2)),
+    "flow_generator_matching": (FlowGeneratorMatching, {}),
 }
 
 
