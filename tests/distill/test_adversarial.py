@@ -185,9 +185,15 @@ def test_approximated_r1_is_the_squared_slope_of_a_linear_discriminator(case):
     expected = quadrature(lambda t: (0.1 * 0.5 * slope(t, s)) ** 2, method.gan_times).mean()
     assert loss.logs["r1"].item() == pytest.approx(expected.item(), rel=0.02)
     torch.testing.assert_close(loss.total, loss.logs["discriminator"] + 100 * loss.logs["r1"])
-    loss.total.backward()  # R1 flattens the discriminator: it reaches its head and its trunk
+    # R1 is quadratic in the slope, through both of its ends; the trunk is reached too
     net = method.nets["discriminator"]
-    assert net.heads[0].slope.grad > 1 and net.flow.std.grad.abs().sum() > 0
+    (with_r1,) = torch.autograd.grad(loss.total, net.heads[0].slope, retain_graph=True)
+    method.r1_weight = 0.0
+    bare = method.losses("discriminator", batch_of(case), 0).total
+    (without,) = torch.autograd.grad(bare, net.heads[0].slope)
+    torch.testing.assert_close(with_r1 - without, 100 * 2 * loss.logs["r1"] / 0.5)
+    (trunk,) = torch.autograd.grad(loss.total, net.flow.std)
+    assert (trunk != 0).all()
 
 
 @BOTH
