@@ -26,8 +26,9 @@ from torch import nn
 
 from occdistill.distill.adversarial import Adversarial
 from occdistill.distill.base import Batch, Loss, require
-from occdistill.distill.discriminator import Discriminator, Tap
+from occdistill.distill.discriminator import Discriminator
 from occdistill.distill.losses import DIVERGENCES
+from occdistill.flow.networks.base import Tap
 
 
 class DiffRatio(Adversarial):

@@ -223,6 +223,8 @@ def test_each_step_reaches_its_own_net_only(cls):
     method = build(cls, PLANE, Linear(0.5))
     assert method.plan(0) == method.plan(9) == ("discriminator", "student")
     assert build(cls, PLANE, ratio=3).plan(0) == ("discriminator",) * 3 + ("student",)
+    method.losses("discriminator", batch_of(PLANE, 64), 0).total.backward()
+    assert method.nets["student"].a.grad is None  # its samples are given, not made for this
     for name in method.nets:
         method.zero_grad()
         with only_grad(method.nets, name):
