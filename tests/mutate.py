@@ -445,6 +445,25 @@ CHANGES = [
         "distill/test_steps",
         ("require(self.steps == 1", "require(self.steps >= 1"),
     ),
+    *changes(
+        "distill/x_prediction",
+        "distill/test_x_prediction",
+        ("self.guided_teacher(", "self.teacher("),
+        ("u - expand(r - t, x_t) * d_t", "u + expand(r - t, x_t) * d_t"),
+        ("u - expand(r - t, x_t) * d_t", "u - d_t"),
+        ("condition, r=r)", "condition, r=t)"),
+        ("x_t, t, r, condition, v_T)", "x_t, r, t, condition, v_T)"),
+        ("denoise(x_t, u, t)[clear]", "denoise(x_t, u, 1 - t)[clear]"),
+        ("denoise(x_t, u, t)[clear]", "denoise(x_t, u.detach(), t)[clear]"),
+        ("t > self.clear_from", "t < self.clear_from"),
+        ("adaptive(decoded).sum() / len(t)", "adaptive(decoded).mean()"),
+        ("adaptive(decoded).sum()", "decoded.sum()"),
+        ("self.decoded_weight * adaptive", "adaptive"),
+        ("found / self.decoder.scale", "found"),
+        ('parts["cross_entropy"] + parts["lovasz"]', 'parts["cross_entropy"]'),
+        ("t = t.clamp_max(LATEST)", "pass"),
+        ("frozen(decoder)", "decoder"),
+    ),
 ]
 
 

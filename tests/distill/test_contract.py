@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from occdistill.autoencoder.vae import VAE
 from occdistill.distill.add import ADD
 from occdistill.distill.apt import APT
 from occdistill.distill.ayf import AYF
@@ -21,12 +22,14 @@ from occdistill.distill.regression import Regression
 from occdistill.distill.senseflow import SenseFlow
 from occdistill.distill.sid import SiD
 from occdistill.distill.velocity_matching import VelocityMatching
+from occdistill.distill.x_prediction import XPrediction
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import Draws
 from occdistill.flow.solver import sample
 from occdistill.latents.condition import Condition
 
 SHAPE = (2, 8, 8, 8)
+DECODER = dict(channels=8, embedding=2, width=(16, 16), blocks=(1, 1), decoder_width=16)
 METHODS = {
     "mfd": (MFD, dict(ode_step=0.25)),
     "velocity_matching": (VelocityMatching, {}),
@@ -47,6 +50,7 @@ METHODS = {
     "diff_ratio": (DiffRatio, {}),
     "f_distill": (FDistill, dict(ratio=2)),
     "flow_generator_matching": (FlowGeneratorMatching, {}),
+    "x_prediction": (XPrediction, dict(decoder=VAE((32, 32, 2), **DECODER), clear_from=0.2)),
 }
 
 
