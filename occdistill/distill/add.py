@@ -87,7 +87,7 @@ class ADD(Adversarial):
         x_s = noised_data(batch, s)
         return denoise(x_s, self.nets["student"](x_s, s, batch.condition), s)
 
-    def student_loss(self, batch: Batch, step: int = 0) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Look real and stay with the teacher; `gap` is the anchor."""
         x_1 = self.generate(batch)
         gan, anchor = self.adversarial(x_1, batch), self.distillation(x_1, batch)

@@ -11,7 +11,7 @@ with which time.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -31,7 +31,7 @@ from occdistill.flow.solver import sample
 from occdistill.latents.condition import Condition
 
 
-class Adversarial(Method, ABC):
+class Adversarial(Method):
     """The losses above.
 
     Args:
@@ -90,13 +90,7 @@ class Adversarial(Method, ABC):
         """`ratio` discriminator updates, then one student update."""
         return ("discriminator",) * self.ratio + ("student",)
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """The loss of the student or of the discriminator."""
-        if name not in self.nets:
-            return super().losses(name, batch, step)
-        return getattr(self, f"{name}_loss")(batch, step)
-
-    def discriminator_loss(self, batch: Batch, step: int = 0) -> Loss:
+    def discriminator_loss(self, batch: Batch, step: int) -> Loss:
         """Tell real from fake, not too steeply; `discriminator_right` is how often it does."""
         with torch.no_grad():
             x_real, t_real = self.shown(self.real_futures(batch), batch)
@@ -117,7 +111,7 @@ class Adversarial(Method, ABC):
         near = x + self.r1_std * batch.draws.normal(*self.latent_shape)
         return (h - self.nets["discriminator"].logits(near, t, batch.condition)).square().mean()
 
-    def student_loss(self, batch: Batch, step: int = 0) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Look real."""
         gan = self.adversarial(self.generate(batch), batch)
         return Loss(gan, {"generator": gan.detach()})

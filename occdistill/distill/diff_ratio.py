@@ -60,7 +60,7 @@ class DiffRatio(Adversarial):
         """A network of its own, which starts as the teacher and is read at its bottleneck."""
         return Discriminator(copy.deepcopy(teacher), taps, heads)
 
-    def student_loss(self, batch: Batch, step: int = 0) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Descend the divergence; `log_ratio` is the mean of l, whose negative is KL(q_t || p_t)."""
         x_t, t = self.shown(self.generate(batch), batch)
         log_ratio = self.nets["discriminator"].logits(x_t, t, batch.condition)

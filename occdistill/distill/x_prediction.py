@@ -69,13 +69,7 @@ class XPrediction(FlowMap):
         self.times, self.instantaneous = time_law(times, mean=0.4), instantaneous
         self.power = power
 
-    def losses(self, name: str, batch: Batch, step: int) -> Loss:
-        """Of the student."""
-        if name != "student":
-            return super().losses(name, batch, step)
-        return self.student_loss(batch, step)
-
-    def student_loss(self, batch: Batch, step: int = 0) -> Loss:
+    def student_loss(self, batch: Batch, step: int) -> Loss:
         """Both terms; `gap` is the mean squared residual of the first, `decoded` the plain second."""
         condition, draws = batch.condition, batch.draws
         t, r = self.times.intervals(draws)
