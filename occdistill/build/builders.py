@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from occdistill import checkpoint as checkpoints
 from occdistill.autoencoder.light import Light
 from occdistill.build.config import advice, data_root
-from occdistill.build.schema import resolve
+from occdistill.build.schema import arguments, resolve
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
 from occdistill.distill.base import Method, frozen
@@ -242,8 +242,9 @@ def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None
 
 
 def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
-    """The distillation method around a teacher (default: the config's)."""
+    """The distillation method around a teacher (default: the config's), with a decoder if it asks."""
     teacher = build_teacher(config) if teacher is None else teacher
-    return _instantiate(
-        config.method, teacher=teacher, latent_shape=latent_shape, guidance=config.guidance
-    )
+    given = dict(teacher=teacher, latent_shape=latent_shape, guidance=config.guidance)
+    if "decoder" in arguments(resolve(config.method["type"])):
+        given["decoder"] = build_vae(config)
+    return _instantiate(config.method, **given)
