@@ -239,8 +239,9 @@ def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None
 
 
 def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
-    """The distillation method around a teacher (default: the config's)."""
+    """The distillation method around a teacher (default: the config's), with a decoder if it asks."""
     teacher = build_teacher(config) if teacher is None else teacher
-    return _instantiate(
-        config.method, teacher=teacher, latent_shape=latent_shape, guidance=config.guidance
-    )
+    given = dict(teacher=teacher, latent_shape=latent_shape, guidance=config.guidance)
+    if "decoder" in arguments(resolve(config.method["type"])):
+        given["decoder"] = build_vae(config)
+    return _instantiate(config.method, **given)

@@ -200,6 +200,20 @@ class SpaceTimeUNet(VelocityNetwork):
         """The last block of the coarsest level."""
         return (Tap(f"middle.{len(self.middle) - 1}", self.horizon.shape[1]),)
 
+    @property
+    def levels(self) -> tuple[Tap, ...]:
+        """The last residual block of every finer level on either side of the coarsest one."""
+
+        def ends(side: str) -> list[Tap]:
+            layers = [*getattr(self, side), None]
+            return [
+                Tap(f"{side}.{i}", block.conv2.out_channels)
+                for i, (block, after) in enumerate(zip(layers, layers[1:]))
+                if isinstance(block, ResBlock) and not isinstance(after, ResBlock)
+            ]
+
+        return (*ends("down"), *self.taps, *ends("up"))
+
     def _check(self, condition: Condition, channels: int) -> None:
         aligned = 0 if condition.aligned is None else condition.aligned.shape[2] // channels
         given = (condition.past.shape[1], aligned, condition.trajectory.shape[1])
