@@ -266,22 +266,24 @@ CHANGES = [
         "flow/derivatives",
         "flow/test_derivatives",
         ("x + expand(h, x) * v, t + h, r\n", "x, t + h, r\n"),
-        ("return x, t, r + h", "return x, t + h, r"),
+        (
+            "return x, t, r + h\n\n        return self._derive",
+            "return x, t + h, r\n\n        return self._derive",
+        ),
     ),
     *changes(
         "training/updates",
         "training/test_updates",
-        ("self.count += self.scaler.get_scale() >= scale", "self.count += 1"),
+        (
+            "            return None\n        self.count += 1",
+            "            self.count += 1\n            return None\n        self.count += 1",
+        ),
         ("init_scale=loss_scale, ", ""),
         ("currents, 1 - decay", "currents, decay"),
         ("(self.lr - self.final_lr) * 0.5", "(self.lr - self.final_lr)"),
     ),
-    *changes(
-        "training/trainer",
-        "training/test_updates",
-        ("if updater.count > made", "if updater.count >= made"),
-        ("loss_scale=s.loss_scale,", ""),
-    ),
+    *changes("distill/base", "distill/test_take_step", ("if norm is not None:", "if True:")),
+    *changes("training/trainer", "training/test_updates", ("loss_scale=s.loss_scale,", "")),
     *changes(
         "distill/second_order",
         "distill/test_second_order",
