@@ -36,7 +36,7 @@ def test_clips_are_drawn_with_their_conditions(
     if not align:
         options.append("conditioning.carry=False")
     call(
-        monkeypatch, "browse_dataset", DEMO, "--out", tmp_path, "--count", 2, "--size", 60,
+        monkeypatch, "browse_dataset", DEMO, "--out", tmp_path, "--count", 2, "--size", 120,
         "--cfg-options", *options,
     )  # fmt: skip
     said = capsys.readouterr().out
@@ -44,9 +44,9 @@ def test_clips_are_drawn_with_their_conditions(
     assert [p.name[:5] for p in pictures] == ["00000", "00002"]  # of the split's three clips
     assert all(f"{p}: conditioning gt, 10 steps" in said for p in pictures)
     first, second = (np.asarray(Image.open(p).convert("RGB")) for p in pictures)
-    panel = 60 + 20  # its caption
-    assert first.shape[1] == 6 * 60 and lines * panel < first.shape[0] < (lines + 1) * panel
-    assert (first[:panel, 4 * 60 :] == 255).all()  # four past frames in a line of six
+    panel = 120 + 20  # its caption
+    assert first.shape[1] == 6 * 120 and lines * panel < first.shape[0] < (lines + 1) * panel
+    assert (first[:panel, 4 * 120 :] == 255).all()  # four past frames in a line of six
     assert first.shape != second.shape or (first != second).any()
 
 
