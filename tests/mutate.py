@@ -60,8 +60,12 @@ CHANGES = [
         ("(direction.detach() * x)", "(direction.detach() * x.detach() + 0 * x)"),
         ("surrogate(weight * gap, x)", "surrogate(gap, x)"),
         ('* self.ratio + ("student",)', '* (self.ratio - 1) + ("student",)'),
-        ("net.requires_grad_(key == name)", "net.requires_grad_(True)"),
         ("ratio: int = 10", "ratio: int = 5"),
+    ),
+    *changes(
+        "distill/base",
+        "distill/test_sid",
+        ("net.requires_grad_(key == name)", "net.requires_grad_(True)"),
     ),
     *changes("distill/base", EDGES, ("**{**defaults, **(given or {})}", "**(given or defaults)")),
     *changes(
