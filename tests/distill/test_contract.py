@@ -8,6 +8,7 @@ from occdistill.distill.ayf import AYF
 from occdistill.distill.base import Batch, only_grad
 from occdistill.distill.composition import Composition
 from occdistill.distill.consistency import Consistency
+from occdistill.distill.decoupled import DecoupledMeanFlow
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.dmd2 import DMD2
 from occdistill.distill.improved_meanflow import ImprovedMeanFlow
@@ -64,6 +65,7 @@ METHODS = {
         MomentMatching,
         dict(particles=2, halvings=4.0, ends="teacher", steps=2),
     ),
+    "decoupled": (DecoupledMeanFlow, {}),
 }
 
 
