@@ -1,6 +1,5 @@
 """`make demo` calls the tools as a user would; the tools themselves are tested where they live."""
 
-import importlib.util
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,16 +8,13 @@ import pytest
 
 from occdistill.build.config import load_config
 from occdistill.errors import MAKE_WORLD, UserError
-
-TOOLS = Path(__file__).parents[1] / "tools"
+from tests.tool import TOOLS, load
 
 
 @pytest.fixture
 def demo(monkeypatch):
     """The tool's module; `calls` are the commands it would have run, `codes` what they return."""
-    spec = importlib.util.spec_from_file_location("demo", TOOLS / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load("demo")
     module.calls, module.codes = [], {}
 
     def pretend(command, check):

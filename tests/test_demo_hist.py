@@ -8,7 +8,7 @@ import pytest
 from occdistill.build.builders import build_teacher
 from occdistill.build.config import load_config
 from occdistill.errors import UserError
-from tests.evaluation.test_tools import call
+from tests.tool import call
 
 CONFIG = "configs/demo_hist.py"
 SMALLER = (

@@ -7,14 +7,14 @@ import torch
 
 from occdistill import seeds
 from occdistill.errors import UserError
-from occdistill.evaluation.rows import Batch
+from occdistill.evaluation.rows import ClipBatch
 from occdistill.studies import toy
 from occdistill.world import simulate
 
 
 def evaluation_noise(index, sample=0, seed=0, size=4):
     nothing = torch.empty(len(index), 1)
-    batch = Batch(nothing, nothing, nothing, nothing, torch.tensor(index), seed=seed)
+    batch = ClipBatch(nothing, nothing, nothing, nothing, torch.tensor(index), seed=seed)
     return batch.noise((size,), sample)
 
 

@@ -7,21 +7,13 @@ scopes; the models take turns. A back end or precision other than plain float32 
 that on clips of the validation split. Writes `benchmark.json` and `benchmark.md`.
 """
 
-from __future__ import annotations
-
 import argparse
+from itertools import product
 from pathlib import Path
 
+import _options as common
 import numpy as np
 import torch
-from _options import (
-    add_config,
-    add_forecaster,
-    forecaster_options,
-    parser,
-    positive,
-    read_config,
-)
 
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import STEPS, lineup
@@ -36,19 +28,19 @@ from occdistill.store import write_json, write_text
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    options = parser(__doc__)
-    add = options.add_argument
-    add_config(add)
+    parser = common.parser(__doc__)
+    add = parser.add_argument
+    common.add_config(add)
     add("checkpoint", help="a distilled student")
-    add("--nfe", type=positive, nargs="*", default=list(STEPS), help="of the teacher")
-    add("--student-nfe", type=positive, nargs="+", default=[1])
-    add("--repeats", type=positive, default=20)
+    add("--nfe", type=common.positive, nargs="*", default=list(STEPS), help="of the teacher")
+    add("--student-nfe", type=common.positive, nargs="+", default=[1])
+    add("--repeats", type=common.positive, default=20)
     add("--warmup", type=int, default=3)
-    add("--batch-size", type=positive, default=1)
+    add("--batch-size", type=common.positive, default=1)
     add("--check", type=int, default=4, help="clips to compare with plain float32")
     add("--out", type=Path, help="folder; default: the config's work_dir")
-    add_forecaster(add)
-    args = options.parse_args()
+    common.add_forecaster(add)
+    args = parser.parse_args()
     if min(args.warmup, args.check) < 0:
         raise UserError("warm-up and clips to check start at 0")
     return args
@@ -57,7 +49,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure, print, write."""
     args = parse()
-    config, options = read_config(args), forecaster_options(args)
+    config, options = common.read_config(args), common.forecaster_options(args)
     models = Models(config)
     entries = lineup(models, args.checkpoint, args.nfe, args.student_nfe, **options)
     dataset = build_dataset(config, "val")
@@ -86,15 +78,9 @@ def main() -> None:
             for reference in lineup(models, args.checkpoint, *nfe, **plain)
         }
     rows = [
-        {
-            "model": entry.title,
-            "nfe": entry.forecaster.nfe,
-            "guidance": entry.forecaster.guidance,
-            "scope": scope,
-            **times[entry.name][scope],
-        }
-        for entry in entries
-        for scope in SCOPES
+        dict(model=entry.title, nfe=entry.forecaster.nfe, guidance=entry.forecaster.guidance)
+        | dict(scope=scope, **times[entry.name][scope])
+        for entry, scope in product(entries, SCOPES)
     ]
     text = benchmark_table(rows, setting)
     for name, found in agreements.items():

@@ -6,12 +6,10 @@ A sheet per clip, from above: the past, the past as it will look from each futur
 config aligns or carries it), and the truth there. Needs data, but no weights.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
+import _options as common
 import torch
-from _options import add_config, parser, positive, read_config
 
 from occdistill.build.builders import build_codec, build_dataset
 from occdistill.build.scoring import some_clips
@@ -22,16 +20,21 @@ from occdistill.visualization.conditions import condition_sheet
 
 def main() -> None:
     """Draw one sheet after the other."""
-    options = parser(__doc__)
-    add = options.add_argument
-    add_config(add)
+    parser = common.parser(__doc__)
+    add = parser.add_argument
+    common.add_config(add)
     add("--out", type=Path, required=True, help="folder for the pictures")
     add("--split", default="val", help="train, val, or a split of the data set")
-    add("--count", type=positive, default=8, help="this many clips, spread evenly over the split")
+    add(
+        "--count",
+        type=common.positive,
+        default=8,
+        help="this many clips, spread evenly over the split",
+    )
     add("--clip", type=int, nargs="+", help="these clips instead")
-    add("--size", type=positive, default=200, help="of a panel, pixels")
-    args = options.parse_args()
-    config = read_config(args)
+    add("--size", type=common.positive, default=200, help="of a panel, pixels")
+    args = parser.parse_args()
+    config = common.read_config(args)
     dataset = build_dataset(config, args.split)
     codec = build_codec(config, torch.nn.Identity())  # nothing is encoded
     chosen = args.clip or some_clips(dataset, args.count) or range(len(dataset))

@@ -7,12 +7,9 @@ an array is beyond tolerance (rms error over standard deviation 2e-5, largest er
 to three minutes on two cores.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from occdistill.errors import UserError, run
@@ -20,26 +17,17 @@ from occdistill.occfm.golden import MAX_TOLERANCE, PARTS, RMS_TOLERANCE, compare
 from occdistill.store import read_npz
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def main() -> int:
+    """Print one line per array."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--golden", type=Path, required=True, help="npz of the original networks' outputs")
     add("--seed", type=int, default=0, help="that the golden file was made with")
     add("--part", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     add("--device", default="cpu")
-    return parser.parse_args()
-
-
-def read_golden(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a golden file."""
-    return read_npz(path, (), "golden file", "seed 0's is tests/occfm/golden_seed0.npz")
-
-
-def main() -> int:
-    """Print one line per array."""
-    args = parse()
-    golden = read_golden(args.golden)
+    args = parser.parse_args()
+    place = "seed 0's is tests/occfm/golden_seed0.npz"
+    golden = read_npz(args.golden, (), "golden file", place)
     if args.device != "cpu":
         if not torch.cuda.is_available():
             raise UserError(f"no GPU for --device {args.device}: run with --device cpu")

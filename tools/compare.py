@@ -6,13 +6,11 @@ A run is a row of a report whose folder still holds its `counts/`; the first is 
 such intervals hold the truth is measured in `docs/evaluation.md`.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 from occdistill.errors import run
-from occdistill.evaluation.compare import compare, load_run, markdown
+from occdistill.evaluation.compare import compare, comparison_page, load_run
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
 from occdistill.store import write_json
 
@@ -28,7 +26,7 @@ def main() -> None:
     protocol = get_protocol(args.protocol)
     runs = [load_run(spec) for spec in args.runs]
     result = compare(runs, protocol, args.confidence)
-    print(markdown(result, protocol, args.confidence))
+    print(comparison_page(result, protocol, args.confidence))
     if args.out:
         write_json(args.out, result)
 

@@ -6,8 +6,6 @@ Exit code: 0 if nothing is stopped, 1 if something is missing or damaged, 2 for 
 Needs nothing but Python.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -8,14 +8,14 @@ Nothing in a file is run: checkpoints may hold tensors and plain values, pickles
 containers. Anything else is refused, and nothing is written.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 from occdistill.errors import UserError, run
 from occdistill.occfm.checkpoints import read
 from occdistill.occfm.importing import describe, import_infos, import_latents, import_weights
+
+INDEX = "keep the file's table of the Swin blocks (what OccFM evaluated), or put the intended one"
 
 
 def parse() -> argparse.Namespace:
@@ -27,13 +27,7 @@ def parse() -> argparse.Namespace:
     add("--out", type=Path, help="folder; default: data/occfm/<variant>")
     add("--weights", choices=("auto", "plain", "ema"), default="auto")
     add("--variant", help="refuse any other, such as occfm_fut, occfm, occfm_4c, vae, vae3d")
-    add(
-        "--relative-index",
-        choices=("keep", "intended"),
-        default="keep",
-        help="keep the file's own table of the Swin blocks (what OccFM was evaluated with), or "
-        "put the intended one in its place",
-    )
+    add("--relative-index", choices=("keep", "intended"), default="keep", help=INDEX)
     add("--report", action="store_true", help="say what the file holds and write nothing")
     add("--force", action="store_true", help="replace weights that are there")
     add = what.add_parser("latents", help="a pickle of cached latents").add_argument

@@ -1,10 +1,7 @@
 """Make the embedded world: a town's traffic as a nuScenes dataset with Occ3D labels."""
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from occdistill.errors import run
 from occdistill.store import read_json
@@ -23,20 +20,15 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an older world")
     args = parser.parse_args()
     out = make_world(
-        args.out,
-        args.scenes,
-        args.seed,
-        args.val_scenes,
-        lidar=not args.no_lidar,
-        workers=args.workers,
-        overwrite=args.overwrite,
-    )
+        args.out, args.scenes, args.seed, args.val_scenes, lidar=not args.no_lidar,
+        workers=args.workers, overwrite=args.overwrite,
+    )  # fmt: skip
     splits = read_json(out / "splits.json")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     counts = " + ".join(f"{len(names)} {split}" for split, names in splits.items())
     print(f"{out}: {counts} scenes, {size / 1e6:.0f} MB, version {VERSION}")
-    print("  gts/ (Occ3D labels), tables, annotations.json, splits.json", end="")
-    print("" if args.no_lidar else ", samples/LIDAR_TOP/, lidarseg/")
+    lidar = "" if args.no_lidar else ", samples/LIDAR_TOP/, lidarseg/"
+    print(f"  gts/ (Occ3D labels), tables, annotations.json, splits.json{lidar}")
 
 
 if __name__ == "__main__":

@@ -3,18 +3,16 @@
 python tools/print_config.py CONFIG [--cfg-options key=value …]
 """
 
-from __future__ import annotations
-
-from _options import add_config, parser, read_config
+import _options as common
 
 from occdistill.errors import run
 
 
 def main() -> None:
     """Print it as a Python file."""
-    options = parser(__doc__)
-    add_config(options.add_argument)
-    print(read_config(options.parse_args()).pretty_text.rstrip())
+    parser = common.parser(__doc__)
+    common.add_config(parser.add_argument)
+    print(common.read_config(parser.parse_args()).pretty_text.rstrip())
 
 
 if __name__ == "__main__":

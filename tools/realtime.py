@@ -9,63 +9,54 @@ Sources: `replay` (a scene's voxels), `lidar` (the same scene's raw sweeps, merg
 or another driver puts packets into `occdistill.runtime.live.Queue` from its callback.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from _options import (
-    add_config,
-    add_forecaster,
-    forecaster_options,
-    parser,
-    positive,
-    read_config,
-)
-from mmengine.config import Config
+import _options as common
 from torch import Tensor
 
-from occdistill.build.config import data_root
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
-from occdistill.data.clips import FrameReader
-from occdistill.data.occ3d import Grid, GridTransform
-from occdistill.data.scenes import load_index
+from occdistill.build.packets import SOURCES, packets
+from occdistill.data.occ3d import Grid
 from occdistill.errors import UserError, run
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
 from occdistill.runtime.live_page import live_page, scalars_to
 from occdistill.runtime.machine import device_name
-from occdistill.runtime.sources import Packet, lidar_folder, replay, synthetic
+from occdistill.runtime.sources import Packet
 from occdistill.runtime.stream import RollingForecaster
 from occdistill.store import write_json
-from occdistill.visualization.open3d_scene import Window
-
-SOURCES = ("replay", "lidar", "folder", "synthetic")
+from occdistill.visualization.open3d_scene import Viewer
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    options = parser(__doc__)
-    add = options.add_argument
-    add_config(add)
+    parser = common.parser(__doc__)
+    add = parser.add_argument
+    common.add_config(add)
     add("checkpoint", help="a distilled student")
-    add("--nfe", type=positive, default=1, help="evaluations per forecast")
+    add("--nfe", type=common.positive, default=1, help="evaluations per forecast")
     add("--source", choices=SOURCES, default="replay")
     add("--folder", type=Path, help="of LiDAR sweeps")
     add("--scene", help="replay this scene only")
     add("--rate", type=float, default=2.0, help="frames per second")
     add("--frames", type=int, help="stop after so many frames; default: when the source ends")
     add("--deadline", type=float, help="milliseconds; default: until the next frame comes")
-    add("--queue", type=positive, default=2, help="frames that may wait; the oldest is dropped")
+    add(
+        "--queue",
+        type=common.positive,
+        default=2,
+        help="frames that may wait; the oldest is dropped",
+    )
     add("--seed", type=int, default=0)
     add("--tensorboard", type=Path, metavar="DIR")
     add("--window", action="store_true", help="show the forecasts, 1 s and 3 s ahead")
     add("--out", type=Path, help="folder for realtime.json; default: the config's work_dir")
-    add_forecaster(add)
-    args = options.parse_args()
+    common.add_forecaster(add)
+    args = parser.parse_args()
     if args.rate <= 0:
         raise UserError("--rate must be positive")
     if (args.source == "folder") != (args.folder is not None):
@@ -73,30 +64,11 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def packets(args: argparse.Namespace, config: Config, plan: int) -> Iterator[Packet]:
-    """The source that was asked for."""
-    data = config.data
-    transform = GridTransform(data.get("crop"), data.get("coarsen", 1), data.get("min_fill", 1))
-    merge = data.get("merge", 5)
-    if args.source == "synthetic":
-        return synthetic(transform, args.seed, args.rate, plan)
-    if args.source == "folder":
-        return lidar_folder(args.folder, transform, args.rate, merge, plan)
-    scenes = load_index(data_root(config), data.version, data.val_split)
-    if args.scene is not None:
-        names = [scene.name for scene in scenes]
-        if args.scene not in names:
-            raise UserError(f"no scene {args.scene}; the split has {', '.join(names[:5])} …")
-        scenes = [scenes[names.index(args.scene)]]
-    kind = "lidar" if args.source == "lidar" else data.get("past_from", "occ3d")
-    return replay(FrameReader(data.dataroot, transform, kind, merge), scenes, plan)
-
-
 def listeners(args: argparse.Namespace, grid: Grid) -> list[Callable[[LiveRunner, Tensor], bool]]:
     """What else is done with a forecast; False stops the run."""
     found = [] if args.tensorboard is None else [scalars_to(args.tensorboard)]
     if args.window:
-        window = Window(grid)
+        window = Viewer(grid)
         found.append(lambda runner, future: window.show(*future[[1, -1]].cpu().numpy()))
     return found
 
@@ -105,11 +77,12 @@ def main() -> None:
     """Run until the source ends, or until Ctrl-C; then report."""
     logging.basicConfig(format="%(message)s")
     args = parse()
-    config = read_config(args)
-    options = forecaster_options(args)
+    config = common.read_config(args)
+    options = common.forecaster_options(args)
     (entry,) = lineup(Models(config), args.checkpoint, (), (args.nfe,), **options)
     forecaster, codec = entry.forecaster, entry.forecaster.codec
-    source = packets(args, config, codec.plan)
+    where = (args.folder, args.scene, args.rate, args.seed)
+    source = packets(config, args.source, codec.plan, *where)
     rolling = RollingForecaster(forecaster, config.data.past)
     rolling.warm_up()
 

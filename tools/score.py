@@ -7,31 +7,28 @@ PREDICTIONS holds `<scene>/<token>.npz` or numbered npz files (`occdistill/evalu
 describes both); no model code or weights are needed. A folder of counts needs no data either.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from _options import add_scoring, parser
+import _options as common
 
 from occdistill.data.clips import ClipDataset
 from occdistill.data.label_sets import LABEL_SETS, NOT_COMPARABLE, with_labels
 from occdistill.data.occ3d import GridTransform
 from occdistill.errors import UserError, run
 from occdistill.evaluation.card import publish
-from occdistill.evaluation.evaluate import evaluate, views_for, windows_of
-from occdistill.evaluation.predictions import Manifest, find_predictions
+from occdistill.evaluation.evaluate import views_for
+from occdistill.evaluation.predictions import Manifest
 from occdistill.evaluation.protocols import get_protocol
 from occdistill.evaluation.report import describe_dataset, git_commit
-from occdistill.evaluation.rescore import holds_counts, prediction_row, rescore
-from occdistill.evaluation.rows import copy_last_row
+from occdistill.evaluation.rescore import holds_counts, rescore, score_predictions
 from occdistill.evaluation.views import needs_masks
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    options = parser(__doc__)
-    add = options.add_argument
+    parser = common.parser(__doc__)
+    add = parser.add_argument
     add("predictions", type=Path)
     add("--dataset", type=Path, help="data root with gts/ and tables or annotations.json")
     add("--version", default="v1.0-trainval")
@@ -45,47 +42,24 @@ def parse() -> argparse.Namespace:
     add("--labels-root", type=Path, help="where they lie; default: the data set's folder")
     add("--copy-last", action="store_true", help="add the copy-last row")
     add("--device", default="cpu", help="where grids are counted")
-    add_scoring(add)
-    return options.parse_args()
+    common.add_scoring(add)
+    return parser.parse_args()
 
 
-def score_predictions(args: argparse.Namespace, protocols: list, out: Path) -> tuple[list, dict]:
-    """Rows and the data set's description."""
+def truth(args: argparse.Namespace, manifest: Manifest, masks: bool) -> ClipDataset:
+    """The clips that predictions are compared with."""
     if args.dataset is None:
         raise UserError("scoring predictions needs --dataset with the true occupancy")
-    manifest = Manifest.load(args.predictions)
-    grid = GridTransform(args.crop or manifest.crop, args.coarsen or manifest.coarsen)
-    masks = any(needs_masks(v) for v in views_for(protocols, args.view))
     dataset = ClipDataset(
-        args.dataset,
-        args.version,
-        args.split,
+        args.dataset, args.version, args.split,
         past=1,  # the newest past frame alone: every protocol's windows, nothing read in vain
         future=args.future,
-        transform=grid,
+        transform=GridTransform(args.crop or manifest.crop, args.coarsen or manifest.coarsen),
         masks=masks,
-    )
-    common = {"git_commit": git_commit()}
-    if args.labels:
-        dataset = with_labels(dataset, LABEL_SETS[args.labels], args.labels_root or args.dataset)
-        common["labels"] = f"{args.labels}, {NOT_COMPARABLE}"
-    files = find_predictions(args.predictions, windows_of(dataset), protocols)
-    name = args.name or manifest.model or args.predictions.name
-    rows = [prediction_row(manifest, dataset, files, name, args.conditioning)]
-    if args.copy_last:
-        rows.append(copy_last_row(args.future))
-    records = evaluate(
-        rows,
-        dataset,
-        protocols=protocols,
-        views=args.view,
-        common=common,
-        indices=sorted(files),
-        device=args.device,
-        workers=args.workers,
-        out=out / "counts",
-    )
-    return records, describe_dataset(dataset, args.version, args.split)
+    )  # fmt: skip
+    if not args.labels:
+        return dataset
+    return with_labels(dataset, LABEL_SETS[args.labels], args.labels_root or args.dataset)
 
 
 def main() -> None:
@@ -99,7 +73,16 @@ def main() -> None:
         records, about = rescore(folder, protocols), None
     else:
         out = args.out or folder.parent / f"{folder.name}-scores"
-        records, about = score_predictions(args, protocols, out)
+        manifest = Manifest.load(folder)
+        masks = any(needs_masks(v) for v in views_for(protocols, args.view))
+        dataset = truth(args, manifest, masks)
+        labels = {"labels": f"{args.labels}, {NOT_COMPARABLE}"} if args.labels else {}
+        records = score_predictions(
+            folder, manifest, dataset, protocols, name=args.name, conditioning=args.conditioning,
+            copy_last=args.copy_last, views=args.view, common={"git_commit": git_commit(), **labels},
+            device=args.device, workers=args.workers, out=out / "counts",
+        )  # fmt: skip
+        about = describe_dataset(dataset, args.version, args.split)
     print(publish(out, records, about, args.device))
 
 

@@ -6,8 +6,6 @@ Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them al
 hour on one core.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 from pathlib import Path

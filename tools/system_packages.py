@@ -8,22 +8,12 @@ import os
 import shutil
 import subprocess
 
-PACKAGES = ("libusb-1.0-0", "libgl1", "libegl1", "libgomp1", "libvulkan1", "mesa-vulkan-drivers")
-
-
-def missing() -> list[str]:
-    """Packages that dpkg doesn't list as installed; all of them where there is no dpkg."""
-    if shutil.which("dpkg-query") is None:
-        return list(PACKAGES)
-    query = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *PACKAGES]
-    found = subprocess.run(query, check=False, capture_output=True, text=True).stdout.splitlines()
-    installed = {line.split()[0] for line in found if line.endswith(" installed")}
-    return [name for name in PACKAGES if name not in installed]
+from occdistill.visualization.open3d_scene import missing_packages
 
 
 def main() -> None:
     """Install what is missing if that is possible without asking anybody."""
-    packages = missing()
+    packages = missing_packages()
     if not packages:
         return
     command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]

@@ -10,14 +10,9 @@ may be stopped and repeated at any time. Writes table.json, table.md, horizons.p
 to the config's work_dir, after every run.
 """
 
-from __future__ import annotations
-
 import argparse
-import os
 import shlex
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -26,14 +21,8 @@ from occdistill.errors import UserError, run
 from occdistill.store import write_json
 from occdistill.studies.table1.plan import BUDGETS, Plan, load_plan, search_plan
 from occdistill.studies.table1.report import search_page, search_results, write
-from occdistill.studies.table1.runs import (
-    finished,
-    inputs,
-    prepare,
-    run_one,
-    signature,
-    updates_of,
-)
+from occdistill.studies.table1.runs import prepare, run_one
+from occdistill.studies.table1.workers import train
 
 
 def parse() -> argparse.Namespace:
@@ -73,7 +62,10 @@ def main() -> None:
         draw_clip(plan, args)
         return
     if not args.report:
-        train(plan, args)
+        train(
+            plan, worker(args), args.budget, rows=args.rows, seeds=args.seeds, jobs=args.jobs,
+            after=lambda: args.search or write(plan, command()),
+        )  # fmt: skip
     if args.search:
         result = search_results(table)
         if not result:
@@ -104,73 +96,11 @@ def draw_clip(plan: Plan, args: argparse.Namespace) -> None:
     print(f"{path}: {', '.join(names)}")
 
 
-def train(plan: Plan, args: argparse.Namespace) -> None:
-    """Run what isn't finished, `--jobs` processes at a time."""
-    unknown = set(args.rows or ()) - plan.rows.keys()
-    if unknown:
-        raise UserError(f"no row {min(unknown)!r}; there are {', '.join(plan.rows)}")
-    wait([start(args, ["references", "references", "0"], Path(plan.work_dir) / "references.txt")])
-    made_of = inputs(plan)
-    for budget in args.budget:
-        todo = [
-            (key, seed)
-            for key, seed in plan.runs(budget)
-            if key in (args.rows or plan.rows)
-            and seed in (args.seeds or plan.seeds)
-            and not finished(
-                plan.folder(budget, key, seed),
-                signature(plan, made_of, key, updates_of(plan, budget, key), seed),
-            )
-        ]
-        running: list = []
-        for number, (key, seed) in enumerate(todo):
-            log = plan.folder(budget, key, seed) / "log.txt"
-            print(f"[{number + 1}/{len(todo)}] {budget}: {key}, seed {seed} ({log})", flush=True)
-            running.append(start(args, [budget, key, str(seed)], log))
-            while len(running) >= args.jobs:
-                running = wait(running, all_=False)
-                if not args.search:
-                    write(plan, command())
-        wait(running)
-
-
-def start(args: argparse.Namespace, work: list[str], log: Path) -> tuple[subprocess.Popen, Path]:
-    """A worker in a process of its own, with its share of the cores."""
-    cores = os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // args.jobs)
-    call = [sys.executable, __file__, args.config, "--device", args.device, "--worker", *work]
+def worker(args: argparse.Namespace) -> list[str]:
+    """What starts a run in a process of its own; its budget, row and seed follow."""
+    call = [sys.executable, __file__, args.config, "--device", args.device]
     call += ["--search"] if args.search else []
-    call += ["--out", str(args.out)] if args.out else []
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        environment = {**os.environ, "OMP_NUM_THREADS": str(cores)}
-        process = subprocess.Popen(
-            call, stdout=file, stderr=subprocess.STDOUT, env=environment, stdin=subprocess.DEVNULL
-        )
-    return process, log
-
-
-def wait(running: list, all_: bool = True) -> list:
-    """Wait for one worker, or for all; returns those still running.
-
-    Raises:
-        UserError: if one failed; the others are left to finish first.
-    """
-    while running:
-        done = [(p, log) for p, log in running if p.poll() is not None]
-        for process, log in done:
-            if process.returncode:
-                for other, _ in running:
-                    other.wait()
-                last = log.read_text().strip().splitlines()[-1:]
-                raise UserError(
-                    f"a run stopped with code {process.returncode}; its log, {log}, ends with: "
-                    f"{(last or ['(empty)'])[0]}"
-                )
-        running = [(p, log) for p, log in running if p.poll() is None]
-        if done and not all_:
-            break
-        time.sleep(0.2)
-    return running
+    return [*call, *(["--out", str(args.out)] if args.out else []), "--worker"]
 
 
 if __name__ == "__main__":

@@ -6,20 +6,10 @@ Writes `report.json`, `report.md` and the counts that every score is recomputed 
 (`python tools/score.py OUT/counts --protocol …`) to `--out`.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
-from _options import (
-    add_config,
-    add_forecaster,
-    add_scoring,
-    forecaster_options,
-    parser,
-    positive,
-    read_config,
-)
+import _options as common
 
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import STEPS
@@ -35,38 +25,38 @@ from occdistill.evaluation.views import needs_masks
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    options = parser(__doc__)
-    add = options.add_argument
-    add_config(add)
+    parser = common.parser(__doc__)
+    add = parser.add_argument
+    common.add_config(add)
     add("checkpoint", nargs="?", help="a distilled student or a teacher; default: the teacher only")
-    some = dict(type=positive, nargs="+")
+    some = dict(type=common.positive, nargs="+")
     add("--nfe", help="evaluations for CHECKPOINT (student 1; teacher 10 5 2 1)", **some)
     add("--teacher-nfe", default=list(STEPS), **some)
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--measure", nargs="+", choices=MEASURES, default=[], help="measures beyond mIoU")
-    add("--samples", type=positive, default=4, help="futures per clip for --measure samples")
+    add("--samples", type=common.positive, default=4, help="futures per clip for --measure samples")
     add("--save-predictions", type=Path, metavar="DIR", help="write npz that tools/score.py reads")
     add("--name", help="what to call CHECKPOINT in the table")
-    add("--limit-clips", type=positive, help="this many clips, spread evenly over the split")
-    add("--batch-size", type=positive, default=4)
+    add("--limit-clips", type=common.positive, help="this many clips, spread evenly over the split")
+    add("--batch-size", type=common.positive, default=4)
     add("--seed", type=int, default=0)
     add("--repeats", type=int, default=10, help="timed forecasts per row; 0: no timing")
-    add_forecaster(add, several=True)
-    add_scoring(add)
-    return options.parse_args()
+    common.add_forecaster(add, several=True)
+    common.add_scoring(add)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Score, write the report, print it."""
     args = parse()
-    config = read_config(args)
+    config = common.read_config(args)
     protocols = [get_protocol(name) for name in args.protocol]
     masks = any(needs_masks(v) for v in views_for(protocols, args.view))
     dataset, models = build_dataset(config, "val", masks), Models(config)
     rows = build_rows(
         args.rows, models, dataset, args.checkpoint, teacher_nfe=args.teacher_nfe, nfe=args.nfe,
-        guidance=args.guidance, name=args.name, **forecaster_options(args),
+        guidance=args.guidance, name=args.name, **common.forecaster_options(args),
     )  # fmt: skip
     measures = build_measures(
         args.measure, models, dataset, rows, samples=args.samples,
@@ -74,20 +64,11 @@ def main() -> None:
     )  # fmt: skip
     out = args.out or Path(config.work_dir)
     records = evaluate(
-        rows,
-        dataset,
-        measures=measures,
-        protocols=protocols,
-        views=args.view,
-        repeats=args.repeats,
-        common=dict(git_commit=git_commit(), batch_size=args.batch_size),
-        indices=some_clips(dataset, args.limit_clips),
-        batch_size=args.batch_size,
-        device=args.device,
-        seed=args.seed,
-        workers=args.workers,
-        out=out / "counts",
-    )
+        rows, dataset, measures=measures, protocols=protocols, views=args.view,
+        repeats=args.repeats, common=dict(git_commit=git_commit(), batch_size=args.batch_size),
+        indices=some_clips(dataset, args.limit_clips), batch_size=args.batch_size,
+        device=args.device, seed=args.seed, workers=args.workers, out=out / "counts",
+    )  # fmt: skip
     about = describe_dataset(dataset, config.data.version, config.data.val_split)
     print(publish(out, records, about, args.device))
 

@@ -7,21 +7,12 @@ With --samples K there are K futures of the student, and FILE.npz beside the pic
 they agree: `occupancy` (share of the futures that fill a voxel) and `entropy` of their classes.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import time
 from pathlib import Path
 
-from _options import (
-    add_config,
-    add_forecaster,
-    forecaster_options,
-    parser,
-    positive,
-    read_config,
-)
+import _options as common
 
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import lineup
@@ -35,20 +26,20 @@ from occdistill.visualization import panels
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    options = parser(__doc__)
-    add = options.add_argument
-    add_config(add)
+    parser = common.parser(__doc__)
+    add = parser.add_argument
+    common.add_config(add)
     add("checkpoint", help="a distilled student")
     add("--clip", type=int, default=0, help="number in the validation split")
     add("--out", type=Path, help="a .gif or .png file")
-    add("--nfe", type=positive, nargs="*", default=[10, 1], help="of the teacher")
-    add("--samples", type=positive, default=1, help="futures of the student")
+    add("--nfe", type=common.positive, nargs="*", default=[10, 1], help="of the teacher")
+    add("--samples", type=common.positive, default=1, help="futures of the student")
     add("--style", choices=("3d", "bev"), default="3d")
     add("--size", type=int, nargs=2, default=[480, 340], help="of a panel, pixels")
     add("--seed", type=int, default=0, help="of the noise, the same for all")
     add("--window", action="store_true", help="open a window instead")
-    add_forecaster(add)
-    args = options.parse_args()
+    common.add_forecaster(add)
+    args = parser.parse_args()
     if not args.window and args.out is None:
         raise UserError("nothing to do: pass --out FILE.gif, --out FILE.png, or --window")
     return args
@@ -58,8 +49,8 @@ def main() -> None:
     """Forecast, draw, write."""
     logging.basicConfig(format="%(message)s")
     args = parse()
-    config = read_config(args)
-    entries = lineup(Models(config), args.checkpoint, args.nfe, **forecaster_options(args))
+    config = common.read_config(args)
+    entries = lineup(Models(config), args.checkpoint, args.nfe, **common.forecaster_options(args))
     dataset = build_dataset(config, "val")
     if not 0 <= args.clip < len(dataset):
         raise UserError(f"no clip {args.clip}; the split has clips 0 to {len(dataset) - 1}")

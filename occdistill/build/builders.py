@@ -12,9 +12,9 @@ from mmengine.config import Config, ConfigDict
 from occdistill import checkpoint as checkpoints
 from occdistill.autoencoder.light import Light
 from occdistill.build.config import advice, data_root
-from occdistill.build.schema import resolve
+from occdistill.build.schema import arguments, resolve
 from occdistill.data.clips import ClipDataset
-from occdistill.data.occ3d import GridTransform
+from occdistill.data.occ3d import Grid, GridTransform
 from occdistill.distill.base import Method, frozen
 from occdistill.distill.flow_map import with_end_clock
 from occdistill.errors import UserError
@@ -46,27 +46,47 @@ def _plain(value: Any) -> Any:
 def build_dataset(config: Config, split: str, masks: bool = False) -> ClipDataset:
     """Clips of the `train` or `val` part; `split` may also be a split name of the data set."""
     data_root(config)
-    data = dict(config.data)
-    transform = GridTransform(
-        data.pop("crop", None), data.pop("coarsen", 1), data.pop("min_fill", 1)
-    )
+    data = {k: v for k, v in config.data.items() if k not in arguments(GridTransform)}
+    transform = build_transform(config)
     split = {"train": data.pop("train_split"), "val": data.pop("val_split")}.get(split, split)
     return ClipDataset(split=split, transform=transform, masks=masks, **data)
 
 
-def build_grid(config: Config):
+def build_transform(config: Config) -> GridTransform:
+    """From Occ3D's grid to the one that the config's clips live on."""
+    wanted = arguments(GridTransform)
+    return GridTransform(**{k: v for k, v in config.data.items() if k in wanted})
+
+
+def build_grid(config: Config) -> Grid:
     """The voxel grid that the config's clips live on."""
-    data = config.data
-    return GridTransform(data.get("crop"), data.get("coarsen", 1), data.get("min_fill", 1)).grid
+    return build_transform(config).grid
 
 
-def load_weights(config: Config, key: str, net: torch.nn.Module) -> None:
-    """Load the checkpoint named by `config[key]` into `net`, averaged weights where there are any.
+def load_weights(
+    config: Config, key: str, net: torch.nn.Module, vae: torch.nn.Module | None = None
+) -> torch.nn.Module:
+    """`net` frozen with the weights named by `config[key]`, averaged ones where there are any.
+
+    Args:
+        config: says where they lie.
+        key: `<kind>_checkpoint`.
+        net: of that kind.
+        vae: what it must have been distilled from; None: it doesn't matter.
 
     Raises:
-        UserError: no such file, another kind of checkpoint, or weights of another architecture.
+        UserError: no such file, another kind of checkpoint, weights of another architecture, or
+            distilled from another autoencoder.
     """
-    checkpoints.load_weights(net, checkpoints.weights(load_checkpoint(config, key)), config[key])
+    state, what = load_checkpoint(config, key), key.removesuffix("_checkpoint")
+    made_from = state["fingerprints"].get("vae")
+    if vae is not None and made_from != (mark := checkpoints.fingerprint(vae.state_dict())):
+        raise UserError(
+            f"the {what} weights in {config[key]} were distilled from VAE {made_from}, not from "
+            f"{config.vae_checkpoint} ({mark}): {advice(config, what)}"
+        )
+    checkpoints.load_weights(net, checkpoints.weights(state), config[key])
+    return frozen(net)
 
 
 def load_checkpoint(config: Config, key: str) -> dict:
@@ -85,10 +105,7 @@ def load_checkpoint(config: Config, key: str) -> dict:
 def build_vae(config: Config, weights: bool = True) -> torch.nn.Module:
     """The autoencoder, frozen with its weights, or fresh for training."""
     vae = _instantiate(config.vae)
-    if weights:
-        load_weights(config, "vae_checkpoint", vae)
-        frozen(vae)
-    return vae
+    return load_weights(config, "vae_checkpoint", vae) if weights else vae
 
 
 def build_light(config: Config, vae: torch.nn.Module, weights: bool = True) -> Light:
@@ -110,11 +127,7 @@ def build_light(config: Config, vae: torch.nn.Module, weights: bool = True) -> L
             "light_encoder=dict(type=LightEncoder, …)"
         )
     light = Light(**parts)
-    if not weights:
-        return light
-    _same_vae(config, "light_checkpoint", vae)
-    load_weights(config, "light_checkpoint", light)
-    return frozen(light)
+    return load_weights(config, "light_checkpoint", light, vae) if weights else light
 
 
 def build_lidar_encoder(
@@ -130,23 +143,7 @@ def build_lidar_encoder(
         raise UserError("this config has no LiDAR encoder: add lidar_encoder=dict(type=…)")
     shapes = dict(grid_shape=vae.grid_shape, latent_shape=vae.latent_shape)
     encoder = _instantiate(config.lidar_encoder, **shapes)
-    if not weights:
-        return encoder
-    _same_vae(config, "lidar_encoder_checkpoint", vae)
-    load_weights(config, "lidar_encoder_checkpoint", encoder)
-    return frozen(encoder)
-
-
-def _same_vae(config: Config, key: str, vae: torch.nn.Module) -> None:
-    """Refuse the weights of parts that were distilled from another autoencoder than `vae`."""
-    what = key.removesuffix("_checkpoint")
-    made_from = load_checkpoint(config, key)["fingerprints"].get("vae")
-    mark = checkpoints.fingerprint(vae.state_dict())
-    if made_from != mark:
-        raise UserError(
-            f"the {what} weights in {config[key]} were distilled from VAE {made_from}, not from "
-            f"{config.vae_checkpoint} ({mark}): {advice(config, what)}"
-        )
+    return load_weights(config, "lidar_encoder_checkpoint", encoder, vae) if weights else encoder
 
 
 def build_codec(config: Config, vae: torch.nn.Module) -> Codec:
@@ -242,8 +239,9 @@ def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None
 
 
 def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
-    """The distillation method around a teacher (default: the config's)."""
+    """The distillation method around a teacher (default: the config's), with a decoder if it asks."""
     teacher = build_teacher(config) if teacher is None else teacher
-    return _instantiate(
-        config.method, teacher=teacher, latent_shape=latent_shape, guidance=config.guidance
-    )
+    given = dict(teacher=teacher, latent_shape=latent_shape, guidance=config.guidance)
+    if "decoder" in arguments(resolve(config.method["type"])):
+        given["decoder"] = build_vae(config)
+    return _instantiate(config.method, **given)

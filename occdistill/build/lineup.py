@@ -16,7 +16,7 @@ STEPS = (10, 5, 2, 1)  # evaluations per forecast, of guided teachers
 
 
 @dataclass(frozen=True)
-class Entry:
+class Contender:
     """One of a line-up.
 
     Attributes:
@@ -57,7 +57,7 @@ def lineup(
     decoders: Sequence[str] = ("full",),
     encoders: Sequence[str] = ("full",),
     **options: Any,
-) -> list[Entry]:
+) -> list[Contender]:
     """The config's teacher and a checkpoint, at each number of evaluations, with each decoder and
     encoder. Every network is loaded once, and every kernel compiled once.
 
@@ -81,7 +81,7 @@ def lineup(
         for decoder, encoder, steps in product(decoders, encoders, nfes):
             parts = dict(decoder=decoder, encoder=encoder)
             forecaster = models.forecaster(path, steps, scale, **parts, **options)
-            entries.append(Entry(model, forecaster, **parts, checkpoint=mark, cache=cache))
+            entries.append(Contender(model, forecaster, **parts, checkpoint=mark, cache=cache))
 
     if teacher_nfe:
         add("teacher", None, teacher_nfe, models.config.guidance)

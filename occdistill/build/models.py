@@ -45,6 +45,13 @@ class Models:
         self._codecs: dict[tuple[str, str], Codec] = {}
         self._made: dict[tuple, Forecaster] = {}
 
+    @classmethod
+    def of_what_is_there(cls, config: Config) -> Models:
+        """With weights where there are files, to be timed; light parts belong to the others."""
+        names = ("vae", "teacher", "light")
+        missing = {n for n in names if not Path(config.get(f"{n}_checkpoint") or "").is_file()}
+        return cls(config, names if missing - {"light"} else missing)
+
     @cached_property
     def vae(self) -> torch.nn.Module:
         """The full autoencoder."""

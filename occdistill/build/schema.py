@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import pkgutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -79,7 +81,10 @@ def check(
 
 
 def resolve(kind: Any) -> Any:
-    """The class itself, also where mmengine left an import to be made later."""
+    """The class itself, also where mmengine left an import to be made later, or printed its path."""
+    if isinstance(kind, str):
+        with suppress(ValueError, ImportError, AttributeError):
+            return pkgutil.resolve_name(kind)
     return kind.build() if isinstance(kind, LazyObject) else kind
 
 

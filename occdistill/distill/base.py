@@ -225,6 +225,8 @@ class DistributionMatching(Method):
         ratio: auxiliary updates before each student update, 1 or more (MFD: 10).
         times: law of the student's re-noising times.
         auxiliary_times: law of the auxiliary's flow-matching times; default the same.
+        steps: evaluations of one student sample, Euler on the sampler's grid, 1 or more. Gradients
+            run through all of them (MFD's four-step student), at as many times the memory.
     """
 
     def __init__(
@@ -237,13 +239,15 @@ class DistributionMatching(Method):
         auxiliary_times: TimeLaw | dict | None = None,
         student: nn.Module | None = None,
         auxiliary: nn.Module | None = None,
+        steps: int = 1,
     ) -> None:
+        require(type(steps) is int and steps >= 1, "steps must be a whole number, 1 or more", steps)
         require(type(ratio) is int and ratio >= 1, "ratio must be a whole number, 1 or more", ratio)
         auxiliary = copy.deepcopy(teacher) if auxiliary is None else auxiliary
         super().__init__(teacher, latent_shape, guidance, student)
         self._count_evaluations(auxiliary)
         self.nets["auxiliary"] = auxiliary.requires_grad_(True)
-        self.ratio = ratio
+        self.ratio, self.steps = ratio, steps
         self.times = time_law(times)
         self.auxiliary_times = self.times if auxiliary_times is None else time_law(auxiliary_times)
 
@@ -264,6 +268,16 @@ class DistributionMatching(Method):
         v = self.nets["auxiliary"](interpolate(sample_, noise, t), t, batch.condition)
         loss = (v - (sample_ - noise)).square().mean()
         return Loss(loss, {"flow_matching": loss.detach()})
+
+    def generate(self, batch: Batch) -> Tensor:
+        """Student output in `steps` evaluations, `(B, F, C, H, W)`, from fresh noise."""
+        z = batch.draws.normal(*self.latent_shape)
+        return sample(self.nets["student"], z, batch.condition, self.steps)
+
+    @torch.no_grad()
+    def sample(self, condition: Condition, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Forecast latents with the student alone; in as many steps as it is trained for."""
+        return super().sample(condition, noise, self.steps if steps is None else steps)
 
     def matching_loss(self, x: Tensor, gap: Tensor, weight: Tensor | float = 1.0) -> Loss:
         """Surrogate that moves x against `weight · gap`, where gap is auxiliary minus teacher."""

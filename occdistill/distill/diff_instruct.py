@@ -22,6 +22,8 @@ WEIGHTS = {
 class DiffInstruct(DistributionMatching):
     """`L = mean( w(t) sg[v_A - v_T](x_t, t) · x̂ )` with one of three weights w.
 
+    The other two weights have rows of their own, `DiffInstructScore` and `DiffInstructVelocity`.
+
     Args:
         weight: `x1` (the original implementation), `score` (the exact KL gradient, whose weight
             grows without bound towards data, so that it needs times below 1) or `velocity`.
@@ -55,3 +57,17 @@ class DiffInstruct(DistributionMatching):
             v_T = self.guided_teacher(x_t, t, batch.condition)
             v_A = self.nets["auxiliary"](x_t, t, batch.condition)
         return self.matching_loss(x_1, v_A - v_T, self.weight(t))
+
+
+class DiffInstructScore(DiffInstruct):
+    """Diff-Instruct with the exact KL gradient, w = t² / (1 - t)."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, weight="score", **kwargs)
+
+
+class DiffInstructVelocity(DiffInstruct):
+    """Diff-Instruct with velocity differences, w = t."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, weight="velocity", **kwargs)

@@ -30,6 +30,16 @@ def taps_of(network: nn.Module) -> tuple[Tap, ...]:
     return network.taps
 
 
+def levels_of(network: nn.Module) -> tuple[Tap, ...]:
+    """Where every level of the network ends, as it says.
+
+    Raises:
+        TypeError: as `taps_of`.
+    """
+    taps_of(network)
+    return network.levels
+
+
 @contextmanager
 def tapped(network: nn.Module, taps: Sequence[Tap]) -> Iterator[list[Tensor]]:
     """Inside, outputs of the tapped modules are collected in the order of their calls."""
@@ -83,7 +93,7 @@ class Discriminator(nn.Module):
     Called as a module it is the velocity network itself.
 
     Args:
-        flow: velocity network.
+        flow: velocity network; None for heads alone, which read the source.
         taps: where features are taken; default: where it says.
         heads: `(B, C, frames, H, W)` to `(B, logits)`, one per tap; default: `Head`.
         source: the network whose features are read; default: `flow`. Not a submodule, so that
@@ -92,7 +102,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        flow: nn.Module,
+        flow: nn.Module | None,
         taps: Sequence[Tap] | None = None,
         heads: Sequence[nn.Module] | None = None,
         source: nn.Module | None = None,
@@ -109,11 +119,18 @@ class Discriminator(nn.Module):
 
     def logits(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """How real `x_t (B, F, C, H, W)` at times `t (B,)` looks, `(B, logits)`."""
+        return self.read(self.volumes(x_t, t, condition))
+
+    def volumes(self, x_t: Tensor, t: Tensor, condition: Condition) -> list[Tensor]:
+        """The features, `(B, C, frames, H, W)` for each tap."""
         source = self._source[0] or self
         reader = self.flow if source is self else source
         with tapped(reader, self.taps) as outputs:
             source(x_t, t, condition)
-        volumes = (tap.volume(x, len(x_t)) for tap, x in zip(self.taps, outputs))
+        return [tap.volume(x, len(x_t)) for tap, x in zip(self.taps, outputs)]
+
+    def read(self, volumes: Sequence[Tensor]) -> Tensor:
+        """Logits of features, `(B, logits)`."""
         return torch.cat([head(volume) for head, volume in zip(self.heads, volumes)], dim=1)
 
 

@@ -125,10 +125,14 @@ class DMD2(DistributionMatching):
             v_T = self.guided_teacher(x_t, t, batch.condition)
             v_A = self.nets["auxiliary"](x_t, t, batch.condition)
             error = per_sample((x_1 - denoise(x_t, v_T, t)).abs())
-            weight = torch.nan_to_num((1 - t) / error, posinf=0.0)
+            weight = torch.nan_to_num((1 - t) / error, posinf=0.0) * self.emphasis(x_t, t, batch)
         gap = v_A - v_T
         loss = surrogate(expand(weight, x_1) * gap, x_1)
         return Loss(loss, {"gap": gap.square().mean()})
+
+    def emphasis(self, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor | float:
+        """A factor for each clip's matching gradient, `(B,)`; 1."""
+        return 1.0
 
     def adversarial(self, x_1: Tensor, batch: Batch) -> Tensor:
         """How fake the noised student sample looks, with gradients to it."""

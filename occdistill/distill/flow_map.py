@@ -56,15 +56,25 @@ def decoupled(network: VelocityNetwork) -> VelocityNetwork:
     return network
 
 
+def true_futures(batch: Batch) -> Tensor:
+    """The batch's data `x_1 (B, F, C, H, W)`.
+
+    Raises:
+        ValueError: if the batch has none.
+    """
+    if batch.x_1 is None:
+        raise ValueError("this method needs the true future latents of its clips, batch.x_1")
+    return batch.x_1
+
+
 def noised_data(batch: Batch, t: Tensor) -> Tensor:
     """`x_t = t x_1 + (1 - t) x_0`, `(B, F, C, H, W)`, of the batch's true futures and fresh noise.
 
     Raises:
         ValueError: if the batch has no data.
     """
-    if batch.x_1 is None:
-        raise ValueError("this method needs the true future latents of its clips, batch.x_1")
-    return interpolate(batch.x_1, batch.draws.normal(*batch.x_1.shape[1:]), t)
+    x_1 = true_futures(batch)
+    return interpolate(x_1, batch.draws.normal(*x_1.shape[1:]), t)
 
 
 class FlowMap(Method):

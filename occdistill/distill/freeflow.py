@@ -64,6 +64,7 @@ class FreeFlow(FlowMap, DistributionMatching):
         times = time_law(times, mean=-0.8, low=0.0)
         kwargs.setdefault("auxiliary_times", {})
         super().__init__(*args, ratio=ratio, times=times, **kwargs)
+        require(self.steps == 1, "FreeFlow corrects one step: steps must be 1", self.steps)
         self.ends = time_law(ends, law="uniform", low=0.0, high=1.0)
         self.share, self.strength, self.power = share, strength, power
         self.guided_from = guided_from

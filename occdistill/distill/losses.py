@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+# How the gradient of an f-divergence `E_p f(q / p)`, q the student's law and p the real one, weighs
+# the gradient of `log q / p` at a student sample: `f''(q / p) q / p`, by l = log p / q
+DIVERGENCES = {
+    "reverse_kl": torch.ones_like,  # KL(q || p), mode-seeking
+    "forward_kl": torch.exp,  # KL(p || q), mode-covering
+    "jensen_shannon": torch.sigmoid,  # twice JS
+    "jeffreys": lambda l: 1 + l.exp(),  # KL(q || p) + KL(p || q)
+}
 
 
 def per_sample(x: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class SenseFlow(DMD2):
             generator_weight=generator_weight,
             **kwargs,
         )
+        require(self.steps == 1, "ISG splits the only step: steps must be 1", self.steps)
         self.ida, self.isg_weight = ida, isg_weight
         self.isg_huber, self.isg_margin = isg_huber, isg_margin
 

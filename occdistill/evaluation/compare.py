@@ -182,7 +182,9 @@ def reservations(scenes: int) -> str:
     return about
 
 
-def markdown(result: Sequence[dict[str, Any]], protocol: Protocol, confidence: float = 0.95) -> str:
+def comparison_page(
+    result: Sequence[dict[str, Any]], protocol: Protocol, confidence: float = 0.95
+) -> str:
     """The comparison as a table; the first run is the reference."""
     span = f"{100 * confidence:g} %"
     header = ["run", *(f"{m} {protocol.average} [{span}]" for m in METRICS)]

@@ -20,7 +20,7 @@ from occdistill.evaluation.measures.subsets import subset_scores
 from occdistill.evaluation.metrics import score
 from occdistill.evaluation.protocols import DEFAULT, Protocol
 from occdistill.evaluation.report import FACTS
-from occdistill.evaluation.rows import Batch, Row
+from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.evaluation.views import look, needs_masks
 from occdistill.runtime.latency import side_by_side
 
@@ -48,7 +48,7 @@ def count(
     workers: int = 0,
     out: Path | None = None,
     progress: bool = True,
-    observers: Sequence[Callable[[Row, Batch, Tensor], None]] = (),
+    observers: Sequence[Callable[[Row, ClipBatch, Tensor], None]] = (),
 ) -> list[Counts]:
     """Predict with every row on every clip, once, and count.
 
@@ -84,7 +84,7 @@ def count(
     done = 0
     with tqdm(total=len(indices), unit="clip", disable=not progress) as bar:
         for item in loader:
-            batch = Batch.of(item, device, seed)
+            batch = ClipBatch.of(item, device, seed)
             clips = [batch.clip(b) for b in range(len(batch.index))]
             for row, counts in zip(rows, results):
                 pred = row.predict(batch)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from occdistill.data.clips import ClipDataset
-from occdistill.evaluation.rows import Batch, Row
+from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.latents.codec import Codec
 
 
 def from_labels_row(row: Row, dataset: ClipDataset) -> Row:
     """The row of a forecaster that is shown the past's dense labels instead of its LiDAR."""
 
-    def draw(batch: Batch, sample: int = 0) -> Tensor:
+    def draw(batch: ClipBatch, sample: int = 0) -> Tensor:
         shared = batch.shared.setdefault("from labels", {})
         if "past" not in shared:
             shared["past"] = _labels(dataset, batch)
@@ -35,7 +35,7 @@ def lidar_ceiling_row(codec: Codec | None, dataset: ClipDataset, **facts: Any) -
         **facts: stated in the row.
     """
 
-    def predict(batch: Batch) -> Tensor:
+    def predict(batch: ClipBatch) -> Tensor:
         lidar = batch.shared.get("future lidar")
         if lidar is None:
             lidar = batch.shared["future lidar"] = _future_lidar(dataset, batch)
@@ -48,14 +48,14 @@ def lidar_ceiling_row(codec: Codec | None, dataset: ClipDataset, **facts: Any) -
     return Row(name, predict, conditioning="truth", facts=facts)
 
 
-def _labels(dataset: ClipDataset, batch: Batch) -> Tensor:
+def _labels(dataset: ClipDataset, batch: ClipBatch) -> Tensor:
     """Dense labels of the past, uint8 `(B, P, X, Y, Z)`."""
     frames = [dataset.frames(int(i))[: dataset.past] for i in batch.index]
     labels = [np.stack([dataset.reader.labels(f)[0] for f in past]) for past in frames]
     return torch.from_numpy(np.stack(labels)).to(batch.past.device)
 
 
-def _future_lidar(dataset: ClipDataset, batch: Batch) -> Tensor:
+def _future_lidar(dataset: ClipDataset, batch: ClipBatch) -> Tensor:
     """Merged LiDAR of the future frames, uint8 `(B, F, X, Y, Z)`."""
     grids = []
     for i in batch.index:

@@ -4,16 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from occdistill.data.clips import ClipDataset
 from occdistill.evaluation.counts import Counts
-from occdistill.evaluation.evaluate import score_counts
-from occdistill.evaluation.predictions import Manifest, check_input, read_prediction
+from occdistill.evaluation.evaluate import evaluate, score_counts, windows_of
+from occdistill.evaluation.predictions import (
+    Manifest,
+    check_input,
+    find_predictions,
+    read_prediction,
+)
 from occdistill.evaluation.protocols import Protocol
-from occdistill.evaluation.rows import Batch, Row
+from occdistill.evaluation.rows import ClipBatch, Row, copy_last_row
+
+
+def score_predictions(
+    folder: Path,
+    manifest: Manifest,
+    dataset: ClipDataset,
+    protocols: Sequence[Protocol],
+    *,
+    name: str | None = None,
+    conditioning: str | None = None,
+    copy_last: bool = False,
+    **options: Any,
+) -> list[dict]:
+    """Rows of `report.json` for a folder of predictions, in either layout of `predictions`.
+
+    Args:
+        folder: of the predictions.
+        manifest: what it says about itself.
+        dataset: clips with their truth.
+        protocols: presets.
+        name: for the table; default: the manifest's, or the folder's.
+        conditioning: instead of the manifest's.
+        copy_last: add that row.
+        **options: others of `evaluate`.
+    """
+    files = find_predictions(folder, windows_of(dataset), protocols)
+    name = name or manifest.model or folder.name
+    rows = [prediction_row(manifest, dataset, files, name, conditioning)]
+    if copy_last:
+        rows.append(copy_last_row(dataset.future))
+    return evaluate(rows, dataset, protocols=protocols, indices=sorted(files), **options)
 
 
 def prediction_row(
@@ -33,7 +70,7 @@ def prediction_row(
         conditioning: instead of the manifest's.
     """
 
-    def predict(batch: Batch) -> torch.Tensor:
+    def predict(batch: ClipBatch) -> torch.Tensor:
         clips = []
         for b, i in enumerate(batch.index.tolist()):
             check_input(files[i], batch.past[b, -1].cpu().numpy())

@@ -19,7 +19,7 @@ from occdistill.runtime.forecaster import Forecaster
 
 
 @dataclass
-class Batch:
+class ClipBatch:
     """Clips as the data set gives them, on the evaluation's device, and what rows share.
 
     Attributes:
@@ -43,7 +43,7 @@ class Batch:
     shared: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, item: dict[str, Tensor], device: str, seed: int) -> Batch:
+    def of(cls, item: dict[str, Tensor], device: str, seed: int) -> ClipBatch:
         """From a collated data set item."""
         item = {k: v.to(device) if torch.is_tensor(v) else v for k, v in item.items()}
         masks = {k: v for k, v in item.items() if k.startswith("mask_")}
@@ -72,7 +72,7 @@ class Row:
 
     Attributes:
         model: name without NFE.
-        predict: `Batch` to uint8 voxels `(B, F, X, Y, Z)`.
+        predict: `ClipBatch` to uint8 voxels `(B, F, X, Y, Z)`.
         nfe: network evaluations per forecast; None: no network.
         guidance: guidance scale; None: unguided.
         conditioning: `none`, `hist+1`, `pred` or `gt`: what is known of the future ego motion.
@@ -82,13 +82,13 @@ class Row:
     """
 
     model: str
-    predict: Callable[[Batch], Tensor]
+    predict: Callable[[ClipBatch], Tensor]
     nfe: int | None = None
     guidance: float | None = None
     conditioning: str = "none"
     facts: dict[str, Any] = field(default_factory=dict)
     forecaster: Forecaster | None = None
-    draw: Callable[[Batch, int], Tensor] | None = None
+    draw: Callable[[ClipBatch, int], Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -99,7 +99,7 @@ class Row:
 def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **facts: Any) -> Row:
     """A row of a `Forecaster`; rows with the same `share` encode the past once per batch."""
 
-    def draw(batch: Batch, sample: int = 0) -> Tensor:
+    def draw(batch: ClipBatch, sample: int = 0) -> Tensor:
         condition: Condition | None = batch.shared.get(share)
         if condition is None:
             condition = forecaster.condition(batch.past, batch.poses, batch.trajectory)

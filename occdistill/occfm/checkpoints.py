@@ -77,7 +77,7 @@ class Variant:
 
 
 @dataclass
-class Published:
+class PublishedFile:
     """A published file, read and checked.
 
     Attributes:
@@ -123,7 +123,7 @@ class Published:
         return {key: value.detach().clone() for key, value in state.items()}
 
 
-def read(path: str | Path, weights: Weights = "auto") -> Published:
+def read(path: str | Path, weights: Weights = "auto") -> PublishedFile:
     """Read a published checkpoint with nothing but tensors and plain values allowed in it.
 
     Args:
@@ -160,7 +160,7 @@ def read(path: str | Path, weights: Weights = "auto") -> Published:
     averaged = tensors.pop("n_averaged", None)
     variant = _check(path, tensors)
     epoch = content.get("epoch")
-    return Published(
+    return PublishedFile(
         path=path,
         size=path.stat().st_size,
         sha256=_sha256(path),

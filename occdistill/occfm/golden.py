@@ -269,7 +269,7 @@ class Difference:
     passed: bool
 
 
-def compare(name: str, ours: np.ndarray, golden: np.ndarray) -> Difference:
+def compared(name: str, ours: np.ndarray, golden: np.ndarray) -> Difference:
     """Compare one array: floats by the tolerances above, classes and counts by equality.
 
     Up to 0.01 % of the voxels may change class, since some lie on the border of two.
@@ -295,10 +295,10 @@ def compare_part(
 ) -> list[Difference]:
     """Compute one part and compare every array of it that the golden file holds."""
     arrays, stats = compute(part, seed, device)
-    rows = [compare(name, value, golden[name]) for name, value in arrays.items() if name in golden]
+    rows = [compared(name, value, golden[name]) for name, value in arrays.items() if name in golden]
     names = [str(name) for name in golden.get("probe_names", ())]
     inside = [i for i, name in enumerate(names) if name in stats]
     if inside:
         ours = np.array([stats[names[i]] for i in inside])
-        rows.append(compare(f"{part} probes ({len(inside)})", ours, golden["probe_stats"][inside]))
+        rows.append(compared(f"{part} probes ({len(inside)})", ours, golden["probe_stats"][inside]))
     return rows

@@ -12,11 +12,11 @@ from occdistill.data.infos import build_infos
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError
 from occdistill.occfm.caches import compare_infos, infos_columns, read_infos, read_latents
-from occdistill.occfm.checkpoints import Published
+from occdistill.occfm.checkpoints import PublishedFile
 from occdistill.store import write_npz
 
 
-def describe(published: Published) -> str:
+def describe(published: PublishedFile) -> str:
     """What was found in a checkpoint, a line each."""
     variant, count = published.variant, sum(v.numel() for v in published.tensors.values())
     epoch = "" if published.epoch is None else f", epoch {published.epoch}"
@@ -32,7 +32,7 @@ def describe(published: Published) -> str:
 
 
 def import_weights(
-    published: Published,
+    published: PublishedFile,
     out: Path,
     relative_index: Literal["keep", "intended"] = "keep",
     force: bool = False,

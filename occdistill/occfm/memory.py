@@ -148,7 +148,7 @@ class Step(Task):
         return self.method.matching_loss(x_t, u_A - u_T)
 
 
-def count(**step) -> dict[str, int]:
+def live_bytes(**step) -> dict[str, int]:
     """Bytes of one step, without allocating them.
 
     Args:
@@ -195,7 +195,7 @@ def main() -> None:
         found = measure(device=args.device, **step)
         print(f"peak {found['peak'] / 1e9:.2f} GB, {found['seconds']:.3f} s per pair of updates")
     else:
-        found = count(**step)
+        found = live_bytes(**step)
         print(", ".join(f"{name} {value / 1e9:.2f} GB" for name, value in found.items()))
 
 

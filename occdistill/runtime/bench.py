@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
 from itertools import product
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from occdistill.runtime import roofline
 from occdistill.runtime.bench_page import parts
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
 from occdistill.runtime.latency import SCOPES, side_by_side
+from occdistill.runtime.machine import device_name
 
 TEACHER_NFE = (10, 5, 2, 1)
 PLAIN = ("plain", "float32")
@@ -41,10 +43,10 @@ class Line(NamedTuple):
 def bench(
     title: str,
     forecaster: Callable[[Line], Forecaster],
-    clip: tuple[torch.Tensor, ...],
     ceilings: Mapping[str, roofline.Ceiling],
-    *,
     guidance: float,
+    clip: tuple[torch.Tensor, ...],
+    *,
     light: bool = False,
     names: Sequence[str] | None = None,
     device: str = "cpu",
@@ -56,9 +58,9 @@ def bench(
     Args:
         title: of the size, for what is printed on the way.
         forecaster: of a line; lines of the same networks share them.
-        clip: past, poses and trajectory of one clip, see `Forecaster`.
         ceilings: of the machine, by the precisions to time; float32 among them.
         guidance: of the teacher.
+        clip: past, poses and trajectory of one clip, see `Forecaster`.
         light: whether there are a light decoder and encoder.
         names: back ends to time; default: what the device can.
         device: where it runs.
@@ -211,6 +213,18 @@ def scope_work(stages: tuple[roofline.Work, ...], nfe: int) -> dict[str, rooflin
         nfe * evaluate,
     )
     return {scope: roofline.Work(*map(int, total)) for scope, total in zip(SCOPES, totals)}
+
+
+def machine_facts(device: str, ceilings: Mapping[str, roofline.Ceiling]) -> dict:
+    """What a table of timings says about the machine and its limits."""
+    return {
+        "device": device_name(device),
+        "date": date.today().isoformat(),
+        "torch": torch.__version__,
+        "matmul_gflops": {dtype: c.gflops for dtype, c in ceilings.items()},
+        "copy_gbytes_per_s": max(c.gbytes_per_s for c in ceilings.values()),
+        "merge_keyframes_per_s": merge_rate(),
+    }
 
 
 def merge_rate(sweeps: int = 5, points: int = 34_720) -> float:

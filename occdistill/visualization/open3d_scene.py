@@ -231,7 +231,7 @@ def triangle_mesh(mesh: Mesh):
     return out
 
 
-class Window:
+class Viewer:
     """A window that shows the newest frame given to it; the mouse moves the camera.
 
     Raises:

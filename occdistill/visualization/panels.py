@@ -14,7 +14,7 @@ from occdistill.data.occ3d import CLASS_NAMES, FREE, PALETTE, Grid
 from occdistill.errors import UserError
 from occdistill.store import atomic
 from occdistill.visualization import bev
-from occdistill.visualization.open3d_scene import RenderError, Window, render
+from occdistill.visualization.open3d_scene import RenderError, Viewer, render
 
 INTERVAL = 0.5  # seconds between keyframes
 INK, GREY = (30, 32, 38), (110, 114, 122)
@@ -120,7 +120,7 @@ def still(
 
 def play(past: np.ndarray, rows: Mapping[str, np.ndarray], grid: Grid) -> None:
     """Play a clip in a window until it is closed, its panels in a row; arguments as for `save`."""
-    window = Window(grid)
+    window = Viewer(grid)
     print("in the window, left to right:", ", ".join(rows))
     frames = [[frame] * len(rows) for frame in past] + [list(step) for step in zip(*rows.values())]
     alive = True

@@ -18,6 +18,7 @@ from occdistill.build.config import data_root, load_config
 from occdistill.build.models import Models
 from occdistill.distill.flow_map import two_time
 from occdistill.distill.velocity_matching import VelocityMatching
+from occdistill.distill.x_prediction import XPrediction
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.runtime.forecaster import Forecaster
 
@@ -195,6 +196,15 @@ def test_arguments_that_a_class_refuses_are_one_sentence(override, message):
     config = load_config(DEMO, override)
     with pytest.raises(UserError, match=message):
         build_method(config, (6, 8, 24, 24), build_network(config))
+
+
+def test_a_method_that_asks_for_the_decoder_gets_the_configs_own():
+    config = load_config(DEMO, {"method": {"_delete_": True, "type": XPrediction}})
+    method = build_method(config, (6, 8, 24, 24), build_network(config))
+    decoder = build_vae(config)
+    latents = torch.randn(2, *decoder.latent_shape)
+    assert torch.equal(method.decoder.logits(latents), decoder.logits(latents))
+    assert not any(p.requires_grad for p in method.decoder.parameters())
 
 
 def test_a_condition_of_other_frames_than_the_network_takes_is_one_sentence():

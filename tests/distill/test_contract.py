@@ -3,17 +3,24 @@
 import pytest
 import torch
 
+from occdistill.autoencoder.vae import VAE
+from occdistill.distill.add import ADD
 from occdistill.distill.alphaflow import AlphaFlow
+from occdistill.distill.apt import APT
 from occdistill.distill.ayf import AYF
 from occdistill.distill.base import Batch, only_grad
 from occdistill.distill.composition import Composition
 from occdistill.distill.consistency import Consistency
 from occdistill.distill.decoupled import DecoupledMeanFlow
 from occdistill.distill.diff_instruct import DiffInstruct
+from occdistill.distill.diff_ratio import DiffRatio
 from occdistill.distill.dmd2 import DMD2
+from occdistill.distill.f_distill import FDistill
+from occdistill.distill.flow_generator_matching import FlowGeneratorMatching
 from occdistill.distill.flow_map import decoupled
 from occdistill.distill.freeflow import FreeFlow
 from occdistill.distill.improved_meanflow import ImprovedMeanFlow
+from occdistill.distill.ladd import LADD
 from occdistill.distill.meanflow import MeanFlow
 from occdistill.distill.mfd import MFD
 from occdistill.distill.moment_matching import MomentMatching
@@ -27,12 +34,14 @@ from occdistill.distill.sid import SiD
 from occdistill.distill.terminal_velocity import TerminalVelocity
 from occdistill.distill.velocity_matching import VelocityMatching
 from occdistill.distill.weighted import WeightedMeanFlow
+from occdistill.distill.x_prediction import XPrediction
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import Draws
 from occdistill.flow.solver import sample
 from occdistill.latents.condition import Condition
 
 SHAPE = (2, 8, 8, 8)
+DECODER = dict(channels=8, embedding=2, width=(16, 16), blocks=(1, 1), decoder_width=16)
 METHODS = {
     "mfd": (MFD, dict(ode_step=0.25)),
     "velocity_matching": (VelocityMatching, {}),
@@ -69,6 +78,13 @@ METHODS = {
     ),
     "decoupled": (DecoupledMeanFlow, {}),
     "freeflow": (FreeFlow, {}),
+    "add": (ADD, dict(starts=(0.0, 0.5))),
+    "ladd": (LADD, dict(real_steps=2)),
+    "apt": (APT, {}),
+    "diff_ratio": (DiffRatio, {}),
+    "f_distill": (FDistill, dict(ratio=2)),
+    "flow_generator_matching": (FlowGeneratorMatching, {}),
+    "x_prediction": (XPrediction, dict(decoder=VAE((32, 32, 2), **DECODER), clear_from=0.2)),
 }
 
 
@@ -138,6 +154,16 @@ def test_losses_do_not_depend_on_the_order_of_the_batch(method):
             method.losses(name, make_batch(order), 5).total for order in ((0, 1, 2), (2, 0, 1))
         )
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_gives_the_same_losses(method):
+    """As the trainer computes them: under autocast, weights in float32."""
+    for name in method.nets:
+        exact = method.losses(name, make_batch(), 5).total
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = method.losses(name, make_batch(), 5).total
+        torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.02)
+        rounded.backward()
 
 
 def test_two_steps_of_the_plan_leave_finite_new_weights(method):

@@ -46,15 +46,17 @@ QUADRATURE = {
 @pytest.mark.parametrize("case", QUADRATURE)
 def test_gradient_equals_the_closed_form(case):
     cls, options, expected = QUADRATURE[case]
+    count = 100_000 if cls is MFD else 400_000  # MFD takes up to 200 Euler steps of two fields
     for student, exact in zip(STUDENTS, expected):
-        found = gradients(build(cls, *student, **options))
+        found = gradients(build(cls, *student, **options), count)
         assert found == pytest.approx(exact, rel=0.02, abs=0.004), student
 
 
 @pytest.mark.parametrize("case", QUADRATURE)
 def test_no_gradient_at_the_optimum(case):
     cls, options, _ = QUADRATURE[case]
-    assert gradients(build(cls, 0.7, 1.0, **options)) == pytest.approx((0, 0), abs=2e-3)
+    found = gradients(build(cls, 0.7, 1.0, **options), 10_000)  # each sample's own is zero
+    assert found == pytest.approx((0, 0), abs=2e-3)
 
 
 @pytest.mark.parametrize("cls", [MFD, VelocityMatching, DiffInstruct, NoAuxiliary])
@@ -121,7 +123,7 @@ def test_no_auxiliary_interval_gradient_equals_its_closed_form():
     d_a = a * (t * (1 - t * (rho - 1) / (r - t))).mean().item()
     # the sample's own line passes through x̂ - e, whose mean is b
     d_b = (t * (b - m - t * (rho - 1) / (r - t) * (b - m))).mean().item()
-    assert gradients(method) == pytest.approx((d_a, d_b), rel=0.02)
+    assert gradients(method, 200_000) == pytest.approx((d_a, d_b), rel=0.02)
 
 
 def test_empty_intervals_are_velocity_matching():

@@ -103,7 +103,14 @@ def test_needs_no_data_and_half_precision_is_within_tolerance():
 
 @pytest.mark.parametrize(
     "option",
-    [dict(share=1.1), dict(strength=-1), dict(power=-1), dict(guided_from=2), dict(ratio=0)],
+    [
+        dict(share=1.1),
+        dict(strength=-1),
+        dict(power=-1),
+        dict(guided_from=2),
+        dict(ratio=0),
+        dict(steps=2),
+    ],
 )
 def test_bad_arguments_are_refused(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} must"):

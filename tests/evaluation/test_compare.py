@@ -9,10 +9,10 @@ from occdistill.evaluation.compare import (
     Run,
     average,
     compare,
+    comparison_page,
     leave_one_out,
     load_run,
     margin,
-    markdown,
 )
 from occdistill.evaluation.counts import Counts, Window
 from occdistill.evaluation.evaluate import evaluate
@@ -57,10 +57,12 @@ def test_a_clear_difference_is_found_and_none_where_there_is_none(reports):
     report = json.loads(b.read_text())
     assert better["mIoU"]["value"] == pytest.approx(report["rows"][0]["mIoU"]["avg@1,2,3s"])
     assert better["IoU"]["value"] == pytest.approx(report["rows"][0]["IoU"]["avg@1,2,3s"])
-    page = markdown([first, better, same], DEFAULT)
+    page = comparison_page([first, better, same], DEFAULT)
     assert page.count("\n|") == 5 and "6 scenes" in page and "is a hint" in page
     many = [{**entry, "scenes": 150} for entry in (first, better)]
-    assert "150 scenes" in markdown(many, DEFAULT) and "hint" not in markdown(many, DEFAULT)
+    assert "150 scenes" in comparison_page(many, DEFAULT) and "hint" not in comparison_page(
+        many, DEFAULT
+    )
     with pytest.raises(UserError, match="a confidence of 95 is none"):
         compare(runs, DEFAULT, 95)
 
@@ -118,15 +120,15 @@ def test_values_are_rounded_as_the_protocol_rounds_and_intervals_stay_two_sided(
     # around 50.56 that goes as far down as up
     low, high = result[0]["mIoU"]["interval"]
     assert high > 100 and (low + high) / 2 == pytest.approx(50.56)
-    assert "few scenes flatter it" in markdown(result, PROTOCOLS["i2world"])
-    assert "flatter" not in markdown(exact, DEFAULT)
+    assert "few scenes flatter it" in comparison_page(result, PROTOCOLS["i2world"])
+    assert "flatter" not in comparison_page(exact, DEFAULT)
 
 
 def test_one_scene_has_no_interval():
     runs = [made("a", [(10, 30)], 1), made("b", [(20, 30)], 1)]
     result = compare(runs, DEFAULT)
     assert result[1]["IoU"]["interval"] is None and result[1]["IoU"]["difference_interval"] is None
-    page = markdown(result, DEFAULT)
+    page = comparison_page(result, DEFAULT)
     assert "no intervals" in page and "| b | 83.33 | 80.00 | +16.67 | +20.00 |" in page
 
 

@@ -12,7 +12,7 @@ from occdistill.evaluation.evaluate import count, evaluate, score_counts
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.report import describe_dataset, make_report, markdown, write_report
 from occdistill.evaluation.rows import (
-    Batch,
+    ClipBatch,
     Row,
     ceiling_row,
     copy_last_row,
@@ -155,7 +155,7 @@ def test_extrapolated_rows_never_look_at_future_poses(clips):
     blind["poses"][:, clips.past :] = float("nan")
     for carry in (False, True):
         row = ego_warp_row(clips.grid, 6, extrapolated=True, carry=carry)
-        seen, unseen = (row.predict(Batch.of(x, "cpu", 0)) for x in (item, blind))
+        seen, unseen = (row.predict(ClipBatch.of(x, "cpu", 0)) for x in (item, blind))
         assert row.conditioning == "none" and torch.equal(seen, unseen)
 
 

@@ -7,7 +7,7 @@ from torch.utils.data import default_collate
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import GridTransform
 from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
-from occdistill.evaluation.rows import Batch, Row
+from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.latents.codec import Codec
 from tests.runtime.fakes import ClassesAsLatents
 
@@ -29,7 +29,7 @@ def datasets(tiny_world):
 
 
 def batch_of(dataset, *indices):
-    return Batch.of(default_collate([dataset[i] for i in indices]), "cpu", seed=0)
+    return ClipBatch.of(default_collate([dataset[i] for i in indices]), "cpu", seed=0)
 
 
 def test_from_labels_shows_the_labels_of_the_same_frames(datasets):

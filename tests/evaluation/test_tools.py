@@ -1,9 +1,6 @@
 """The command lines on the embedded world, end to end, with untrained networks."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +11,8 @@ from occdistill.build.config import load_config
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.protocols import PROTOCOLS
+from tests.tool import call
 
-TOOLS = Path(__file__).parents[2] / "tools"
 CONFIG = """
 from occdistill.autoencoder.light import LightDecoder, LightEncoder
 from occdistill.autoencoder.vae import VAE
@@ -40,15 +37,6 @@ light_encoder = dict(type=LightEncoder, width=(8, 8), blocks=(0, 1))
 light_checkpoint = {folder!r} + "/light.pth"
 work_dir = {folder!r}
 """
-
-
-def call(monkeypatch, name, *arguments):
-    """Run a tool's main in this process."""
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    return tool.main()
 
 
 @pytest.fixture(scope="module")

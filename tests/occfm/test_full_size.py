@@ -1,7 +1,5 @@
 """Full-size networks on the whole path, and what their distillation needs."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,19 +8,16 @@ import torch
 from occdistill.build.builders import build_dataset
 from occdistill.build.config import load_config
 from occdistill.build.models import Models
-from occdistill.occfm.memory import PeakBytes, count
+from occdistill.occfm.memory import PeakBytes, live_bytes
+from tests.tool import call
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_from_a_published_file_to_a_forecast(tmp_path, tiny_world, future_file, monkeypatch):
-    spec = importlib.util.spec_from_file_location("import_occfm", ROOT / "tools/import_occfm.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    arguments = ["weights", str(future_file), "--weights", "plain", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["import_occfm.py", *arguments])
-    tool.main()
+    arguments = ["weights", future_file, "--weights", "plain", "--out", tmp_path]
+    call(monkeypatch, "import_occfm", *arguments)
     config = load_config(
         ROOT / "configs/nus.py",
         {
@@ -60,7 +55,7 @@ def test_bytes_are_counted_while_they_live():
 
 @pytest.mark.slow
 def test_a_full_size_step_fits_a_24_gb_card():
-    plain, sparing = count(), count(recompute=True)
+    plain, sparing = live_bytes(), live_bytes(recompute=True)
     assert plain["weights"] == pytest.approx(3 * 4 * 11_854_992, rel=0.01)
     assert plain["resident"] == pytest.approx(plain["weights"] + 4 * 4 * 11_533_456, rel=0.05)
     assert sparing["peak"] < plain["peak"] < 8e9
@@ -71,4 +66,4 @@ def test_a_full_size_step_fits_a_24_gb_card():
 def test_a_measured_step_needs_what_was_counted():
     from occdistill.occfm.memory import measure
 
-    assert measure(device="cuda")["peak"] < 1.5 * count()["peak"]
+    assert measure(device="cuda")["peak"] < 1.5 * live_bytes()["peak"]

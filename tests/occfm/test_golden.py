@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from occdistill.occfm import golden as rule
-from occdistill.occfm.golden import PARTS, compare, compare_part, occupancy
+from occdistill.occfm.golden import PARTS, compare_part, compared, occupancy
 
 GOLDEN = Path(__file__).with_name("golden_seed0.npz")
 
@@ -34,19 +34,19 @@ def test_rule_draws_the_golden_grids(golden):
 @torch.no_grad()
 def test_autoencoder_on_one_frame(golden, vae):
     posterior = vae.encode(torch.from_numpy(occupancy(0, 0))[None])
-    assert compare("enc_mu", posterior.mean.numpy(), golden["enc_mu"][:1]).passed
-    assert compare("enc_sigma", posterior.std.numpy(), golden["enc_sigma"][:1]).passed
+    assert compared("enc_mu", posterior.mean.numpy(), golden["enc_mu"][:1]).passed
+    assert compared("enc_sigma", posterior.std.numpy(), golden["enc_sigma"][:1]).passed
     z = rule.normal(0, "z", 2, 16, 50, 50)[:1]
     features = vae.features(z)
     logits = features[:, 3::11, 5::11] @ vae.embedding.classes.weight.T
-    assert compare("dec_logits_sub", logits.numpy(), golden["dec_logits_sub"][:1]).passed
+    assert compared("dec_logits_sub", logits.numpy(), golden["dec_logits_sub"][:1]).passed
 
 
 @torch.no_grad()
 def test_transition_on_one_window(golden, transition):
     x, t, drive = rule.window(0, "cpu")
     v = transition.velocity(x[:1], t[:1], drive[:1])[..., 2::5, 1::5]
-    assert compare("trans_traj_sub", v.numpy(), golden["trans_traj_sub"][:1]).passed
+    assert compared("trans_traj_sub", v.numpy(), golden["trans_traj_sub"][:1]).passed
 
 
 @pytest.mark.slow
@@ -59,21 +59,21 @@ def test_every_array(part, golden):
 
 def test_a_wrong_array_does_not_pass():
     golden = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32)
-    assert compare("x", golden + np.float32(1e-5), golden).passed
-    assert not compare("x", golden + np.float32(1e-4), golden).passed  # rms
+    assert compared("x", golden + np.float32(1e-5), golden).passed
+    assert not compared("x", golden + np.float32(1e-4), golden).passed  # rms
     spike = golden.copy()
     spike[0, 0] += 3e-4
-    assert not compare("x", spike, golden).passed
-    assert not compare("x", golden[:3], golden).passed
+    assert not compared("x", spike, golden).passed
+    assert not compared("x", golden[:3], golden).passed
 
 
 def test_classes_may_differ_in_one_voxel_of_ten_thousand():
     classes = np.zeros(20_000, np.uint8)
     other = classes.copy()
     other[:2] = 1
-    assert compare("classes", other, classes).passed
+    assert compared("classes", other, classes).passed
     other[:3] = 1
-    assert not compare("classes", other, classes).passed
+    assert not compared("classes", other, classes).passed
 
 
 def test_tool_exits_with_one_sentence(tmp_path):

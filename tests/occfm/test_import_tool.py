@@ -1,8 +1,7 @@
 """`tools/import_occfm.py`, from a published file to weights that the configs load."""
 
-import importlib.util
 import pickle
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from occdistill.data.infos import build_infos
 from occdistill.data.scenes import load_index
 from occdistill.errors import UserError
 from occdistill.store import read_npz
+from tests.tool import call
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,15 +23,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def tool(monkeypatch):
     """Call the tool's `main` with arguments."""
-    spec = importlib.util.spec_from_file_location("import_occfm", ROOT / "tools/import_occfm.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["import_occfm.py", *map(str, arguments)])
-        return module.main()
-
-    return call
+    return partial(call, monkeypatch, "import_occfm")
 
 
 def test_imported_weights_are_the_files_and_fit_the_config(

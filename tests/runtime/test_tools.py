@@ -1,9 +1,7 @@
 """The tools that run a forecaster, from the command line to the file, on a tiny model and world."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +12,9 @@ from occdistill import checkpoint as checkpoints
 from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.errors import UserError
+from occdistill.runtime import bench_page
+from tests.tool import call
 
-TOOLS = Path(__file__).parents[2] / "tools"
 CONFIG = """
 from occdistill.autoencoder.light import LightDecoder, LightEncoder
 from occdistill.autoencoder.vae import VAE
@@ -57,21 +56,6 @@ def setup(tmp_path_factory, tiny_world):
         state = {"kind": kind, "model": net.state_dict(), "config_text": "", "fingerprints": {}}
         checkpoints.save(folder / f"{name}.pth", {**state, "meta": {}})
     return folder
-
-
-def load(tool):
-    """A tool as a module."""
-    spec = importlib.util.spec_from_file_location(f"tool_{tool}", TOOLS / f"{tool}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(monkeypatch, tool, *arguments):
-    """Run a tool's `main` as if from the command line."""
-    module = load(tool)
-    monkeypatch.setattr("sys.argv", [f"{tool}.py", *map(str, arguments)])
-    module.main()
 
 
 def test_benchmark_times_teacher_and_student_side_by_side(setup, monkeypatch, capsys):
@@ -244,15 +228,13 @@ def test_bench_writes_a_row_per_model_scope_and_backend(setup, monkeypatch, caps
 
 
 def test_a_gain_is_fewer_operations_times_operations_a_second():
-    bench = load("bench")
-
     def rows(model, p50, gflop, **more):
         head = dict(model=model, nfe=10, size="8x8x2", dtype="float32", backend="plain")
         head |= dict(decoder="full", encoder="full", gflop=gflop, ceiling_gflops=100.0)
         head |= dict(p50_ms=p50, gflops=1e3 * gflop / p50, **more)
-        return [{**head, "scope": scope} for scope in bench.SCOPES]
+        return [{**head, "scope": scope} for scope in bench_page.SCOPES]
 
-    text = bench.gains(
+    text = bench_page.gains(
         rows("teacher", 1000.0, 40.0)
         + rows("student", 50.0, 4.0)
         + rows("student", 200.0, 4.0, dtype="bfloat16")
@@ -269,5 +251,5 @@ def test_bench_says_whether_lidar_is_merged_fast_enough(rate, verdict):
         "matmul_gflops": {"float32": 1.0}, "copy_gbytes_per_s": 1.0,
         "merge_keyframes_per_s": rate, "confusion_clips_per_s": 1.0,
     }  # fmt: skip
-    text = load("bench").table([], machine)
+    text = bench_page.bench_table([], machine)
     assert f"keyframe: 20.0 a second and core (target 20, {verdict})" in text

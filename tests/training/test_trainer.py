@@ -34,7 +34,9 @@ def run_toy(work_dir, *options, launcher=()):
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
     killed = run_toy(tmp_path / "killed", "--task", task, "--die-at", "17")
     assert killed.returncode == -signal.SIGKILL
-    (tmp_path / "killed" / ".iter_21.pth.4242.tmp").write_bytes(b"half of a checkpoint")
+    unfinished = tmp_path / "killed" / ".iter_21.pth.4242.tmp"
+    unfinished.mkdir()
+    (unfinished / "iter_21.pth").write_bytes(b"half of a checkpoint")
     assert [p.name for p in ckpt.step_files(tmp_path / "killed")] == ["iter_7.pth", "iter_14.pth"]
     assert not (tmp_path / "killed" / "student.pth").exists()
     resumed = run_toy(tmp_path / "killed", "--task", task, "--resume")

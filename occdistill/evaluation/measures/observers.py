@@ -24,7 +24,7 @@ from occdistill.evaluation.measures.ray_iou import (
 )
 from occdistill.evaluation.measures.samples import SampleSpread
 from occdistill.evaluation.predictions import Manifest, save_prediction
-from occdistill.evaluation.rows import Batch, Row
+from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.latents.codec import Codec
 
 
@@ -41,12 +41,12 @@ class Observer:
         self,
         name: str,
         make: Callable[[], Any],
-        feed: Callable[[Any, Row, Batch, Tensor], None],
+        feed: Callable[[Any, Row, ClipBatch, Tensor], None],
     ) -> None:
         self.name, self.make, self.feed = name, make, feed
         self.states: dict[str, Any] = {}
 
-    def __call__(self, row: Row, batch: Batch, pred: Tensor) -> None:
+    def __call__(self, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         """Add a batch of one row."""
         if row.name not in self.states:
             self.states[row.name] = self.make()
@@ -79,7 +79,7 @@ def ray_iou(
     def make() -> RayIoU:
         return RayIoU(dataset.future, dataset.grid, directions=directions, distance=distance)
 
-    def feed(state: RayIoU, row: Row, batch: Batch, pred: Tensor) -> None:
+    def feed(state: RayIoU, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         for i, voxels, truth in zip(batch.index.tolist(), _host(pred), _host(batch.future)):
             scene, start = dataset.clips[i]
             first = start + dataset.past
@@ -101,7 +101,7 @@ class _Consistency:
 def consistency(grid: Grid) -> Observer:
     """Static voxels of neighbouring forecast frames, laid over each other with the true motion."""
 
-    def feed(state: _Consistency, row: Row, batch: Batch, pred: Tensor) -> None:
+    def feed(state: _Consistency, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         future = batch.poses[:, batch.past.shape[1] :]
         for voxels, truth, poses in zip(pred, batch.future, future):
             state.ours.update(voxels, poses)
@@ -113,7 +113,7 @@ def consistency(grid: Grid) -> Observer:
 def latent(codec: Codec, fingerprint: str, pool: int = 4) -> Observer:
     """Fréchet distance and neighbourhood measures in the latent space of `codec`."""
 
-    def feed(state: LatentStatistics, row: Row, batch: Batch, pred: Tensor) -> None:
+    def feed(state: LatentStatistics, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         key = ("latent features", id(codec))
         if key not in batch.shared:  # the truth's features are the same for every row
             batch.shared[key] = [state.features(truth) for truth in batch.future]
@@ -126,7 +126,7 @@ def latent(codec: Codec, fingerprint: str, pool: int = 4) -> Observer:
 def samples(frames: int, count: int) -> Observer:
     """Best-of-k, diversity and calibration of the rows that can draw several futures."""
 
-    def feed(state: SampleSpread, row: Row, batch: Batch, pred: Tensor) -> None:
+    def feed(state: SampleSpread, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         if row.draw is None:
             return
         futures = torch.stack([pred, *(row.draw(batch, s) for s in range(1, count))], 1)
@@ -150,7 +150,7 @@ def save_predictions(folder: Path, dataset: ClipDataset, rows: Sequence[Row], **
         manifest = Manifest(row.model, row.nfe, row.guidance, row.conditioning, **facts, **grid)
         manifest.save(folder / slug(row.name))
 
-    def feed(state: None, row: Row, batch: Batch, pred: Tensor) -> None:
+    def feed(state: None, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         for i, voxels in zip(batch.index.tolist(), _host(pred)):
             save_prediction(folder / slug(row.name), dataset.clip_id(i), voxels)
 

@@ -67,6 +67,11 @@ class VelocityNetwork(nn.Module, ABC):
     def taps(self) -> tuple[Tap, ...]:
         """Where discriminators read its features: the last block of its coarsest level."""
 
+    @property
+    def levels(self) -> tuple[Tap, ...]:
+        """The last block of every level: on the way down, the coarsest, back up; default `taps`."""
+        return self.taps
+
     @abstractmethod
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, r: Tensor | None = None

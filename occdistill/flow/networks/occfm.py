@@ -351,6 +351,17 @@ class OccFMTransition(VelocityNetwork):
         """The last block at 25×25."""
         return (Tap("middle2", self.middle2.conv2.out_channels, channels_last=True),)
 
+    @property
+    def levels(self) -> tuple[Tap, ...]:
+        """The convolutional half of every level, whose blocks see maps, and the last at 25×25."""
+
+        def ends(side: str) -> list[Tap]:
+            blocks = [level.residual2 for level in getattr(self, side)]
+            names = [f"{side}.{i}.residual2" for i in range(len(blocks))]
+            return [Tap(n, b.conv2.out_channels, True) for n, b in zip(names, blocks)]
+
+        return (*ends("down"), *self.taps, *ends("up"))
+
     def slots(self, condition: Condition) -> tuple[Tensor, Tensor | None]:
         """The condition in this network's slots: past `(B, P, C, H, W)`, trajectory `(B, L, 2)`.
 

@@ -25,7 +25,7 @@ def fourier(t: Tensor, dim: int, highest: float) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
-class Clock(nn.Module):
+class TimeEmbedding(nn.Module):
     """A time in [0, 1] to an embedding of width `dim`."""
 
     def __init__(self, dim: int, zero: bool = False) -> None:
@@ -138,8 +138,8 @@ class SpaceTimeUNet(VelocityNetwork):
         self.prior_std = prior_std
         widths = [width * 2**level for level in range(len(blocks))]
         e = widths[-1]
-        self.clock = Clock(e)
-        self.end_clock = Clock(e, zero=True) if two_time else None
+        self.clock = TimeEmbedding(e)
+        self.end_clock = TimeEmbedding(e, zero=True) if two_time else None
         self.trajectory = nn.Sequential(nn.Linear(2 * trajectory, e), nn.SiLU(), nn.Linear(e, e))
         self.horizon = nn.Parameter(torch.zeros(future, e))
         self.position = nn.Parameter(torch.zeros(width, height, cells))
@@ -204,6 +204,20 @@ class SpaceTimeUNet(VelocityNetwork):
         if self.end_clock is not None and r is not None:
             e = e + self.end_clock(r - t)
         return F.silu(e[:, None] + self.horizon)
+
+    @property
+    def levels(self) -> tuple[Tap, ...]:
+        """The last residual block of every finer level on either side of the coarsest one."""
+
+        def ends(side: str) -> list[Tap]:
+            layers = [*getattr(self, side), None]
+            return [
+                Tap(f"{side}.{i}", block.conv2.out_channels)
+                for i, (block, after) in enumerate(zip(layers, layers[1:]))
+                if isinstance(block, ResBlock) and not isinstance(after, ResBlock)
+            ]
+
+        return (*ends("down"), *self.taps, *ends("up"))
 
     def _check(self, condition: Condition, channels: int) -> None:
         aligned = 0 if condition.aligned is None else condition.aligned.shape[2] // channels

@@ -52,10 +52,12 @@ def test_observers_fill_the_rows(clips):
 
 
 def test_sample_noise_differs_by_sample_and_clip_only(clips):
-    from occdistill.evaluation.rows import Batch
+    from occdistill.evaluation.rows import ClipBatch
 
     def batch(*index):
-        return Batch(torch.zeros(len(index), 1), *[torch.zeros(1)] * 3, torch.tensor(index), seed=3)
+        return ClipBatch(
+            torch.zeros(len(index), 1), *[torch.zeros(1)] * 3, torch.tensor(index), seed=3
+        )
 
     first = batch(0, 1).noise((2, 3))
     assert torch.equal(first[1], batch(1).noise((2, 3))[0])
