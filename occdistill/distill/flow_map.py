@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from occdistill.distill.base import Batch, Loss, Method, require, time_law
 from occdistill.distill.losses import adaptive
 from occdistill.flow.derivatives import Derivative
-from occdistill.flow.networks.base import VelocityNetwork
+from occdistill.flow.networks.base import DECOUPLED, VelocityNetwork
 from occdistill.flow.path import Draws, TimeLaw, interpolate
 from occdistill.latents.condition import Condition
 
@@ -33,9 +33,27 @@ def two_time(network: VelocityNetwork) -> VelocityNetwork:
 
 
 def with_end_clock(network: VelocityNetwork, weights: Mapping[str, Tensor]) -> VelocityNetwork:
-    """The network as it must be to hold these weights: with an end clock if they have one."""
+    """The network as it must be to hold these weights: told the end of a step as they are."""
+    if DECOUPLED in weights:
+        return decoupled(network)
     has_one = any(key.startswith("end_clock.") for key in weights)
     return two_time(network) if has_one else network
+
+
+def decoupled(network: VelocityNetwork) -> VelocityNetwork:
+    """A copy of a velocity network that is told the end r of a step by its own clock.
+
+    The encoder's clock goes on showing t, the decoder's shows r. Nothing is added, and where r = t
+    the copy is the original.
+
+    Raises:
+        ValueError: if the network has an end clock.
+    """
+    if network.end_clock is not None:
+        raise ValueError("a network with an end clock can't be decoupled: take its teacher")
+    network = copy.deepcopy(network)
+    network.register_buffer(DECOUPLED, torch.ones(()))
+    return network
 
 
 def true_futures(batch: Batch) -> Tensor:

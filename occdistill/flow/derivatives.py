@@ -41,7 +41,7 @@ class Derivative:
         step: of the difference, in time. A clock that multiplies t by 1000 turns once in 0.006:
             steps of 1e-3 are wrong by a tenth, 1e-4 by a thousandth, below 3e-5 rounding takes over.
         chunk: samples evaluated at once; 0 for all. It bounds the memory of either kind.
-        mixed_step: of the second difference, whose rounding error grows with the step's square:
+        mixed_step: of the second difference, whose rounding error grows as the step's square shrinks:
             1e-3 is wrong by a few hundredths for a clock that multiplies t by 100, and by a third
             for one that multiplies it by 1000. Such a network needs `jvp` here.
     """
@@ -76,18 +76,12 @@ class Derivative:
     ) -> Tensor:
         """`Dr u` at `x_t (B, F, C, H, W)`, times `(B,)`."""
 
-        def along(h: Tensor, x: Tensor, t: Tensor, r: Tensor):
-            return x, t, r + h
-
-        return self._derive(self._first(), field, along, (r - t, 1 - r), condition, x_t, t, r)
+        return self._derive(self._first(), field, _later, (r - t, 1 - r), condition, x_t, t, r)
 
     def value_and_end(
         self, field: AverageField, x_t: Tensor, t: Tensor, r: Tensor, condition: Condition
     ) -> tuple[Tensor, Tensor]:
         """`u` and `Dr u`, both with gradients; forward mode holds several times a pass's memory."""
-
-        def along(h: Tensor, x: Tensor, t: Tensor, r: Tensor):
-            return x, t, r + h
 
         def rule(line: Line, *room: Tensor) -> Tensor:
             if self.kind == "jvp":
@@ -97,7 +91,7 @@ class Derivative:
             )
 
         room = (r - t, 1 - r)
-        return self._derive(rule, field, along, room, condition, x_t, t, r, grad=True).unbind(1)
+        return self._derive(rule, field, _later, room, condition, x_t, t, r, grad=True).unbind(1)
 
     def mixed(
         self,
@@ -180,6 +174,10 @@ class Derivative:
         change = change + line(-early, -sooner)
         area = ((early + late) * (sooner + later)).clamp_min(1e-20)
         return torch.stack([d_t, d_r, change / expand(area, change)], dim=1)
+
+
+def _later(h: Tensor, x: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x, t, r + h
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from occdistill.autoencoder.occfm import OccFMVAE
+from occdistill.flow.networks.base import DECOUPLED
 from occdistill.flow.networks.occfm import OccFMTransition
 
 Table = dict[str, "str | tuple[str, Table]"]
@@ -125,7 +126,7 @@ TRANSITION: Table = {
     "out_residual": ("transition_model.final_conv.0", RESIDUAL),
     "out": "transition_model.final_conv.1",
 }
-UNPUBLISHED = "end_clock."  # our second clock, which starts at zero
+UNPUBLISHED = ("end_clock.", DECOUPLED)  # how a student is told the end of its step
 
 # ------------------------------------------------------------------ translation
 

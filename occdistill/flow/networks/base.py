@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from occdistill.latents.condition import Condition
 
+DECOUPLED = "decoder_sees_end"
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -50,7 +52,15 @@ class VelocityNetwork(nn.Module, ABC):
     @property
     def two_time(self) -> bool:
         """Whether it also takes the end time r of a step."""
-        return self.end_clock is not None
+        return self.end_clock is not None or self.decoupled
+
+    @property
+    def decoupled(self) -> bool:
+        """Whether its decoder's clock shows r where its encoder's shows t, see `flow_map.decoupled`.
+
+        A mark among the weights says so, that checkpoints may tell.
+        """
+        return DECOUPLED in self._buffers
 
     @property
     @abstractmethod

@@ -406,6 +406,8 @@ class OccFMTransition(VelocityNetwork):
         """
         batch, count = frames.shape[:2]
         e = F.silu(self.embed(t, trajectory, r))
+        late = self.decoupled and r is not None  # from the second half of the middle on
+        late_e = F.silu(self.embed(r, trajectory, None)) if late else e
         bias = self.frame_bias(self.buckets).permute(2, 0, 1)[None]
 
         x = self.enter(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
@@ -427,10 +429,10 @@ class OccFMTransition(VelocityNetwork):
         x = self.block(self.middle1, x, e)
         x = self.block(over_pixels, self.middle_space, x)
         x = self.block(over_frames, self.middle_time, x, count, bias)
-        x = self.block(self.middle2, x, e)
+        x = self.block(self.middle2, x, late_e)
 
-        x = self.level(self.up[0], torch.cat([x, coarse], dim=-1), e)
-        x = self.level(self.up[1], torch.cat([convolve(self.upsample, x), fine], dim=-1), e)
+        x = self.level(self.up[0], torch.cat([x, coarse], dim=-1), late_e)
+        x = self.level(self.up[1], torch.cat([convolve(self.upsample, x), fine], dim=-1), late_e)
 
         x = torch.cat([x, entered], dim=-1)
         if newest is not None:  # from here on frames don't mix

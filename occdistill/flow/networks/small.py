@@ -167,11 +167,9 @@ class SpaceTimeUNet(VelocityNetwork):
         """Velocity at `x_t (B, F, C, H, W)`, `t (B,)`; average velocity to `r (B,)` if two-time."""
         frames, channels = x_t.shape[1:3]
         self._check(condition, channels)
-        e = self.clock(t) + self.trajectory(condition.trajectory.flatten(1) / 5.0)
-        if self.end_clock is not None and r is not None:
-            e = e + self.end_clock(r - t)
-        e = F.silu(e[:, None] + self.horizon)  # (B, F, E)
-        frame_e = e.flatten(0, 1)
+        e = self.embed(t, condition, r)
+        late_e = self.embed(r, condition) if self.decoupled and r is not None else e
+        frame_e, late_e = e.flatten(0, 1), late_e.flatten(0, 1)
 
         seen = torch.cat([x_t, condition.aligned], dim=2).flatten(0, 1)
         shared = self.past_in(condition.past.flatten(1, 2)) + self.position
@@ -187,7 +185,7 @@ class SpaceTimeUNet(VelocityNetwork):
             h = layer(h, frame_e if isinstance(layer, ResBlock) else e)
         for layer in self.up:
             if isinstance(layer, ResBlock):
-                h = layer(torch.cat([h, skips.pop()], dim=1), frame_e)
+                h = layer(torch.cat([h, skips.pop()], dim=1), late_e)
             else:
                 h = layer(h)
         out = self.conv_out(F.silu(self.norm_out(h))).unflatten(0, (-1, frames))
@@ -199,6 +197,13 @@ class SpaceTimeUNet(VelocityNetwork):
     def taps(self) -> tuple[Tap, ...]:
         """The last block of the coarsest level."""
         return (Tap(f"middle.{len(self.middle) - 1}", self.horizon.shape[1]),)
+
+    def embed(self, t: Tensor, condition: Condition, r: Tensor | None = None) -> Tensor:
+        """One vector per future frame from clocks, trajectory and horizon, `(B, F, E)`."""
+        e = self.clock(t) + self.trajectory(condition.trajectory.flatten(1) / 5.0)
+        if self.end_clock is not None and r is not None:
+            e = e + self.end_clock(r - t)
+        return F.silu(e[:, None] + self.horizon)
 
     @property
     def levels(self) -> tuple[Tap, ...]:
