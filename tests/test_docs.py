@@ -1,0 +1,35 @@
+"""What the documents name exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page):
+    named = set(
+        re.findall(r"`((?:occdistill|tools|configs|tests|benchmarks)/[\w./-]*)`", page.read_text())
+    )
+    missing = [name for name in sorted(named) if not (ROOT / name).exists() and "my_" not in name]
+    assert not missing
+    if page.name == "architecture.md":
+        assert len(named) > 40
+
+
+def test_the_architecture_page_has_every_package():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    packages = [p.parent.name for p in (ROOT / "occdistill").glob("*/__init__.py")]
+    assert len(packages) > 10
+    assert not [name for name in packages if f"`occdistill/{name}/`" not in page]
+
+
+def test_a_new_method_is_found_by_its_file_alone():
+    from occdistill.distill import methods
+
+    stems = {p.stem for p in (ROOT / "occdistill" / "distill").glob("*.py")}
+    found = {kind.__module__.rpartition(".")[2] for kind in methods().values()}
+    assert {"mfd", "meanflow", "dmd2"} <= found <= stems
