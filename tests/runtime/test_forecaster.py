@@ -124,3 +124,10 @@ def test_temperature_scales_the_noise_that_a_forecast_starts_from(small_networks
 def test_tensors_that_are_here_already_are_not_copied():
     x = torch.zeros(3)
     assert Forecaster(codec(), ToNewest()).here(x) is x
+
+
+def test_a_network_and_a_codec_that_disagree_about_aligned_frames_are_refused(small_networks):
+    base, network, _ = small_networks
+    base.align = ()
+    with pytest.raises(UserError, match="takes 1 aligned frames, but conditioning.align gives 0"):
+        Forecaster(base, network)
