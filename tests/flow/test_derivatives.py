@@ -5,6 +5,7 @@ from occdistill.distill.flow_map import two_time
 from occdistill.flow.derivatives import Derivative
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.networks.small import SpaceTimeUNet
+from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
 from tests.flow.test_small_network import inputs
 from tests.flow_map import GaussianFlowMap
@@ -119,3 +120,33 @@ def test_nested_forward_mode_agrees_with_differences_through_attention():
     assert not exact[2].requires_grad
     for one, other in zip(exact, close):
         assert (one - other).norm() < 0.02 * one.norm()
+
+
+def test_nested_forward_mode_through_occfms_network():
+    """Its fast clock leaves second differences no room, so the outer derivative alone is one."""
+    torch.manual_seed(0)
+    net = OccFMTransition((4, 4, 4), past=2, future=2, trajectory_length=3, width=16, two_time=True)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    c = Condition(torch.randn(2, 2, 4, 4, 4), None, torch.randn(2, 3, 2))
+    x, v = torch.randn(2, 2, 2, 4, 4, 4)
+    t, r, h = torch.tensor([0.1, 0.4]), torch.tensor([0.9, 0.5]), 1e-4
+    jvp = Derivative("jvp")
+    d_t, d_r, d_tr = jvp.mixed(net, x, t, r, c, v)
+    later, earlier = (jvp.end(net, x + s * v, t + s, r, c) for s in (h, -h))
+    torch.testing.assert_close(d_t, jvp.total(net, x, t, r, c, v), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(d_r, jvp.end(net, x, t, r, c), rtol=1e-4, atol=1e-6)
+    assert ((later - earlier) / (2 * h) - d_tr).norm() < 0.02 * d_tr.norm()
+
+
+def test_second_differences_ask_for_no_step_that_runs_backwards():
+    x, t, r, c = gaussian_points()
+    asked = []
+
+    def field(x, t, condition, r):
+        asked.append((t, r))
+        return x * expand(t, x) * expand(r, x)
+
+    found = Derivative("difference", mixed_step=0.3).mixed(field, x, t, r, c, torch.zeros_like(x))
+    assert all((t >= 0).all() and (t <= r + 1e-12).all() and (r <= 1).all() for t, r in asked)
+    torch.testing.assert_close(found[2], x, atol=1e-6, rtol=0)  # exact for any step
