@@ -205,8 +205,7 @@ def comparison_page(
     if protocol.rules.zero == "drop":
         about += (
             " A class at exactly 0 leaves this protocol's mean: more scenes, in which such a class "
-            "has its first hits, lower the mIoU, and few scenes flatter it by more than an interval "
-            "around it shows."
+            "has its first hits, lower the mIoU, so few scenes flatter it."
         )
     return f"{about}\n\n{table(header, body)}\n"
 

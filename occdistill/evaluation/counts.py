@@ -82,7 +82,7 @@ class Counts:
         return result
 
     def by_scene(self, view: str, chosen: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Tallies `(F, 3, C)` summed within each scene: the units of a bootstrap."""
+        """Tallies `(F, 3, C)` summed within each scene: what an interval takes for one observation."""
         per_clip = self._view(view)
         result: dict[str, np.ndarray] = {}
         for i, window in enumerate(self.windows):
