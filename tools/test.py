@@ -14,10 +14,11 @@ import _options as common
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import STEPS
 from occdistill.build.models import Models
-from occdistill.build.scoring import MEASURES, ROWS, build_measures, build_rows, some_clips
+from occdistill.build.scoring import ROWS, build_measures, build_rows, some_clips
 from occdistill.errors import run
 from occdistill.evaluation.card import publish
 from occdistill.evaluation.evaluate import evaluate, views_for
+from occdistill.evaluation.measures import measures
 from occdistill.evaluation.protocols import get_protocol
 from occdistill.evaluation.report import describe_dataset, git_commit
 from occdistill.evaluation.views import needs_masks
@@ -34,7 +35,7 @@ def parse() -> argparse.Namespace:
     add("--teacher-nfe", default=list(STEPS), **some)
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    add("--measure", nargs="+", choices=MEASURES, default=[], help="measures beyond mIoU")
+    add("--measure", nargs="+", choices=list(measures()), default=[], help="measures beyond mIoU")
     add("--samples", type=common.positive, default=4, help="futures per clip for --measure samples")
     add("--save-predictions", type=Path, metavar="DIR", help="write npz that tools/score.py reads")
     add("--name", help="what to call CHECKPOINT in the table")
@@ -58,13 +59,13 @@ def main() -> None:
         args.rows, models, dataset, args.checkpoint, teacher_nfe=args.teacher_nfe, nfe=args.nfe,
         guidance=args.guidance, name=args.name, **common.forecaster_options(args),
     )  # fmt: skip
-    measures = build_measures(
+    observers = build_measures(
         args.measure, models, dataset, rows, samples=args.samples,
         predictions=args.save_predictions, device=args.device,
     )  # fmt: skip
     out = args.out or Path(config.work_dir)
     records = evaluate(
-        rows, dataset, measures=measures, protocols=protocols, views=args.view,
+        rows, dataset, measures=observers, protocols=protocols, views=args.view,
         repeats=args.repeats, common=dict(git_commit=git_commit(), batch_size=args.batch_size),
         indices=some_clips(dataset, args.limit_clips), batch_size=args.batch_size,
         device=args.device, seed=args.seed, workers=args.workers, out=out / "counts",

@@ -15,14 +15,16 @@ from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
-from occdistill.evaluation.measures import observers
+from occdistill.evaluation.measures import measures
+from occdistill.evaluation.measures.base import Context, Observer
+from occdistill.evaluation.predictions import save_predictions
 from occdistill.evaluation.rows import Row, ceiling_row, copy_last_row, ego_warp_row, forecast_row
+from occdistill.latents.codec import Codec
 
 ROWS = (
     "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
     "ego-warp-extrapolated-carried", "ceiling",
 )  # fmt: skip
-MEASURES = ("ray-iou", "ray-iou-entry", "consistency", "latent", "samples")
 
 
 def build_rows(
@@ -126,11 +128,11 @@ def build_measures(
     samples: int = 4,
     predictions: Path | None = None,
     device: str = "cpu",
-) -> list[observers.Observer]:
+) -> list[Observer]:
     """The observers asked for.
 
     Args:
-        wanted: of `MEASURES`.
+        wanted: of `measures()`.
         models: of the config.
         dataset: of the clips.
         rows: that are observed.
@@ -139,23 +141,17 @@ def build_measures(
         device: where the networks are.
     """
 
-    def latent() -> observers.Observer:
+    def extractor() -> tuple[Codec, str]:
         codec = models.codec()
         codec.vae.to(device)
-        return observers.latent(codec, models.vae_mark)
+        return codec, models.vae_mark
 
-    known = {
-        "ray-iou": lambda: observers.ray_iou(dataset, distance="exit"),
-        "ray-iou-entry": lambda: observers.ray_iou(dataset, distance="entry"),
-        "consistency": lambda: observers.consistency(dataset.grid),
-        "latent": latent,
-        "samples": lambda: observers.samples(dataset.future, samples),
-    }
-    made = [known[name]() for name in MEASURES if name in wanted]
+    context = Context(dataset, extractor, samples)
+    made = [measure.observe(context) for name, measure in measures().items() if name in wanted]
     if predictions is not None:
         data = models.config.data
         grid = dict(crop=data.get("crop"), coarsen=data.get("coarsen", 1))
-        made.append(observers.save_predictions(predictions, dataset, rows, **grid))
+        made.append(save_predictions(predictions, dataset, rows, **grid))
     return made
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.counts import Counts, Window, slug
-from occdistill.evaluation.measures.observers import Observer, results
+from occdistill.evaluation.measures.base import Observer, results
 from occdistill.evaluation.measures.subsets import subset_scores
 from occdistill.evaluation.metrics import score
 from occdistill.evaluation.protocols import DEFAULT, Protocol

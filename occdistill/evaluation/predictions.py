@@ -23,11 +23,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import CLASS_NAMES, FREE
 from occdistill.errors import UserError
-from occdistill.evaluation.counts import Window
+from occdistill.evaluation.counts import Window, slug
+from occdistill.evaluation.measures.base import Observer
 from occdistill.evaluation.protocols import Protocol
+from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.store import read_json, reading, write_json, write_npz
 
 KEYS = ("semantics", "pred", "prediction", "pred_occs", "output_occs", "arr_0")
@@ -97,6 +101,27 @@ def save_prediction(folder: str | Path, clip_id: str, voxels: np.ndarray) -> Pat
     path = Path(folder) / f"{clip_id}.npz"
     write_npz(path, {"semantics": np.asarray(voxels, np.uint8)})
     return path
+
+
+def save_predictions(folder: Path, dataset: ClipDataset, rows: Sequence[Row], **grid) -> Observer:
+    """Writes every row's forecasts to `folder/<row>`, as `tools/score.py` reads them.
+
+    Args:
+        folder: where to.
+        dataset: names the clips.
+        rows: described in the folders' manifests.
+        **grid: `crop` and `coarsen` of the voxels.
+    """
+    for row in rows:
+        facts = {k: row.facts.get(k) for k in ("checkpoint", "dtype")}
+        manifest = Manifest(row.model, row.nfe, row.guidance, row.conditioning, **facts, **grid)
+        manifest.save(folder / slug(row.name))
+
+    def feed(state: None, row: Row, batch: ClipBatch, pred: Tensor) -> None:
+        for i, voxels in zip(batch.index.tolist(), pred.cpu().numpy()):
+            save_prediction(folder / slug(row.name), dataset.clip_id(i), voxels)
+
+    return Observer("predictions", lambda: None, feed)
 
 
 def find_predictions(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from occdistill.data.clips import ClipDataset
+from occdistill.evaluation.measures import measures, subsets
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.published import PUBLISHED, Published
 from occdistill.runtime.machine import model_name
@@ -191,25 +192,12 @@ def _protocol_block(name: str, rows: list[dict]) -> list[str]:
     return parts
 
 
-MEASURES = {
-    "movable mIoU": ("movable", "mIoU", "avg@1,2,3s"),
-    "static mIoU": ("static", "mIoU", "avg@1,2,3s"),
-    "changed mIoU": ("changed", "mIoU", "avg@1,2,3s"),
-    "camera-visible mIoU": ("camera", "mIoU", "avg@1,2,3s"),
-    "LiDAR-visible mIoU": ("lidar", "mIoU", "avg@1,2,3s"),
-    "RayIoU": ("ray_iou", "RayIoU", "avg@all"),
-    "RayIoU, entry": ("ray_iou_entry", "RayIoU", "avg@all"),
-    "static consistency": ("static_consistency", "forecast"),
-    "of the truth": ("static_consistency", "truth"),
-    "best-of-k mIoU": ("samples", "best_of_k", "mIoU", "avg@1,2,3s"),
-    "diversity": ("samples", "diversity", "avg@all"),
-    "calibration error": ("samples", "calibration", "ece"),
-    "Fréchet, frames": ("latent", "frame", "frechet"),
-    "Fréchet, clips": ("latent", "clip", "frechet"),
-    "precision": ("latent", "frame", "precision"),
-    "recall": ("latent", "frame", "recall"),
-    "coverage": ("latent", "frame", "coverage"),
-}
+def measure_columns() -> dict[str, tuple[str, ...]]:
+    """Titles of all columns beyond mIoU to their keys in a row's `measures`: parts of the voxels
+    first, then measure by measure, those of few columns first.
+    """
+    walked = sorted(measures().values(), key=lambda measure: len(measure.columns))
+    return {**subsets.COLUMNS, **{k: v for m in walked for k, v in m.columns.items()}}
 
 
 def _measures_block(rows: list[dict]) -> list[str]:
@@ -222,7 +210,9 @@ def _measures_block(rows: list[dict]) -> list[str]:
             found = (found or {}).get(key)
         return found
 
-    shown = {k: p for k, p in MEASURES.items() if any(value(r, p) is not None for r in rows)}
+    shown = {
+        k: p for k, p in measure_columns().items() if any(value(r, p) is not None for r in rows)
+    }
     if not shown:
         return []
     body = [[r["model"], r["nfe"], *(value(r, p) for p in shown.values())] for r in rows]

@@ -8,7 +8,9 @@ from torch import Tensor
 from occdistill.data.occ3d import Grid
 from occdistill.data.poses import invert
 from occdistill.data.resample import warp
+from occdistill.evaluation.measures.base import Context, Measure, Observer
 from occdistill.evaluation.measures.subsets import STATIC
+from occdistill.evaluation.rows import ClipBatch, Row
 
 _OUTSIDE = 255
 
@@ -40,3 +42,36 @@ class StaticConsistency:
     def result(self) -> float:
         """Percent; NaN if no static voxel was seen."""
         return 100 * self.agree / self.union if self.union else float("nan")
+
+
+class _Beside:
+    """A row's consistency beside the truth's own."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.ours, self.truth = StaticConsistency(grid), StaticConsistency(grid)
+
+    def result(self) -> dict[str, float]:
+        return {"forecast": self.ours.result(), "truth": self.truth.result()}
+
+
+def observe(context: Context) -> Observer:
+    """Static voxels of neighbouring forecast frames, laid over each other with the true motion."""
+
+    def feed(state: _Beside, row: Row, batch: ClipBatch, pred: Tensor) -> None:
+        future = batch.poses[:, batch.past.shape[1] :]
+        for voxels, truth, poses in zip(pred, batch.future, future):
+            state.ours.update(voxels, poses)
+            state.truth.update(truth, poses)
+
+    return Observer("static_consistency", lambda: _Beside(context.dataset.grid), feed)
+
+
+CONSISTENCY = Measure(
+    "consistency",
+    observe,
+    {
+        "static consistency": ("static_consistency", "forecast"),
+        "of the truth": ("static_consistency", "truth"),
+    },
+    order=3,
+)

@@ -11,6 +11,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from occdistill.evaluation.measures.base import Context, Measure, Observer
+from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.latents.codec import Codec
 
 
@@ -126,3 +128,31 @@ class LatentStatistics:
                 "dim": len(real.total),
             }
         return result
+
+
+def observe(context: Context) -> Observer:
+    """Distances in the latent space of the context's autoencoder."""
+    codec, fingerprint = context.extractor()
+
+    def feed(state: LatentStatistics, row: Row, batch: ClipBatch, pred: Tensor) -> None:
+        key = ("latent features", id(codec))
+        if key not in batch.shared:  # the truth's features are the same for every row
+            batch.shared[key] = [state.features(truth) for truth in batch.future]
+        for voxels, real in zip(pred, batch.shared[key]):
+            state.update(state.features(voxels), real)
+
+    return Observer("latent", lambda: LatentStatistics(codec, fingerprint), feed)
+
+
+LATENT = Measure(
+    "latent",
+    observe,
+    {
+        "Fréchet, frames": ("latent", "frame", "frechet"),
+        "Fréchet, clips": ("latent", "clip", "frechet"),
+        "precision": ("latent", "frame", "precision"),
+        "recall": ("latent", "frame", "recall"),
+        "coverage": ("latent", "frame", "coverage"),
+    },
+    order=4,
+)

@@ -8,16 +8,22 @@ a CUDA extension. `ray_iou` is all of it for arrays at hand; `RayIoU` counts cli
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache, partial
 from itertools import zip_longest
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch import Tensor
 
 from occdistill.data.occ3d import CLASS_NAMES, FREE, NUM_CLASSES, OCC3D, Grid
 from occdistill.data.poses import LIDAR_POSITION, invert
 from occdistill.data.raycast import cast_rays
 from occdistill.errors import UserError
+from occdistill.evaluation.measures.base import Context, Measure, Observer
 from occdistill.evaluation.metrics import horizon_names, nanmean
+
+if TYPE_CHECKING:  # arrays at hand need no model code
+    from occdistill.evaluation.rows import ClipBatch, Row
 
 Distance = Literal["exit", "entry"]
 THRESHOLDS = (1.0, 2.0, 4.0)  # metres
@@ -215,3 +221,38 @@ class RayIoU:
             name: {**dict(zip(names, row.tolist())), "avg@all": float(row.mean())}
             for name, row in rows.items()
         }
+
+
+def observe(
+    context: Context, distance: Distance = "exit", origins: int = 8, azimuths: int = 360
+) -> Observer:
+    """RayIoU from up to `origins` LiDAR positions along the scene's whole drive, also beyond the
+    clip, with `azimuths` rays around.
+    """
+    dataset, directions = context.dataset, lidar_directions(azimuths)
+
+    @lru_cache(maxsize=1)  # the clips of a scene follow one another
+    def along(scene: int) -> list[np.ndarray]:
+        poses = np.stack([frame.ego_to_global for frame in dataset.scenes[scene].keyframes])
+        return drive_origins(poses, dataset.grid, origins)
+
+    def make() -> RayIoU:
+        return RayIoU(dataset.future, dataset.grid, directions=directions, distance=distance)
+
+    def feed(state: RayIoU, row: Row, batch: ClipBatch, pred: Tensor) -> None:
+        clips = zip(batch.index.tolist(), pred.cpu().numpy(), batch.future.cpu().numpy())
+        for i, voxels, truth in clips:
+            scene, start = dataset.clips[i]
+            first = start + dataset.past
+            state.update(voxels, truth, along(scene)[first : first + dataset.future])
+
+    return Observer("ray_iou" if distance == "exit" else "ray_iou_entry", make, feed)
+
+
+EXIT = Measure("ray-iou", observe, {"RayIoU": ("ray_iou", "RayIoU", "avg@all")}, order=1)
+ENTRY = Measure(
+    "ray-iou-entry",
+    partial(observe, distance="entry"),
+    {"RayIoU, entry": ("ray_iou_entry", "RayIoU", "avg@all")},
+    order=2,
+)

@@ -5,12 +5,18 @@ A one-step student can keep its mIoU and lose its diversity; mIoU alone doesn't 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 from numba import njit
+from torch import Tensor
 
 from occdistill.data.occ3d import FREE
 from occdistill.evaluation.confusion import Confusion, confusion
+from occdistill.evaluation.measures.base import Context, Measure, Observer
 from occdistill.evaluation.metrics import mean_iou, nanmean, score, tally
+from occdistill.evaluation.rows import ClipBatch, Row
 
 BINS = 10
 
@@ -142,3 +148,34 @@ def auroc(bins: np.ndarray) -> float:
         return float("nan")
     below = np.cumsum(right) - right
     return float((wrong * (below + right / 2)).sum() / (right.sum() * wrong.sum()))
+
+
+class _OnlyDrawn(Observer):
+    def result(self, row: Row) -> Any:
+        return None if row.draw is None else super().result(row)
+
+
+def observe(context: Context) -> Observer:
+    """Best-of-k, diversity and calibration of the rows that can draw several futures."""
+    frames, count = context.dataset.future, context.samples
+
+    def feed(state: SampleSpread, row: Row, batch: ClipBatch, pred: Tensor) -> None:
+        if row.draw is None:
+            return
+        futures = torch.stack([pred, *(row.draw(batch, s) for s in range(1, count))], 1)
+        for voxels, truth in zip(futures.cpu().numpy(), batch.future.cpu().numpy()):
+            state.update(voxels, truth)
+
+    return _OnlyDrawn("samples", lambda: SampleSpread(frames, count), feed)
+
+
+SAMPLES = Measure(
+    "samples",
+    observe,
+    {
+        "best-of-k mIoU": ("samples", "best_of_k", "mIoU", "avg@1,2,3s"),
+        "diversity": ("samples", "diversity", "avg@all"),
+        "calibration error": ("samples", "calibration", "ece"),
+    },
+    order=5,
+)

@@ -14,6 +14,13 @@ CLASS_SUBSETS = {
     "static": STATIC,
     "without_others": tuple(range(1, FREE)),
 }
+COLUMNS = {  # of the page, as `Measure.columns`
+    "movable mIoU": ("movable", "mIoU", "avg@1,2,3s"),
+    "static mIoU": ("static", "mIoU", "avg@1,2,3s"),
+    "changed mIoU": ("changed", "mIoU", "avg@1,2,3s"),
+    "camera-visible mIoU": ("camera", "mIoU", "avg@1,2,3s"),
+    "LiDAR-visible mIoU": ("lidar", "mIoU", "avg@1,2,3s"),
+}
 
 
 def subset_scores(counts: Counts, chosen: np.ndarray | None = None) -> dict[str, dict]:

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from occdistill.data.occ3d import Grid
 from occdistill.evaluation.counts import Counts, Window
 from occdistill.evaluation.evaluate import evaluate
-from occdistill.evaluation.measures import observers
+from occdistill.evaluation.measures import consistency, ray_iou, samples
+from occdistill.evaluation.measures.base import Context
 from occdistill.evaluation.measures.subsets import subset_scores
 from occdistill.evaluation.rows import Row, copy_last_row
 
@@ -24,12 +24,12 @@ def test_subsets_by_hand():
 
 
 def test_observers_fill_the_rows(clips):
-    grid = Grid((16, 16, 4), 1.6, (-12.8, -12.8, -1.0))
+    context = Context(clips, extractor=None, samples=2)
     chosen = [
-        observers.ray_iou(clips, origins=2, azimuths=12),
-        observers.ray_iou(clips, origins=2, azimuths=12, distance="entry"),
-        observers.consistency(grid),
-        observers.samples(6, 2),
+        ray_iou.observe(context, origins=2, azimuths=12),
+        ray_iou.observe(context, "entry", origins=2, azimuths=12),
+        consistency.observe(context),
+        samples.observe(context),
     ]
 
     def draw(batch, sample=0):
@@ -43,8 +43,8 @@ def test_observers_fill_the_rows(clips):
     assert copied["measures"]["ray_iou"]["RayIoU"]["avg@all"] < 100
     exits, entries = (copied["measures"][name]["1m"] for name in ("ray_iou", "ray_iou_entry"))
     assert exits["avg@all"] != entries["avg@all"]
-    consistency = oracle["measures"]["static_consistency"]
-    assert consistency["forecast"] == consistency["truth"]
+    static = oracle["measures"]["static_consistency"]
+    assert static["forecast"] == static["truth"]
     assert oracle["measures"]["samples"]["best_of_k"]["mIoU"]["3.0s"] == pytest.approx(100)
     assert oracle["measures"]["samples"]["diversity"]["avg@all"] > 0
     assert "samples" not in copied["measures"]

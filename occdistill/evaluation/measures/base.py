@@ -1,0 +1,83 @@
+"""What a measure is: how it is fed, what it is called, and where it stands in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:  # RayIoU of arrays at hand needs no model code
+    from occdistill.data.clips import ClipDataset
+    from occdistill.evaluation.rows import ClipBatch, Row
+    from occdistill.latents.codec import Codec
+
+
+class Observer:
+    """One measure over all rows: a state per row, fed with every prediction.
+
+    Args:
+        name: entry in a row's `measures`.
+        make: makes the empty state of a row.
+        feed: `(state, row, batch, prediction)`; adds a batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Any],
+        feed: Callable[[Any, Row, ClipBatch, Tensor], None],
+    ) -> None:
+        self.name, self.make, self.feed = name, make, feed
+        self.states: dict[str, Any] = {}
+
+    def __call__(self, row: Row, batch: ClipBatch, pred: Tensor) -> None:
+        """Add a batch of one row."""
+        if row.name not in self.states:
+            self.states[row.name] = self.make()
+        self.feed(self.states[row.name], row, batch, pred)
+
+    def result(self, row: Row) -> Any:
+        """What was measured of a row, or None if it doesn't apply to it."""
+        state = self.states.get(row.name)
+        return None if state is None else state.result()
+
+
+def results(observers: Sequence[Observer], row: Row) -> dict[str, Any]:
+    """The `measures` entry of a row."""
+    found = {observer.name: observer.result(row) for observer in observers}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What measures are made from.
+
+    Attributes:
+        dataset: of the clips.
+        extractor: loads the autoencoder that sees features, and its weights' fingerprint; called
+            by measures that need it.
+        samples: futures per clip, for measures of several.
+    """
+
+    dataset: ClipDataset
+    extractor: Callable[[], tuple[Codec, str]]
+    samples: int = 4
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure as `tools/test.py` and the report know it.
+
+    Attributes:
+        name: of `--measure`.
+        observe: makes its observer.
+        columns: of the page: title to the keys that lead to the number in a row's `measures`.
+        order: among the measures; those of the same order stand by name.
+    """
+
+    name: str
+    observe: Callable[[Context], Observer]
+    columns: dict[str, tuple[str, ...]]
+    order: int = 100
