@@ -30,8 +30,8 @@ def score(tiny_world, tmp_path_factory):
     common = ("--device", "cpu", "--cfg-options", *options, *SMALLER)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(Path(__file__).parents[1])  # the shipped autoencoder's path is relative
-        call(patch, "train_teacher", CONFIG, *common)
-        call(patch, "train_mfd", CONFIG, *common)
+        for part in ("teacher", "distill"):
+            call(patch, "_train", CONFIG, *common, description=__doc__, part=part)
 
         def rows(*more):
             student = folder / "mfd" / "student.pth"

@@ -69,5 +69,5 @@ def test_live_loops_studies_and_worlds_share_no_stream():
     ]
     assert len(set(studies)) == len(studies)
     places = itertools.product((0, 1, 7, 1 << 32), range(2), range(100), (0, 1, 1000, 1001))
-    worlds = [simulate.stream(*place).random() for place in places]
+    worlds = [simulate.scene_generator(*place).random() for place in places]
     assert len(set(worlds)) == len(worlds)

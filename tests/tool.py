@@ -17,8 +17,8 @@ def load(name):
     return module
 
 
-def call(monkeypatch, name, *arguments):
-    """Run a tool's `main` as if from the command line."""
+def call(monkeypatch, name, *arguments, **given):
+    """Run a tool's `main` as if from the command line; `given` is what the script itself gives it."""
     module = load(name)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-    return module.main()
+    return module.main(**given)
