@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from occdistill.errors import UserError
 from occdistill.store import read_json, reading, write_json
+from occdistill.untrusted import inside, open_file
 
 Arrays = dict[str, np.memmap]
 _BLOCKS, _BLOCK_BYTES = 1024, 1 << 20
@@ -39,8 +40,8 @@ def open_arrays(folder: str | Path, depends: Mapping[str, object]) -> Arrays:
     remedy = f"delete {folder} to have it built again"
     meta = folder / "meta.json"
     with reading(meta, "list of a cache's arrays", remedy):
-        content = json.loads(meta.read_bytes())
-        found, arrays = content["depends"], content["arrays"]
+        content = read_json(meta, "list of a cache's arrays", remedy, dict)
+        found, arrays = dict(content["depends"]), dict(content["arrays"])
     wanted = json.loads(json.dumps(dict(depends)))
     differ = [
         f"{key} is {found.get(key)!r}, not {wanted.get(key)!r}"
@@ -54,8 +55,8 @@ def open_arrays(folder: str | Path, depends: Mapping[str, object]) -> Arrays:
         )
     mapped = {}
     for name, checksum in arrays.items():
-        path = folder / f"{name}.npy"
-        with reading(path, "array of a cache", remedy):
+        path = inside(folder, f"{name}.npy", meta)
+        with reading(path, "array of a cache", remedy), open_file(path):
             mapped[name] = np.load(path, mmap_mode="r", allow_pickle=False)
             whole = _checksum(path) == checksum
         if not whole:

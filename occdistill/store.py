@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from occdistill.errors import UserError
+from occdistill.untrusted import load_json, open_file
 
 _SPACE = "free some space or choose another place"
 
@@ -114,10 +115,15 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0][:120]
 
 
-def read_json(path: str | Path, what: str = "JSON file", advice: str = "write it again") -> Any:
-    """Read a JSON file; errors as `reading`."""
+def read_json(
+    path: str | Path,
+    what: str = "JSON file",
+    advice: str = "write it again",
+    kind: type | tuple[type, ...] = object,
+) -> Any:
+    """Read a JSON file that holds a `kind`, such as dict; errors as `reading`."""
     with reading(path, what, advice):
-        return json.loads(Path(path).read_bytes())
+        return load_json(path, kind)
 
 
 def read_npz(
@@ -131,7 +137,11 @@ def read_npz(
     Raises:
         UserError: as `reading`, or for an array that isn't there.
     """
-    with reading(path, what, advice), np.lib.npyio.NpzFile(path, allow_pickle=False) as archive:
+    with (
+        reading(path, what, advice),
+        open_file(path) as file,
+        np.lib.npyio.NpzFile(file, allow_pickle=False) as archive,
+    ):
         if missing := [name for name in names if name not in archive.files]:
             raise UserError(f"{path} holds no array named {missing[0]!r}; {advice}")
         return {name: archive[name] for name in names or archive.files}

@@ -19,6 +19,7 @@ from occdistill.data.scenes import Keyframe, Scene, load_index
 from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.types import Count, Whole
+from occdistill.untrusted import inside
 
 PastFrom = Literal["occ3d", "lidar"]
 _log = logging.getLogger(__name__)
@@ -229,7 +230,7 @@ class FrameReader:
                 f"keyframe {frame.token} of {self.root} has no {kind} file;"
                 f" put {_DOWNLOADS[kind]} under the data root"
             )
-        return self.root / path
+        return inside(self.root, path, f"keyframe {frame.token}")
 
     def _size(self, path: str | None) -> int | None:
         """Bytes of a file below the data root, None if it is not there."""

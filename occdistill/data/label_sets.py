@@ -21,6 +21,7 @@ from occdistill.data.resample import nearest, voxel_map
 from occdistill.data.scenes import Scene
 from occdistill.errors import UserError
 from occdistill.store import read_npz, reading
+from occdistill.untrusted import inside, open_file
 
 NOT_COMPARABLE = "not comparable with native Occ3D labels"
 
@@ -65,7 +66,8 @@ class OpenOcc:
 
     def path(self, root: Path, scene: Scene, index: int) -> Path:
         """`openocc_v2/<scene>/<token>/labels.npz`."""
-        return root / "openocc_v2" / scene.name / scene.keyframes[index].token / "labels.npz"
+        name = f"openocc_v2/{scene.name}/{scene.keyframes[index].token}/labels.npz"
+        return inside(root, name, f"scene {scene.name}")
 
     def load(self, root: Path, scene: Scene, index: int) -> KnownLabels:
         """Remapped ids; everything counts as known."""
@@ -88,7 +90,7 @@ class UniOcc:
 
     def path(self, root: Path, scene: Scene, index: int) -> Path:
         """`<set>/<scene>/<index>.npz`; index 0 is the first keyframe."""
-        return root / self.folder / scene.name / f"{index}.npz"
+        return inside(root, f"{self.folder}/{scene.name}/{index}.npz", f"scene {scene.name}")
 
     def load(self, root: Path, scene: Scene, index: int) -> KnownLabels:
         """Refused, whatever is there."""
@@ -121,9 +123,11 @@ class SparseLidar:
         if self.name == "openoccupancy":  # named by the sweep's token, which its point labels carry
             token = _need(frame.lidarseg, "point labels (lidarseg.json)", self.name)
             token = Path(token).name.removesuffix("_lidarseg.bin")
-            return root / f"scene_{scene.token}" / "occupancy" / f"{token}.npy"
+            name = f"scene_{scene.token}/occupancy/{token}.npy"
+            return inside(root, name, f"scene {scene.name}")
         sweep = _need(frame.lidar, "sweep (sample_data.json)", self.name)
-        return root / "nuscenes_occ" / "samples" / f"{Path(sweep).name}.npy"
+        name = f"nuscenes_occ/samples/{Path(sweep).name}.npy"
+        return inside(root, name, f"scene {scene.name}")
 
     def load(self, root: Path, scene: Scene, index: int) -> KnownLabels:
         """Regridded to the keyframe's ego frame; unknown outside the file's grid and at noise."""
@@ -168,8 +172,8 @@ def _dense(path: Path, key: str, classes: int) -> np.ndarray:
 
 def _sparse(path: Path, grid: Grid, columns: Sequence[int]) -> np.ndarray:
     """A dense grid from rows (N, 4); 17 = free, 255 = noise."""
-    with reading(path, "label file", _ADVICE):
-        rows = np.lib.format.read_array(path.open("rb"), allow_pickle=False)
+    with reading(path, "label file", _ADVICE), open_file(path) as file:
+        rows = np.lib.format.read_array(file, allow_pickle=False)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise UserError(f"{path} has shape {rows.shape}, expected (N, 4): three indices, a class")
     rows = rows[:, list(columns)].astype(np.int64)

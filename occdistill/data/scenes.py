@@ -23,6 +23,7 @@ import numpy as np
 from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, displacements, pose_matrix
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.store import read_json, reading, write_json
+from occdistill.untrusted import open_file, proper
 
 _FORMAT = 1
 _TABLES = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor", "lidarseg")
@@ -108,6 +109,7 @@ def _scene(root: Path, record: dict) -> Scene:
             f"scene {record['name']} in {root} has no keyframes; fetch the tables again,"
             " or leave the scene out of the split"
         )
+    _check_names(root, record)
     ego = np.array([frame["ego"] for frame in frames])
     ego_to_global = pose_matrix(ego[:, :3], ego[:, 3:])
     mounting = np.array([frame["mounting"] for frame in frames])
@@ -129,6 +131,18 @@ def _scene(root: Path, record: dict) -> Scene:
         for i, frame in enumerate(frames)
     ]
     return Scene(record["name"], record["token"], keyframes)
+
+
+def _check_names(root: Path, record: dict) -> None:
+    """Refuse names with which a file of this scene would not be below the data root."""
+    source = f"scene {record['name']!r} of {root}"
+    proper(record["name"], root / "gts", f"a scene of {root}")
+    proper(record["token"], root, source)
+    for frame in record["frames"]:
+        proper(frame["token"], root / "gts", source)
+        for name in (frame["lidar"], frame["lidarseg"]):
+            if name is not None:
+                proper(name, root, source)
 
 
 def _steps(to_global: np.ndarray) -> np.ndarray:
@@ -304,7 +318,7 @@ def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> 
     value, must = re.compile(rb'"%s"\s*:\s*"([^"]*)"' % key.encode()), re.compile(must)
     with (
         reading(path, "table", _FETCH),
-        path.open("rb") as file,
+        open_file(path) as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
     ):
         for match in value.finditer(text):

@@ -19,6 +19,7 @@ from occdistill.data.poses import invert
 from occdistill.data.raycast import observed_mask
 from occdistill.errors import UserError
 from occdistill.store import reading
+from occdistill.untrusted import open_file
 
 NO_VOTE = 255
 
@@ -81,7 +82,7 @@ class Sweep(NamedTuple):
 def load_points(path: str | os.PathLike) -> np.ndarray:
     """Read a nuScenes `.pcd.bin`: float32 (N, 5), x, y, z in metres, intensity, ring."""
     with reading(path, "LiDAR file", "unpack nuScenes' LIDAR_TOP files under the data root"):
-        raw = Path(path).read_bytes()
+        raw = _bytes(path, _CLOUD_BYTES)
     if len(raw) % 20:
         raise UserError(
             f"{path} has {len(raw)} bytes, not a multiple of 20 (five float32 per point);"
@@ -97,10 +98,18 @@ def load_points(path: str | os.PathLike) -> np.ndarray:
     return points
 
 
+_CLOUD_BYTES = 1 << 28  # ten million points; a sweep has 35 thousand
+
+
+def _bytes(path: str | os.PathLike, limit: int) -> bytes:
+    with open_file(path, limit) as file:
+        return file.read()
+
+
 def load_point_labels(path: str | os.PathLike, count: int) -> np.ndarray:
     """Read the lidarseg labels of `count` points as Occ3D classes, uint8 (N,)."""
     with reading(path, "LiDAR file", "unpack nuScenes-lidarseg under the data root"):
-        raw = Path(path).read_bytes()
+        raw = _bytes(path, _CLOUD_BYTES)
     labels = np.frombuffer(raw, np.uint8)
     if len(labels) != count:
         raise UserError(

@@ -16,6 +16,7 @@ from occdistill.doctor.files import (
     parse_json,
 )
 from occdistill.doctor.findings import CLIPS, LIDAR, Finding
+from occdistill.untrusted import outside
 
 NEEDED = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor")
 OTHERS = ("attribute", "category", "instance", "log", "map", "sample_annotation", "visibility")
@@ -197,27 +198,30 @@ class Doctor:
 
     def labels(self) -> None:
         """Occ3D's `gts/<scene>/<token>/labels.npz`."""
-        gts = self.root / "gts"
-        paths = [
-            gts / name / frame["token"] / "labels.npz"
+        names = [
+            f"gts/{name}/{frame['token']}/labels.npz"
             for name, frames in self.frames.items()
             for frame in frames
         ]
+        paths = list(self._inside("labels", names, CLIPS).values())
         self._files("labels", paths, check_labels, CLIPS, FETCH_LABELS)
 
     def clouds(self) -> None:
         """Keyframe sweeps and their point labels."""
         frames = [f for scene in self.frames.values() for f in scene]
-        clouds = [self.root / f["lidar"] for f in frames if f.get("lidar")]
+        named = self._inside("lidar", [f["lidar"] for f in frames if f.get("lidar")], CLIPS)
+        clouds = list(named.values())
         remedy = "fetch the nuScenes file blobs again (LIDAR_TOP keyframes)"
         if clouds and not any(p.exists() for p in clouds):
             self._say("lidar", "note", "no sweeps here", clouds[0].parent, remedy=remedy)
         else:
             self._files("lidar", clouds, check_cloud, LIDAR, remedy)
+        both = [f for f in frames if f.get("lidarseg") and f.get("lidar")]
+        labelled = self._inside("lidarseg", [f["lidarseg"] for f in both], CLIPS)
         pairs = {
-            self.root / f["lidarseg"]: self.root / f["lidar"]
-            for f in frames
-            if f.get("lidarseg") and f.get("lidar")
+            labelled[repr(f["lidarseg"])]: named[repr(f["lidar"])]
+            for f in both
+            if repr(f["lidarseg"]) in labelled and repr(f["lidar"]) in named
         }
 
         def check(path: Path) -> str | None:
@@ -230,6 +234,21 @@ class Doctor:
             self._files("lidarseg", list(pairs), check, LIDAR, remedy)
         if not (self.root / "sweeps").is_dir():
             self._say("sweeps", "note", "none; nothing here needs them", self.root / "sweeps")
+
+    def _inside(self, area: str, names: list[Any], blocks: str) -> dict[str, Path]:
+        """Paths below the data root by `repr` of the name in the tables; other names are told."""
+        paths, strange = {}, []
+        for name in names:
+            if reason := outside(self.root, name):
+                strange.append((name, reason))
+            else:
+                paths[repr(name)] = self.root / name
+        for name, reason in strange[:SHOWN]:
+            message = f"the tables name {name!r}, which is not in {self.root} ({reason})"
+            self._say(area, "damaged", message, self.root, blocks=blocks, remedy=FETCH_TABLES)
+        if len(strange) > SHOWN:
+            self._say(area, "damaged", f"and {len(strange) - SHOWN} more such names")
+        return paths
 
     def _files(
         self,

@@ -6,12 +6,13 @@ Nothing but the standard library: the doctor must work where numpy doesn't.
 from __future__ import annotations
 
 import ast
-import json
 import zipfile
 import zlib
 from array import array
 from pathlib import Path
 from typing import Any
+
+from occdistill.untrusted import improper, load_json, open_file
 
 GRID = (200, 200, 16)
 CLASSES = 18
@@ -85,11 +86,11 @@ def check_point_labels(path: Path, cloud: Path | None, deep: bool = True) -> str
     return None
 
 
-def parse_json(path: Path) -> tuple[Any, str | None]:
-    """The content of a JSON file, or None and what is wrong with it."""
+def parse_json(path: Path, kind: type = object) -> tuple[Any, str | None]:
+    """The content of a JSON file that holds a `kind`, or None and what is wrong with it."""
     try:
-        return json.loads(path.read_bytes()), None
-    except (OSError, ValueError, RecursionError) as error:
+        return load_json(path, kind), None
+    except (OSError, ValueError, MemoryError) as error:
         return None, f"isn't valid JSON ({error})"
 
 
@@ -114,13 +115,18 @@ def check_pickle(path: Path) -> str | None:
 
 def check_arrays(folder: Path) -> str | None:
     """A cache folder: a readable `meta.json`, and each array as long as its header says."""
-    meta, problem = parse_json(folder / "meta.json")
+    meta, problem = parse_json(folder / "meta.json", dict)
     if problem:
         return f"meta.json {problem}"
-    for name in meta.get("arrays", {}):
+    arrays = meta.get("arrays", {})
+    if not isinstance(arrays, dict):
+        return "meta.json lists no arrays"
+    for name in arrays:
+        if reason := improper(f"{name}.npy"):
+            return f"meta.json names {name!r}, which is not in {folder} ({reason})"
         path = folder / f"{name}.npy"
         try:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 kind, shape, start = npy_header(file.read(4096))
         except (OSError, ValueError, SyntaxError) as error:
             return f"{name}.npy can't be read ({error})"

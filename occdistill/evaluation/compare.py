@@ -10,7 +10,6 @@ beside bootstrap intervals, which are too narrow for a dozen scenes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from occdistill.evaluation.counts import Counts, slug
 from occdistill.evaluation.metrics import binary_iou, horizon_names, mean_iou, score
 from occdistill.evaluation.protocols import Protocol
 from occdistill.evaluation.report import table
-from occdistill.store import reading
+from occdistill.store import read_json, reading
 
 METRICS = {"mIoU": mean_iou, "IoU": binary_iou}
 FEW = 30  # scenes, below which intervals miss more often than their name says
@@ -47,8 +46,9 @@ def load_run(spec: str) -> Run:
     """
     path, _, wanted = spec.rpartition(":") if ".json:" in spec else (spec, "", "")
     folder = Path(path).parent / "counts"
-    with reading(path, "report.json", "give one that tools/test.py or tools/score.py wrote"):
-        names = [_row_name(row) for row in json.loads(Path(path).read_bytes())["rows"]]
+    advice = "give one that tools/test.py or tools/score.py wrote"
+    with reading(path, "report.json", advice):
+        names = [_row_name(row) for row in read_json(path, "report.json", advice, dict)["rows"]]
     names = list(dict.fromkeys(names))
     if not wanted:
         students = [name for name in names if name.startswith("student")]

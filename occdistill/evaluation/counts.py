@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
 from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import tally
-from occdistill.store import reading, write_json
+from occdistill.store import read_json, reading, write_json
 
 _CHUNK = 512  # clips summed at a time
 
@@ -122,7 +121,9 @@ class Counts:
         """
         folder = Path(folder)
         with reading(folder, "finished counts", "run the scoring again"):
-            record = json.loads((folder / "row.json").read_bytes())
+            record = read_json(
+                folder / "row.json", "finished counts", "run the scoring again", dict
+            )
             result = cls([Window(*w) for w in record["windows"]], record["frames"], ())
             for path in sorted(folder.glob("*.npz")):
                 result.totals[path.stem] = Confusion.load(path)
@@ -133,5 +134,5 @@ class Counts:
 
 
 def slug(name: str) -> str:
-    """A folder name for a row: `student@1` → `student-1`."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+    """A folder name for a row: `student@1` → `student-1`; never one that leads elsewhere."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "row"

@@ -33,6 +33,7 @@ from occdistill.evaluation.measures.base import Observer
 from occdistill.evaluation.protocols import Protocol
 from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.store import read_json, reading, write_json, write_npz
+from occdistill.untrusted import inside, open_file
 
 KEYS = ("semantics", "pred", "prediction", "pred_occs", "output_occs", "arr_0")
 MANIFEST = "predictions.json"
@@ -81,7 +82,7 @@ class Manifest:
         path = Path(folder) / MANIFEST
         if not path.exists():
             return cls(model=Path(folder).name)
-        content = read_json(path, "manifest", "rewrite or delete it")
+        content = read_json(path, "manifest", "rewrite or delete it", dict)
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(content) - known):
             raise UserError(f"{path} has an unknown entry {unknown[0]!r}; known: {sorted(known)}")
@@ -98,7 +99,7 @@ class Manifest:
 
 def save_prediction(folder: str | Path, clip_id: str, voxels: np.ndarray) -> Path:
     """Write one clip's forecast, uint8 `([S,] F, X, Y, Z)`, where `find_predictions` looks."""
-    path = Path(folder) / f"{clip_id}.npz"
+    path = inside(folder, f"{clip_id}.npz", "the data set")
     write_npz(path, {"semantics": np.asarray(voxels, np.uint8)})
     return path
 
@@ -150,7 +151,7 @@ def find_predictions(
     for protocol in protocols:
         chosen = [i for i, w in enumerate(windows) if w.newest in protocol.windows(w.length)]
         if not numbered:
-            files = {i: folder / f"{windows[i].id}.npz" for i in chosen}
+            files = {i: inside(folder, f"{windows[i].id}.npz", "the data set") for i in chosen}
         elif protocol is protocols[0]:
             files = {i: numbered.get(n, folder / f"{n}.npz") for n, i in enumerate(chosen)}
         else:
@@ -184,7 +185,7 @@ def read_prediction(path: str | Path, frames: int, shape: Sequence[int]) -> np.n
     """
     path, shape = Path(path), tuple(shape)
     expected = f"expected {KEYS[0]!r}, integers (F={frames}, {', '.join(map(str, shape))})"
-    with reading(path, "prediction", expected), open(path, "rb") as file:
+    with reading(path, "prediction", expected), open_file(path) as file:
         content = np.load(file, allow_pickle=False)
         if isinstance(content, np.ndarray):
             voxels = content

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from occdistill.data.occ3d import save_labels
 from occdistill.errors import UserError
 from occdistill.store import read_json, write_json
+from occdistill.untrusted import inside
 from occdistill.world.labels import visibility
 from occdistill.world.plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
 from occdistill.world.scan import Scan, scan
@@ -133,17 +134,23 @@ def _claim(out: Path, settings: _Settings) -> None:
     found = _read_stamp(out)
     found.pop("complete", None)
     if found and found != asdict(settings):
-        for name in (*_OWN, Path(found["version"]).name):
-            shutil.rmtree(out / name, ignore_errors=True)
+        tables = inside(out, found["version"], out / _STAMP)  # before anything is deleted
+        for folder in (tables, *(out / name for name in _OWN)):
+            shutil.rmtree(folder, ignore_errors=True)
         for name in _OWN_FILES:
             (out / name).unlink(missing_ok=True)
     _write_stamp(out, settings, complete=False)
 
 
 def _read_stamp(out: Path) -> dict:
-    if not (out / _STAMP).exists():
+    stamp = out / _STAMP
+    if not stamp.exists():
         return {}
-    return read_json(out / _STAMP, "stamp of a world", f"remove {out} and start again")
+    advice = f"choose another --out, or remove {stamp.parent} yourself if it is a world"
+    found = read_json(stamp, "stamp of a world", advice, dict)
+    if "version" not in found:
+        raise UserError(f"{stamp} is no stamp of a world (it names no version); {advice}")
+    return found
 
 
 def _write_stamp(out: Path, settings: _Settings, complete: bool) -> None:
