@@ -8,8 +8,12 @@ from occdistill.runtime.backends import BACKENDS
 from occdistill.runtime.forecaster import Forecaster, disagreement
 from tests.runtime.fakes import ToNewest, codec, street
 
+QUICK = ("plain", "eager", "cuda-graphs")  # the others compile, a minute and more
 
-@pytest.mark.parametrize("backend", BACKENDS)
+
+@pytest.mark.parametrize(
+    "backend", [b if b in QUICK else pytest.param(b, marks=pytest.mark.slow) for b in BACKENDS]
+)
 def test_a_back_end_forecasts_as_the_plain_one_or_is_refused_in_a_sentence(
     backend, tmp_path, monkeypatch
 ):
