@@ -117,7 +117,7 @@ def load_json(path: str | Path, kind: type | tuple[type, ...] = object) -> Any:
             content = json.load(file)
         except RecursionError as error:
             raise ValueError("it is nested too deep") from error
-    if not isinstance(content, kind):
-        wanted = {dict: "an object", list: "a list"}.get(kind, "another thing")
-        raise ValueError(f"it holds a {type(content).__name__}, not {wanted}")
-    return content
+    if isinstance(content, kind):
+        return content
+    wanted = {dict: "an object", list: "a list"}.get(kind, "another thing")
+    raise ValueError(f"it holds a {type(content).__name__}, not {wanted}")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from occdistill.data.chains import follow
 from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, displacements, pose_matrix
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.store import read_json, reading, write_json
@@ -242,24 +243,30 @@ def _index_tables(folder: Path) -> dict:
             for record in (_table(lidarseg) if lidarseg.is_file() else ())
         }
 
-        def frames(token: str) -> Iterator[dict]:
-            while token:
-                sample, cloud = samples[token], clouds[token]
+        taken: dict[str, str] = {}
+
+        def frames(scene: dict) -> Iterator[dict]:
+            tokens, problem = follow(scene, samples, taken)
+            if problem:
+                raise UserError(
+                    f"scene {scene['name']} in {folder} {problem}; fetch the tables again"
+                )
+            for token in tokens:
+                cloud = clouds[token]
                 yield {
                     "token": token,
-                    "timestamp": sample["timestamp"],
+                    "timestamp": samples[token]["timestamp"],
                     "ego": egos[cloud["ego_pose_token"]],
                     "mounting": mountings[cloud["calibrated_sensor_token"]],
                     "lidar": cloud["filename"],
                     "lidarseg": point_labels.get(cloud["token"]),
                 }
-                token = sample["next"]
 
         scenes = [
             {
                 "name": scene["name"],
                 "token": scene["token"],
-                "frames": list(frames(scene["first_sample_token"])),
+                "frames": list(frames(scene)),
             }
             for scene in _table(folder / "scene.json")
         ]
@@ -267,6 +274,10 @@ def _index_tables(folder: Path) -> dict:
         raise UserError(
             f"the tables in {folder} do not fit together ({error.args[0]!r} is missing);"
             " fetch them again"
+        ) from error
+    except (TypeError, AttributeError) as error:  # a list for an object, a number for text
+        raise UserError(
+            f"the tables in {folder} hold a record of another kind ({error}); fetch them again"
         ) from error
     return {"scenes": scenes}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from occdistill.data.chains import follow
 from occdistill.doctor.files import (
     check_arrays,
     check_cloud,
@@ -123,18 +124,16 @@ class Doctor:
         }
         content, _ = parse_json(folder / "lidarseg.json")
         points = {r.get("sample_data_token"): r.get("filename") for r in content or ()}
+        taken: dict[str, str] = {}
         for scene in tables["scene"]:
-            token, frames = scene.get("first_sample_token"), []
-            while token in samples and len(frames) <= len(samples):
+            tokens, problem = follow(scene, samples, taken)
+            frames = []
+            for token in tokens:
                 cloud = clouds.get(token, {})
                 labels = points.get(cloud.get("token"))
                 frames.append({"token": token, "lidar": cloud.get("filename"), "lidarseg": labels})
-                token = samples[token].get("next")
-            if len(frames) != scene.get("nbr_samples", len(frames)):
-                message = (
-                    f"scene {scene.get('name')} lists {scene['nbr_samples']} keyframes, but its "
-                    f"chain in sample.json has {len(frames)}"
-                )
+            if problem:
+                message = f"scene {scene.get('name')} {problem}"
                 path = folder / "sample.json"
                 self._say("tables", "damaged", message, path, blocks=CLIPS, remedy=FETCH_TABLES)
             self.frames[scene.get("name")] = frames
