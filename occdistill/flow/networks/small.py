@@ -168,8 +168,9 @@ class SpaceTimeUNet(VelocityNetwork):
         frames, channels = x_t.shape[1:3]
         self._check(condition, channels)
         e = self.embed(t, condition, r)
-        late_e = self.embed(r, condition) if self.decoupled and r is not None else e
-        frame_e, late_e = e.flatten(0, 1), late_e.flatten(0, 1)
+        late_e = frame_e = e.flatten(0, 1)
+        if self.decoupled and r is not None:
+            late_e = self.embed(r, condition).flatten(0, 1)
 
         seen = torch.cat([x_t, condition.aligned], dim=2).flatten(0, 1)
         shared = self.past_in(condition.past.flatten(1, 2)) + self.position
