@@ -24,7 +24,7 @@ from occdistill.build.packets import SOURCES, packets
 from occdistill.data.occ3d import Grid
 from occdistill.errors import UserError, run
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
-from occdistill.runtime.live_page import live_page, scalars_to
+from occdistill.runtime.live_page import failure, live_page, scalars_to
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet
 from occdistill.runtime.stream import RollingForecaster
@@ -103,6 +103,8 @@ def main() -> None:
     out = args.out or Path(config.work_dir)
     write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")
+    if why := failure(report):
+        raise UserError(why)
 
 
 if __name__ == "__main__":

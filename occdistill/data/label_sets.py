@@ -20,7 +20,7 @@ from occdistill.data.poses import invert
 from occdistill.data.resample import nearest, voxel_map
 from occdistill.data.scenes import Scene
 from occdistill.errors import UserError
-from occdistill.store import read_npz, reading
+from occdistill.store import ARRAY_BYTES, declared, read_npz, reading
 from occdistill.untrusted import inside, open_file
 
 NOT_COMPARABLE = "not comparable with native Occ3D labels"
@@ -162,9 +162,13 @@ _ADVICE = "check --labels and its folder, or fetch the file again"
 
 def _dense(path: Path, key: str, classes: int) -> np.ndarray:
     """A dense array of ids below `classes` on the Occ3D grid."""
-    ids = read_npz(path, (key,), "label file", _ADVICE)[key]
-    if ids.shape != OCC3D.shape:
-        raise UserError(f"{path}: {key} has shape {ids.shape}, expected {OCC3D.shape}")
+
+    def check(shape: tuple[int, ...], dtype: np.dtype) -> str | None:
+        if shape != OCC3D.shape:
+            return f"has shape {shape}, expected {OCC3D.shape}"
+        return None if dtype.kind in "iub" else f"is {dtype}, expected whole numbers"
+
+    ids = read_npz(path, (key,), "label file", _ADVICE, check)[key]
     if ids.min() < 0 or ids.max() >= classes:
         raise UserError(f"{path}: {key} holds {ids.max()}, expected ids 0..{classes - 1}")
     return ids.astype(np.uint8)
@@ -172,7 +176,9 @@ def _dense(path: Path, key: str, classes: int) -> np.ndarray:
 
 def _sparse(path: Path, grid: Grid, columns: Sequence[int]) -> np.ndarray:
     """A dense grid from rows (N, 4); 17 = free, 255 = noise."""
-    with reading(path, "label file", _ADVICE), open_file(path) as file:
+    with reading(path, "label file", _ADVICE), open_file(path, ARRAY_BYTES) as file:
+        declared(file, path.stat().st_size)
+        file.seek(0)
         rows = np.lib.format.read_array(file, allow_pickle=False)
     if rows.ndim != 2 or rows.shape[1] != 4:
         raise UserError(f"{path} has shape {rows.shape}, expected (N, 4): three indices, a class")

@@ -250,19 +250,24 @@ def save_labels(
 
 def _load_arrays(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     advice = "copy it again from the Occ3D-nuScenes download (gts), or make the world again"
-    arrays = list(read_npz(path, names, "label file", advice).values())
+    arrays = list(read_npz(path, names, "label file", advice, _misfit).values())
     for name, array in zip(names, arrays):
         if problem := _problem(name, array):
             raise UserError(f"{name} of {path} {problem}; {advice}")
     return arrays
 
 
+def _misfit(shape: tuple[int, ...], dtype: np.dtype) -> str | None:
+    """What is wrong with an array before it is read."""
+    if shape != OCC3D.shape:
+        return f"has shape {shape}, not {OCC3D.shape}"
+    return None if dtype == np.uint8 else f"is {dtype}, not uint8"
+
+
 def _problem(name: str, array: np.ndarray) -> str | None:
     """What is wrong with an array of a label file, if anything."""
-    if array.shape != OCC3D.shape:
-        return f"has shape {array.shape}, not {OCC3D.shape}"
-    if array.dtype != np.uint8:
-        return f"is {array.dtype}, not uint8"
+    if problem := _misfit(array.shape, array.dtype):
+        return problem
     if name == "semantics" and array.max() >= NUM_CLASSES:
         return f"holds class id {array.max()}, beyond {NUM_CLASSES - 1} (free)"
     return None

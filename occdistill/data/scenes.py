@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,9 +112,15 @@ def _scene(root: Path, record: dict) -> Scene:
             " or leave the scene out of the split"
         )
     _check_names(root, record)
-    ego = np.array([frame["ego"] for frame in frames])
+    try:
+        ego = np.array([frame["ego"] for frame in frames], np.float64).reshape(-1, 7)
+        mounting = np.array([frame["mounting"] for frame in frames], np.float64).reshape(-1, 7)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"scene {record['name']} in {root} has a pose that isn't three and four numbers "
+            f"({error}); fetch the tables again"
+        ) from error
     ego_to_global = pose_matrix(ego[:, :3], ego[:, 3:])
-    mounting = np.array([frame["mounting"] for frame in frames])
     lidar_to_ego = pose_matrix(mounting[:, :3], mounting[:, 3:])
     steps = _steps(ego_to_global @ lidar_to_ego)
     folder = f"gts/{record['name']}"
@@ -194,7 +201,7 @@ def _cached_index(root: Path, version: str) -> dict:
                 return index
     index = build(source)
     if own_splits.is_file():
-        index["splits"] = _table(own_splits)
+        index["splits"] = _own_splits(own_splits)
     else:
         index["splits"] = {**_official_splits(), **index.get("splits", {})}
     index["fingerprint"] = fingerprint
@@ -284,7 +291,7 @@ def _index_tables(folder: Path) -> dict:
 
 def _index_annotations(path: Path) -> dict:
     """Read Occ3D's own list of scenes; it has no LiDAR files and no mounting of the sensor."""
-    content = _table(path)
+    content = _table(path, dict)
     mounting = [*LIDAR_POSITION, *LIDAR_ROTATION]  # which the file does not say
     try:
         scenes = [
@@ -308,15 +315,22 @@ def _index_annotations(path: Path) -> dict:
             for name, frames in content["scene_infos"].items()
         ]
         own = {"train": content["train_split"], "val": content["val_split"]}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is not Occ3D's annotations.json ({error!r}); fetch it again"
         ) from error
     return {"scenes": scenes, "splits": own}
 
 
-def _table(path: Path):
-    return read_json(path, "table", _FETCH)
+def _table(path: Path, kind: type = list) -> Any:
+    return read_json(path, "table", _FETCH, kind)
+
+
+def _own_splits(path: Path) -> dict[str, list[str]]:
+    splits = _table(path, dict)
+    if not all(isinstance(n, list) and all(isinstance(x, str) for x in n) for n in splits.values()):
+        raise UserError(f"{path} holds something else than lists of scenes; write it again")
+    return splits
 
 
 def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> Iterator[dict]:

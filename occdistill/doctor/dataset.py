@@ -72,7 +72,9 @@ class Doctor:
                 self._say("tables", level, message, path, blocks=blocks, remedy=FETCH_TABLES)
                 continue
             content, problem = parse_json(path) if self._small(path) else _edges(path)
-            if problem is None and not isinstance(content, list):
+            if problem is None and not (
+                isinstance(content, list) and all(isinstance(record, dict) for record in content)
+            ):
                 problem = "isn't a list of records"
             if problem:
                 level = "damaged" if name in NEEDED else "note"
@@ -154,9 +156,9 @@ class Doctor:
             return
         content, problem = parse_json(path)
         scenes = content.get("scene_infos") if isinstance(content, dict) else None
-        if problem or not isinstance(scenes, dict):
+        if problem or not _are_infos(scenes):
             level, blocks = ("note", "") if tables else ("damaged", CLIPS)
-            message = problem or "holds no scene_infos"
+            message = problem or "holds no usable scene_infos"
             self._say("annotations", level, message, path, blocks=blocks, remedy=FETCH_LABELS)
             return
         before = len(self.findings)
@@ -180,8 +182,13 @@ class Doctor:
         path = self.root / "splits.json"
         if not path.exists():
             return
-        content, problem = parse_json(path)
-        names = [n for s in content.values() for n in s] if isinstance(content, dict) else []
+        content, problem = parse_json(path, dict)
+        if problem is None and not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+            for names in content.values()
+        ):
+            content, problem = None, "holds something else than lists of scenes"
+        names = [name for names in content.values() for name in names] if content else []
         lost = [name for name in names if name not in self.frames]
         if problem is None and lost:
             problem = f"names {len(lost)} scenes that aren't there: {lost[0]}"
@@ -311,6 +318,18 @@ def check_caches(folder: Path) -> list[Finding]:
         else:
             findings.append(Finding("caches", "ok", "whole", str(meta.parent)))
     return findings
+
+
+def _are_infos(scenes: Any) -> bool:
+    """Whether this is by scene, by token, an object with a timestamp."""
+    return isinstance(scenes, dict) and all(
+        isinstance(frames, dict)
+        and all(
+            isinstance(frame, dict) and str(frame.get("timestamp", 0)).isdecimal()
+            for frame in frames.values()
+        )
+        for frames in scenes.values()
+    )
 
 
 def _spread(items: list[Any], count: int) -> list[Any]:

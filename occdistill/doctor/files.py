@@ -17,6 +17,7 @@ from occdistill.untrusted import improper, load_json, open_file
 GRID = (200, 200, 16)
 CLASSES = 18
 POINT_BYTES = 20  # x, y, z, intensity, ring as float32
+_HEADER = 10_000  # bytes that hold any npy header
 RAW_LABELS = 32  # nuScenes-lidarseg ids
 
 
@@ -38,19 +39,23 @@ def npy_header(data: bytes) -> tuple[str, tuple[int, ...], int]:
 def check_labels(path: Path) -> str | None:
     """An Occ3D `labels.npz`: three uint8 arrays of the full grid, ids 0..17, masks 0 or 1."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             for name, top in (("semantics", CLASSES), ("mask_lidar", 2), ("mask_camera", 2)):
                 if f"{name}.npy" not in archive.namelist():
                     return f"holds no array {name!r}"
-                data = archive.read(f"{name}.npy")  # checks the CRC too
-                kind, shape, start = npy_header(data)
+                info = archive.getinfo(f"{name}.npy")
+                with archive.open(info) as member:
+                    data = member.read(_HEADER)
+                    kind, shape, start = npy_header(data)
+                    if info.file_size - start == GRID[0] * GRID[1] * GRID[2]:
+                        data += member.read()  # checks the CRC too
                 if shape != GRID:
                     return f"{name} has shape {shape}, expected {GRID}"
                 if kind not in ("|u1", "|b1"):
                     return f"{name} is {kind}, expected uint8"
                 values = data[start:]
                 if len(values) != GRID[0] * GRID[1] * GRID[2]:
-                    return f"{name} is cut off"
+                    return f"{name} has not as many bytes as it declares"
                 if (highest := max(values)) >= top:
                     what = "class id" if name == "semantics" else "value"
                     return f"{name} holds {what} {highest}, expected 0..{top - 1}"

@@ -32,7 +32,15 @@ from occdistill.evaluation.counts import Window, slug
 from occdistill.evaluation.measures.base import Observer
 from occdistill.evaluation.protocols import Protocol
 from occdistill.evaluation.rows import ClipBatch, Row
-from occdistill.store import read_json, reading, write_json, write_npz
+from occdistill.store import (
+    ARRAY_BYTES,
+    declared,
+    declared_in,
+    read_json,
+    reading,
+    write_json,
+    write_npz,
+)
 from occdistill.untrusted import inside, open_file
 
 KEYS = ("semantics", "pred", "prediction", "pred_occs", "output_occs", "arr_0")
@@ -186,14 +194,18 @@ def read_prediction(path: str | Path, frames: int, shape: Sequence[int]) -> np.n
     path, shape = Path(path), tuple(shape)
     expected = f"expected {KEYS[0]!r}, integers (F={frames}, {', '.join(map(str, shape))})"
     with reading(path, "prediction", expected), open_file(path) as file:
-        content = np.load(file, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            voxels = content
-        else:
+        if file.read(2) == b"PK":
+            content = np.lib.npyio.NpzFile(file, allow_pickle=False)
             key = next((k for k in KEYS if k in content.files), None)
             if key is None:
                 raise UserError(f"{path} holds {content.files}, {expected}")
+            _small(path, declared_in(content, key)[2])
             voxels = content[key]
+        else:
+            file.seek(0)
+            _small(path, declared(file, path.stat().st_size)[2])
+            file.seek(0)
+            voxels = np.lib.format.read_array(file, allow_pickle=False)
     if voxels.dtype.kind not in "iu":
         raise UserError(
             f"{path} holds {voxels.dtype} values, {expected}; save class ids, not logits"
@@ -217,6 +229,11 @@ def read_prediction(path: str | Path, frames: int, shape: Sequence[int]) -> np.n
     return voxels
 
 
+def _small(path: Path, size: int) -> None:
+    if size > ARRAY_BYTES:
+        raise UserError(f"{path} would unpack to {size / 1e9:.1f} GB; expected one clip's forecast")
+
+
 def check_input(path: Path, newest: np.ndarray) -> None:
     """If the file keeps what the model saw, its last past frame must be the window's newest one.
 
@@ -225,9 +242,15 @@ def check_input(path: Path, newest: np.ndarray) -> None:
     """
     if path.suffix != ".npz":
         return
-    with np.load(path, allow_pickle=False) as content:
+    advice = "save it again"
+    with (
+        reading(path, "prediction", advice),
+        open_file(path) as file,
+        np.lib.npyio.NpzFile(file, allow_pickle=False) as content,
+    ):
         if "input" not in content.files:
             return
+        _small(path, declared_in(content, "input")[2])
         past = content["input"].reshape(-1, *newest.shape)
     if not any(np.array_equal(frame, newest) for frame in past):
         raise UserError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,28 @@ def live_page(report: dict) -> str:
             lines.append(f"{stage:10} " + " ".join(f"{x:9.2f}" for x in numbers))
     lines += [f"bad frame: {reason}" for reason in report["bad_frames"][-3:]]
     return "\n".join(lines)
+
+
+def failure(report: dict) -> str | None:
+    """Why a run that made no forecast made none, in a sentence; None if it made any."""
+    frames = report["frames"]
+    if frames["forecasts"]:
+        return None
+    if not frames["arrived"]:
+        return f"no forecast was made: {report['source']} sent no frame; check the source"
+    taken = frames["bad"] + frames["filling"]
+    if reasons := report["bad_frames"]:
+        # file names and numbers tell frames of one fault apart
+        kinds = [re.sub(r"\S*[/\d]\S*", "", reason.partition(": ")[2]) for reason in reasons]
+        (common, _), *_ = Counter(kinds).most_common(1)
+        return (
+            f"no forecast was made: {frames['bad']} of {taken} frames were bad, most often "
+            f"so: {reasons[kinds.index(common)]}"
+        )
+    return (
+        f"no forecast was made: {taken} frames didn't fill the window of past frames; "
+        "let more of them come, without gaps"
+    )
 
 
 def scalars_to(folder: Path) -> Callable[[LiveRunner, Tensor], bool]:

@@ -133,6 +133,31 @@ def test_realtime_skips_an_unreadable_frame(setup, tiny_world, tmp_path, monkeyp
     assert "truncated" in report["bad_frames"][0]
 
 
+@pytest.mark.parametrize(
+    "fault, options, sentence",
+    [
+        ("bad", (), "8 of 8 frames were bad, most often so: .*truncated"),
+        ("short", ("--frames", 2), "2 frames didn't fill the window"),
+    ],
+)
+def test_realtime_without_a_forecast_is_no_success(
+    setup, tiny_world, tmp_path, monkeypatch, fault, options, sentence
+):
+    world = tmp_path / "world"
+    shutil.copytree(tiny_world, world, ignore=shutil.ignore_patterns("*.bin"))
+    if fault == "bad":
+        for path in world.glob("gts/*/*/labels.npz"):
+            path.write_bytes(b"half a file")
+    with pytest.raises(UserError, match=f"no forecast was made: {sentence}"):
+        call(
+            monkeypatch, "realtime", setup / "config.py", setup / "student.pth", "--rate", 10,
+            "--deadline", 60_000, "--queue", 100, "--device", "cpu", "--out", tmp_path,
+            "--cfg-options", f"data.dataroot={world}", *options,
+        )  # fmt: skip
+    frames = json.loads((tmp_path / "realtime.json").read_text())["frames"]
+    assert frames["forecasts"] == 0 and frames[{"bad": "bad", "short": "filling"}[fault]] > 0
+
+
 def test_visualize_draws_truth_and_models(setup, monkeypatch, capsys):
     out = setup / "clip.gif"
     call(
