@@ -1,4 +1,4 @@
-"""MFD without its auxiliary, long enough to collapse, for the README's table beside MFD itself.
+"""MFD without its auxiliary, long enough to collapse, beside MFD itself.
 
 python tools/train_distill.py configs/demo_no_auxiliary.py
 python tools/train_mfd.py configs/demo.py --work-dir work_dirs/mfd90 --cfg-options \\
