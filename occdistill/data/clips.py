@@ -105,14 +105,11 @@ class ClipDataset(Dataset):
         """
         scene_index, start = self.clips[index]
         scene, present = self.scenes[scene_index], start + self.past
-        frames = scene.keyframes[start : present + self.future]
-        to_global = np.stack([frame.ego_to_global for frame in frames])
-        poses = invert(to_global[self.past - 1]) @ to_global
-        trajectory = np.stack([frame.trajectory for frame in frames])
+        poses, trajectory = self.motion(index)
         if not self.future_poses:
             poses, trajectory = poses[: self.past], trajectory[: self.past - 1]
         item = {
-            "poses": torch.from_numpy(poses.astype(np.float32)),
+            "poses": torch.from_numpy(poses),
             "trajectory": torch.from_numpy(trajectory),
             "index": index,
         }
@@ -122,7 +119,9 @@ class ClipDataset(Dataset):
         else:
             past = self.reader.past(scene, start, present)
         item["past"] = torch.from_numpy(past)
-        future = [self.reader.labels(frame, self.masks) for frame in frames[self.past :]]
+        future = [
+            self.reader.labels(frame, self.masks) for frame in self.frames(index)[self.past :]
+        ]
         for name, arrays in zip(("future", "mask_lidar", "mask_camera"), zip(*future)):
             item[name] = torch.from_numpy(np.stack(arrays))
         return item
@@ -137,6 +136,15 @@ class ClipDataset(Dataset):
         """The P+F keyframes of a clip."""
         scene, start = self.clips[index]
         return self.scenes[scene].keyframes[start : start + self.past + self.future]
+
+    def motion(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A clip's poses float32 `(P+F, 4, 4)`, frame to newest past ego frame, and its trajectory
+        float32 `(P+F, 2)`; no voxels are read.
+        """
+        frames = self.frames(index)
+        to_global = np.stack([frame.ego_to_global for frame in frames])
+        poses = invert(to_global[self.past - 1]) @ to_global
+        return poses.astype(np.float32), np.stack([frame.trajectory for frame in frames])
 
 
 class FrameReader:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
-
 from occdistill.distill.base import Method
+from occdistill.walk import concrete
 
 
 def methods() -> dict[str, type[Method]]:
-    """All methods by class name, found by walking this package: a new one needs no list."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        for name, kind in vars(importlib.import_module(module.name)).items():
-            own = inspect.isclass(kind) and kind.__module__ == module.name
-            if own and issubclass(kind, Method) and not inspect.isabstract(kind):
-                found[name] = kind
-    return found
+    """All methods by class name, found by walking this package."""
+    return concrete(__name__, Method)

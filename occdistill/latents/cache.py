@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from occdistill.arrays import Arrays, build_arrays, open_arrays
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
-from occdistill.data.poses import invert
 from occdistill.data.voxel_cache import VoxelCache
 
 if TYPE_CHECKING:
@@ -111,13 +110,6 @@ class LatentClips(Dataset):
         rows = self._voxels.rows
         return rows(scene, start, present), rows(scene, present, present + self.dataset.future)
 
-    def _motion(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
-        """Poses float32 `(P+F, 4, 4)`, frame to newest past ego; trajectory `(P+F, 2)`."""
-        frames = self.dataset.frames(clip)
-        to_global = np.stack([frame.ego_to_global for frame in frames])
-        poses = invert(to_global[self.dataset.past - 1]) @ to_global
-        return poses.astype(np.float32), np.stack([frame.trajectory for frame in frames])
-
     def _encode(self, voxels: Tensor) -> Tensor:
         device = next(self.codec.vae.parameters()).device
         parts = [self.codec.encode(part.to(device)).cpu() for part in voxels.split(_ENCODE_BATCH)]
@@ -147,7 +139,7 @@ class LatentClips(Dataset):
 
         def fill(arrays: Arrays, start: int, stop: int) -> None:
             voxels = np.stack([self._voxels.voxels[self._rows(i)[0]] for i in range(start, stop)])
-            motions = [self._motion(i) for i in range(start, stop)]
+            motions = [self.dataset.motion(i) for i in range(start, stop)]
             clip = (torch.from_numpy(np.stack(x)) for x in (voxels, *zip(*motions)))
             voxels, poses, trajectory = mirrored_clip(*clip) if image else clip
             seen = self.codec.aligned_voxels(voxels, poses) if self.codec.align else None

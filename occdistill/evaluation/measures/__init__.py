@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from occdistill.evaluation.measures.base import Measure
+from occdistill.walk import values
 
 
 def measures() -> dict[str, Measure]:
     """All that can be asked for, by name and in order, found by walking this package."""
-    found = {
-        value.name: value
-        for module in pkgutil.iter_modules(__path__, f"{__name__}.")
-        for value in vars(importlib.import_module(module.name)).values()
-        if isinstance(value, Measure)
-    }
+    found = {value.name: value for value in values(__name__) if isinstance(value, Measure)}
     return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
