@@ -14,17 +14,22 @@ A checkpoint is a dict of tensors and plain Python values:
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from occdistill.errors import UserError
 from occdistill.store import atomic
+from occdistill.untrusted import open_file
 
 STEP_FILE = re.compile(r"iter_(\d+)\.pth")
 _RESUME = "free some space or choose another --work-dir, then continue with --resume"
@@ -38,47 +43,174 @@ def save(path: str | Path, checkpoint: Mapping) -> None:
     """
     with atomic(path, "checkpoint", _RESUME) as part, open(part, "wb") as file:
         try:
-            torch.save(dict(checkpoint), file)
+            torch.save(_plain(dict(checkpoint)), file)
         except RuntimeError as error:  # torch's zip writer turns a full disk into one
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
             raise OSError(_first_line(error)) from error
+
+
+def _plain(value: Any) -> Any:
+    """With Python's numbers for numpy's scalars, which are refused when a file is read."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if type(value) is list else value
 
 
 def load(path: str | Path, kind: str | None = None) -> dict:
     """Read a checkpoint onto the CPU without unpickling anything but tensors and plain values.
+
+    Each part of the file has its CRC-32 beside it, and weights must be finite: what passes is what
+    was saved. Prefixes that `torch.compile` and data parallelism put before names are dropped.
 
     Args:
         path: the file.
         kind: if given, what the checkpoint must be.
 
     Raises:
-        UserError: if the file is missing, damaged, not a checkpoint of this project, or of
-            another kind.
+        UserError: if the file is missing, damaged, not a checkpoint of this project, of another
+            kind, or holds weights that aren't finite.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: check the path, or train it first")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            _check_parts(file, size)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
         raise UserError(
-            f"checkpoint {path} is truncated or damaged ({_first_line(error)}): use an earlier one"
+            f"checkpoint {path} does not exist: check the path, or train it first"
         ) from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except OSError as error:
         raise UserError(
-            f"checkpoint {path} is damaged or holds more than tensors and plain values, so it is "
-            "not loaded: use a checkpoint made by this project's tools"
+            f"checkpoint {path} cannot be read ({error.strerror or error}): check what it is and "
+            "who may read it"
+        ) from error
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = found[1].rstrip(".") if found else "something else"
+        raise UserError(
+            f"checkpoint {path} holds more than tensors and plain values ({what}), so it is not "
+            "loaded: use a checkpoint made by this project's tools"
+        ) from error
+    except MemoryError as error:
+        raise UserError(f"checkpoint {path} needs more memory than there is") from error
+    except Exception as error:  # damaged files raise many kinds
+        raise UserError(
+            f"checkpoint {path} is truncated or damaged ({_first_line(error)}): use an earlier one, "
+            "or copy it here again"
         ) from error
     if not isinstance(checkpoint, dict) or not {"kind", "model"} <= checkpoint.keys():
         raise UserError(
             f"{path} is not an occdistill checkpoint (no 'kind' and 'model'): "
             "use one made by tools/train_*.py"
         )
+    if problem := _malformed(checkpoint, size):
+        raise UserError(
+            f"{path} is not an occdistill checkpoint ({problem}): use one made by tools/train_*.py"
+        )
     if kind is not None and checkpoint["kind"] != kind:
         raise UserError(
             f"checkpoint {path} holds a {checkpoint['kind']}, not a {kind}: give the {kind}'s file"
         )
+    for part in {"model", "ema"} & checkpoint.keys():
+        state = checkpoint[part] = bare(checkpoint[part] or {})
+        for key, value in state.items():
+            if not torch.isfinite(value).all():
+                raise UserError(
+                    f"checkpoint {path} holds weights that aren't finite ({key}): the training that "
+                    "made it diverged; use an earlier one"
+                )
     checkpoint["fingerprints"] = checkpoint.get("fingerprints") or {}  # imported weights have none
     return checkpoint
+
+
+def _check_parts(file: BinaryIO, size: int) -> None:
+    """Compare every part of torch's zip with its CRC-32, which torch itself doesn't do.
+
+    Raises:
+        ValueError: a part is damaged, or they declare more bytes than the file has.
+        zipfile.BadZipFile: it is no zip.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if sum(part.file_size for part in archive.infolist()) > size:
+            raise ValueError("it declares more bytes than it has")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} has changed since it was written")
+
+
+def _malformed(content: Mapping, size: int) -> str | None:
+    """What a checkpoint's fields hold instead of what they should, or None.
+
+    Args:
+        content: as it was read.
+        size: of its file, bytes; a tensor may stand for no more.
+    """
+    if not isinstance(content["kind"], str):
+        return "its 'kind' is no text"
+    for name in ("model", "ema"):
+        state = content.get(name)
+        if name == "ema" and state is None:
+            continue
+        if not isinstance(state, dict) or not state:
+            return f"its {name!r} is no dict of tensors"
+        for key, value in state.items():
+            if not isinstance(key, str) or not _is_plain(value):
+                return f"{key!r:.80} in its {name!r} is no tensor"
+            if value.numel() * value.element_size() > size:
+                return f"{key!r:.80} in its {name!r} declares more numbers than the file has"
+    for name in ("fingerprints", "meta", "training"):
+        if not isinstance(content.get(name), dict | None):
+            return f"its {name!r} is no dict"
+    for key, value in (content.get("fingerprints") or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            return f"{key!r:.80} in its 'fingerprints' is no text"
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    """A tensor of numbers that are there: neither sparse nor quantised nor on no device."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
+
+
+def bare(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without the `_orig_mod.` of compiled networks and the `module.` of parallel ones."""
+    names = {key: key.replace("_orig_mod.", "") for key in state}
+    while names and all(name.startswith("module.") for name in names.values()):
+        names = {key: name.removeprefix("module.") for key, name in names.items()}
+    return {names[key]: value for key, value in state.items()}
+
+
+def newest(folder: str | Path, kind: str) -> tuple[Path, dict] | None:
+    """The newest resumable checkpoint of a work directory that is whole, and its content.
+
+    Steps that only a damaged one had are done again: the same ones, as a run is a function of its
+    seed.
+
+    Raises:
+        UserError: there are some, and none can be read.
+    """
+    failed = None
+    for path in reversed(step_files(folder)):
+        try:
+            content = load(path, kind)
+        except UserError as error:
+            failed = failed or error
+            continue
+        if failed:
+            print(f"{failed}; going on from {path.name}", file=sys.stderr)
+        return path, content
+    if failed:
+        raise failed
+    return None
 
 
 def _first_line(error: Exception) -> str:
@@ -90,8 +222,13 @@ def weights(checkpoint: Mapping) -> dict[str, Tensor]:
     return checkpoint.get("ema") or checkpoint["model"]
 
 
+def _sort(value: Tensor) -> tuple[bool, bool]:
+    """Whole, real or complex; how many bits is free."""
+    return value.is_floating_point(), value.is_complex()
+
+
 def check_fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
-    """Compare a state dict's keys and shapes with those it is meant for.
+    """Compare a state dict's keys, shapes and kinds of number with those it is meant for.
 
     Args:
         own: the state dict of the network at hand.
@@ -107,6 +244,11 @@ def check_fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: s
         f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
         for key, value in own.items()
         if key in state and state[key].shape != value.shape
+    ]
+    differences += [
+        f"{key} is {state[key].dtype}, not {value.dtype}"
+        for key, value in own.items()
+        if key in state and _sort(state[key]) != _sort(value)
     ]
     if differences:
         shown = "; ".join(differences[:3])

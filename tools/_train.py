@@ -38,7 +38,7 @@ def main(
         use_method(config, method)
     trained = train(
         config, part, work_dir=args.work_dir, resume=args.resume, device=args.device,
-        seed=args.seed, launcher=args.launcher,
+        seed=args.seed, launcher=args.launcher, asked=args.cfg_options,
     )  # fmt: skip
     if trained is not None:
         print(trained.note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,9 @@ import torch
 import torch.distributed as dist
 
 from occdistill.errors import UserError
+
+PATIENCE = timedelta(minutes=30)  # with one that doesn't answer; the first validates alone
+PATIENCE_WITH_CACHES = timedelta(days=1)  # while the first one builds them
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def joined(device: str, launcher: str = "none") -> Iterator[torch.device]:
         launcher: `none`, or `pytorch` under torchrun.
 
     Raises:
-        UserError: no GPU, or no torchrun.
+        UserError: no GPU, no torchrun, or another process that doesn't answer.
     """
     chosen = torch.device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
@@ -39,19 +43,31 @@ def joined(device: str, launcher: str = "none") -> Iterator[torch.device]:
     if cuda:
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    patience = timedelta(days=1)  # the others wait while the first one builds caches
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
-    yield chosen
-    dist.barrier()  # leave together: gloo's threads must not outlive the interpreter
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield chosen
+        dist.barrier()  # leave together: gloo's threads must not outlive the interpreter
+    except RuntimeError as error:
+        if not re.search("timed? ?out|connection|closed by peer", str(error), re.IGNORECASE):
+            raise
+        raise UserError(
+            "another process of this training has stopped or hasn't answered for "
+            f"{PATIENCE.total_seconds() / 60:g} minutes: end them all, see what they say, and go "
+            "on with --resume"
+        ) from error
     dist.destroy_process_group()
 
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
     """Rank 0 goes through alone, then the others: for caches that are built on first use."""
-    others_wait = dist.is_initialized() and dist.get_world_size() > 1
-    if others_wait and dist.get_rank() > 0:
-        dist.barrier()
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        yield
+        return
+    group = dist.new_group(backend="gloo", timeout=PATIENCE_WITH_CACHES)
+    if dist.get_rank() > 0:
+        dist.barrier(group)
     yield
-    if others_wait and dist.get_rank() == 0:
-        dist.barrier()
+    if dist.get_rank() == 0:
+        dist.barrier(group)
+    dist.destroy_process_group(group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +44,7 @@ def train(
     seed: int | None = None,
     launcher: str = "none",
     hooks: Sequence[Hook] = (),
+    asked: Collection[str] = (),
 ) -> Trained | None:
     """Train one part of a config to the end.
 
@@ -56,6 +57,7 @@ def train(
         seed: of weights, order and noise; default: the config's.
         launcher: `none`, or `pytorch` under torchrun.
         hooks: mmengine's, besides the config's `custom_hooks`.
+        asked: keys of the config that this call sets: a resumed run may differ there, as in `seed`.
 
     Returns:
         What it left; None in all processes but the first.
@@ -86,6 +88,7 @@ def train(
             fingerprints=made.fingerprints,
             hooks=[*ours, *built(config.get("custom_hooks", ())), *hooks],
             resume=resume,
+            asked=[*asked, *([f"train_{part}.seed"] if seed is not None else [])],
             device=own_device,
         )
         trainer.train()

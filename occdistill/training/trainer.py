@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,19 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from occdistill import checkpoint as ckpt
 from occdistill import seeds
+from occdistill.build.schema import resolve
 from occdistill.build.settings import Settings
 from occdistill.distill.base import Task, take_step
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
+from occdistill.store import reading
 from occdistill.training.batches import EndlessBatches
 from occdistill.training.updates import MovingAverage, Updater
+
+WITHOUT_EFFECT = frozenset(  # settings that a resumed run may change without a word
+    ("log_interval", "checkpoint_interval", "val_interval", "val_clips")
+    + ("keep", "compact", "hand_over", "workers")
+)
 
 
 class Trainer:
@@ -47,6 +54,7 @@ class Trainer:
         fingerprints: of the data and frozen weights it trains on.
         hooks: mmengine's, called with this trainer, those of higher priority first.
         resume: go on from the newest `iter_*.pth` in `work_dir`, if there is one.
+        asked: keys of the config, dotted, that the command line set: a resumed run may differ there.
         device: this process's own.
 
     Attributes:
@@ -71,13 +79,14 @@ class Trainer:
         fingerprints: Mapping[str, str] | None = None,
         hooks: Sequence[Hook] = (),
         resume: bool = False,
+        asked: Collection[str] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         self.device, self.rank, self.world_size = torch.device(device), get_rank(), get_world_size()
         set_random_seed(seeds.number(settings.seed))
         self.task, self.dataset, self.make_batch = task.to(self.device), dataset, make_batch
         self.settings, self.kind, self.config = settings, kind, config or Config()
-        self.fingerprints, self.resume = dict(fingerprints or {}), resume
+        self.fingerprints, self.resume, self.asked = dict(fingerprints or {}), resume, asked
         self.folder = Path(work_dir)
         self.iter = self.batches = self.nfe = self.evaluations = 0
         self.metrics, self.best = {}, -math.inf
@@ -282,34 +291,86 @@ class Trainer:
                 "task": self._trained_state(),
                 "updaters": {name: u.state_dict() for name, u in self.updaters.items()},
                 "average": None if self.average is None else self.average.state_dict(),
+                "declared": self.declared,
                 "batches": self.batches,
                 "best": self.best,
             }
         return made
 
+    @property
+    def declared(self) -> dict[str, str]:
+        """What the updates depend on besides data and weights: by key of the config, as text."""
+        of_settings = {k: v for k, v in vars(self.settings).items() if k not in WITHOUT_EFFECT}
+        found = flattened(of_settings, f"train_{self.kind}.")
+        if self.kind == "distill":
+            given = {k: self.config[k] for k in ("method", "guidance") if k in self.config}
+            found |= flattened(given)
+        return found
+
     def resume_newest(self) -> None:
-        """Continue from the newest checkpoint of the work directory, exactly.
+        """Continue from the newest checkpoint of the work directory that is whole, exactly.
 
         Raises:
-            UserError: it was trained on other data or with other frozen weights.
+            UserError: it was trained on other data, with other frozen weights, or with other
+                settings than the config's, which nobody asked for.
         """
-        files = ckpt.step_files(self.folder)
-        if not files:
+        found = ckpt.newest(self.folder, self.kind)
+        if found is None:
             return
-        saved = ckpt.load(files[-1], self.kind)
+        path, saved = found
         for what, value in self.fingerprints.items():
             if saved["fingerprints"].get(what) != value:
                 raise UserError(
-                    f"{files[-1]} was trained on {what} {saved['fingerprints'].get(what)}, not "
+                    f"{path} was trained on {what} {saved['fingerprints'].get(what)}, not "
                     f"{value}: restore that {what}, or choose another --work-dir"
                 )
-        training = saved["training"]
-        ckpt.check_fits(self._trained_state(), training["task"], str(files[-1]))
+        with reading(path, "checkpoint to go on from", "use an earlier one, or start anew"):
+            self._take_over(saved, str(path))
+
+    def _take_over(self, saved: Mapping[str, Any], source: str) -> None:
+        training, meta = saved["training"], saved["meta"]
+        ckpt.check_fits(self._trained_state(), training["task"], source)
+        self._compare(training.get("declared", self.declared), source)
         self.task.load_state_dict(training["task"], strict=False)  # the teacher is not in it
         for name, updater in self.updaters.items():
             updater.load_state_dict(training["updaters"][name])
         if self.average is not None:
             self.average.load_state_dict(training["average"])
-        self.iter, self.batches = saved["meta"]["step"], training["batches"]
-        self.nfe, self.metrics = saved["meta"]["nfe"], saved["meta"]["metrics"]
-        self.best = training["best"]
+        self.iter, self.batches = meta["step"], training["batches"]
+        self.nfe, self.metrics, self.best = meta["nfe"], meta["metrics"], training["best"]
+
+    def _compare(self, before: Mapping[str, str], source: str) -> None:
+        """Refuse to go on with other settings, unless the command line asks for them."""
+        now, absent = self.declared, "nothing"
+        differ = [
+            key
+            for key in sorted(now.keys() | before.keys())
+            if now.get(key) != before.get(key) and not _covers(self.asked, key)
+        ]
+        if differ:
+            shown = "; ".join(
+                f"{key} is {now.get(key, absent)}, and was {before.get(key, absent)}"
+                for key in differ
+            )
+            raise UserError(
+                f"{source} was made with other settings ({shown}): put them back, or ask for them "
+                f"with --cfg-options {differ[0]}=…"
+            )
+
+
+def _covers(asked: Collection[str], key: str) -> bool:
+    """Whether one of the keys is `key`, lies below it, or holds it."""
+    return any(f"{key}.".startswith(f"{a}.") or f"{a}.".startswith(f"{key}.") for a in asked)
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings by dotted key, as text; a class by its name, a list as the tuple it means."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flattened(value, f"{prefix}{key}.")
+        else:
+            value = resolve(value) if key == "type" else value
+            value = tuple(value) if isinstance(value, list) else value
+            found[f"{prefix}{key}"] = getattr(value, "__name__", repr(value))
+    return found

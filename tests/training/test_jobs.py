@@ -55,7 +55,7 @@ def run(config, part, changes=None, method=None, **options):
     config = load_config(config, changes)
     if method is not None:
         use_method(config, method)
-    return train(config, part, **options)
+    return train(config, part, asked=changes or (), **options)
 
 
 def tool(name, *arguments, launcher=()):
