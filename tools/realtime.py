@@ -74,7 +74,7 @@ def listeners(args: argparse.Namespace, grid: Grid) -> list[Callable[[LiveRunner
 
 
 def main() -> None:
-    """Run until the source ends, or until Ctrl-C; then report."""
+    """Run until the source ends, or until Ctrl-C or SIGTERM; then report."""
     logging.basicConfig(format="%(message)s")
     args = parse()
     config = common.read_config(args)
@@ -96,7 +96,8 @@ def main() -> None:
     queue = PacedQueue(source, args.rate, args.queue, SystemClock())
     deadline = 1 / args.rate if args.deadline is None else args.deadline / 1e3
     runner = LiveRunner(rolling, queue, deadline, listen, seed=args.seed)
-    signal.signal(signal.SIGINT, runner.stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, runner.interrupt)
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
     print(live_page(report))

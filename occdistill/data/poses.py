@@ -20,6 +20,7 @@ Poses = TypeVar("Poses", np.ndarray, Tensor)
 # frame, and a quarter turn to the right.
 LIDAR_POSITION = (0.94, 0.0, 1.84)
 LIDAR_ROTATION = (0.5**0.5, 0.0, 0.0, -(0.5**0.5))
+FASTEST = 100.0  # metres a second; no car on a road drives further
 
 
 def invert(poses: Poses) -> Poses:
@@ -38,6 +39,17 @@ def rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     out = np.zeros((*rotation.shape[:-2], 4, 4))
     out[..., :3, :3], out[..., :3, 3], out[..., 3, 3] = rotation, translation, 1
     return out
+
+
+def is_rigid(poses: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
+    """Whether matrices (…, 4, 4) are finite and turn and move without stretching: bool (…)."""
+    poses = np.asarray(poses, np.float64)
+    rotation, last = poses[..., :3, :3], poses[..., 3, :]
+    with np.errstate(invalid="ignore", over="ignore"):
+        turns = np.abs(rotation @ np.swapaxes(rotation, -1, -2) - np.eye(3)).max((-2, -1))
+        right = np.abs(last - (0, 0, 0, 1)).max(-1)
+        handed = np.linalg.det(rotation) > 0
+        return np.isfinite(poses).all((-2, -1)) & (turns < tolerance) & (right == 0) & handed
 
 
 def rotation_matrix(quaternion: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ Every frame that arrives ends in exactly one place, so the counts always add up:
     arrived = dropped + bad + filling + forecasts + waiting
 
 A bounded queue drops its oldest frame when a newer one needs the room: stale occupancy is worth
-less than none. Nothing that is kept grows with time.
+less than none. Nothing that is kept grows with time. Whatever a source, the model or a listener may
+raise is counted and told in the report; it doesn't end the loop.
 """
 
 from __future__ import annotations
@@ -20,14 +21,26 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from occdistill.data.occ3d import NUM_CLASSES
+from occdistill.errors import UserError
 from occdistill.runtime.sources import Packet
 from occdistill.runtime.stream import RollingForecaster
 from occdistill.seeds import torch_generator
 
 _log = logging.getLogger(__name__)
 STAGES = ("read", "encode", "condition", "generate", "decode", "total")
+
+_NOT_READ, _NO_MORE = object(), object()
+
+
+def _told(error: Exception) -> str:
+    """An error in a line; ours and those of checks are sentences already."""
+    text = " ".join(str(error).split())[:300]
+    plain = type(error) in (UserError, ValueError)
+    return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 class Clock(Protocol):
@@ -87,7 +100,12 @@ class Queue:
         arrived: packets put so far.
         dropped: packets that had to make room.
         deepest: longest the queue has been.
+        failure: why the source ended before its end, or None.
+        reading: whether the source is being asked for a packet in this thread.
     """
+
+    failure: str | None = None
+    reading = False
 
     def __init__(self, capacity: int, clock: Clock) -> None:
         self.capacity, self.clock = capacity, clock
@@ -107,8 +125,11 @@ class Queue:
             self.deepest = max(self.deepest, len(self._waiting))
             self._changed.notify()
 
-    def close(self) -> None:
-        """No more packets will come; those that wait are still served."""
+    def close(self, failure: Exception | None = None) -> None:
+        """No more packets will come, because of an error or not; those that wait are still served."""
+        if failure is not None:
+            self.failure = _told(failure)
+            _log.error("the source failed, what it sent is still served: %s", self.failure)
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -148,28 +169,50 @@ class PacedQueue(Queue):
         super().__init__(capacity, clock)
         self.rate = rate
         self._source: Iterator[Packet] = iter(source)
-        self._next = next(self._source, None)
+        self._next: Packet | object = _NOT_READ
         self._start: float | None = None
-        self._closed = self._next is None
 
     def _due(self) -> float:
         if self._start is None:
             self._start = self.clock.now()
         return self._start + self.arrived / self.rate
 
+    def _read(self) -> None:
+        """Ask the source for the next packet, or close where there is none."""
+        first, self.reading = self._next is _NOT_READ, True
+        try:
+            self._next = next(self._source, _NO_MORE)
+        except UserError as error:
+            if first:  # it couldn't even begin
+                raise
+            self._next = _NO_MORE
+            self.close(error)
+        except Exception as error:  # noqa: BLE001 - whatever a driver may raise
+            self._next = _NO_MORE
+            self.close(error)
+        finally:
+            self.reading = False
+        self._closed = self._next is _NO_MORE
+
     def take(self, timeout: float = 0.1) -> tuple[Packet, float] | None:
-        """See `Queue.take`."""
-        if self._next is not None and not self._waiting:
+        """See `Queue.take`.
+
+        Raises:
+            UserError: the source's, before its first packet.
+        """
+        if self._next is _NOT_READ:
+            self._read()
+        if not self._closed and not self._waiting:
             wait = self._due() - self.clock.now()
             if wait > 0:
                 self.clock.sleep(min(wait, timeout))
-        while self._next is not None and self._due() <= self.clock.now():
+        while not self._closed and self._due() <= self.clock.now():
             packet, began = self._next, self.clock.now()
-            self._next = next(self._source, None)
-            self._start += self.clock.now() - began  # what a source prepares is off the clock
-            self.put(packet, self._due())
-        if self._next is None:
-            self._closed = True
+            try:
+                self._read()
+            finally:  # also where a signal ends the waiting for the next one
+                self._start += self.clock.now() - began  # what a source prepares is off the clock
+                self.put(packet, self._due())
         return self._waiting.popleft() if self._waiting else None
 
 
@@ -178,13 +221,13 @@ def threaded(source: Iterable[Packet], capacity: int, clock: Clock) -> Queue:
     queue = Queue(capacity, clock)
 
     def feed() -> None:
+        failure = None
         try:
             for packet in source:
                 queue.put(packet)
-        except Exception:  # noqa: BLE001 - whatever a driver may raise, the loop goes on
-            _log.exception("the source failed; what it sent is still served")
-        finally:
-            queue.close()
+        except Exception as error:  # noqa: BLE001 - whatever a driver may raise, the loop goes on
+            failure = error
+        queue.close(failure)
 
     threading.Thread(target=feed, name="source", daemon=True).start()
     return queue
@@ -199,14 +242,16 @@ class Tally:
         filling: frames that came while the window of past frames wasn't full.
         forecasts: frames that were answered.
         missed: forecasts that left later than the deadline after their frame arrived.
+        unheard: forecasts at which the listener raised an error.
         stages: durations per stage; `total` runs from arrival to the finished forecast.
-        reasons: the latest bad frames, in words.
+        reasons: the latest bad frames, and why, in words.
     """
 
     bad: int = 0
     filling: int = 0
     forecasts: int = 0
     missed: int = 0
+    unheard: int = 0
     stages: dict[str, Histogram] = field(
         default_factory=lambda: {stage: Histogram() for stage in STAGES}
     )
@@ -243,19 +288,36 @@ class LiveRunner:
         self._stop = threading.Event()
         self._began = self._ended = self.clock.now()
 
-    def stop(self, *_: Any) -> None:
-        """Finish the frame at hand, then stop; fit for a signal handler."""
+    def stop(self) -> None:
+        """Finish the frame at hand, then stop."""
         self._stop.set()
+
+    def interrupt(self, *_: Any) -> None:
+        """`stop` for a signal handler: also while a source keeps the loop waiting.
+
+        Raises:
+            KeyboardInterrupt: a source is waiting for its sensor, or this is the second signal.
+        """
+        again = self._stop.is_set()
+        self._stop.set()
+        if again or self.queue.reading:
+            raise KeyboardInterrupt
 
     def run(self, frames: int | None = None) -> dict[str, Any]:
         """Run until the source ends, `frames` packets have been taken, or `stop` is called.
 
         Returns:
             `report()`.
+
+        Raises:
+            UserError: the source couldn't begin.
         """
         self._began, taken = self.clock.now(), 0
         while not self._stop.is_set() and not self.queue.over and taken != frames:
-            arrival = self.queue.take()
+            try:
+                arrival = self.queue.take()
+            except KeyboardInterrupt:
+                break
             if arrival is not None:
                 self.step(*arrival)
                 taken += 1
@@ -266,42 +328,58 @@ class LiveRunner:
         """Answer one frame: its forecast, or None if it was bad or the window isn't full yet."""
         times = [self.clock.now()]
         try:
-            voxels = self._read(packet)
-            times.append(self.clock.now())
-            self.rolling.push(voxels, packet.ego_to_global, packet.time, packet.lidar_to_ego)
-            if not self.rolling.ready:
-                self.tally.filling += 1
-                return None
-            self._mark(times)
-            condition = self.rolling.condition(packet.plan)
-            self._mark(times)
-        except ValueError as error:
+            future = self._answer(packet, times)
+        except Exception as error:  # noqa: BLE001 - whatever a sensor or a device may come up with
             self.tally.bad += 1
-            self.tally.reasons.append(f"{packet.name}: {error}")
-            _log.warning("skipped a bad frame, %s: %s", packet.name, error)
+            name = f"{getattr(packet, 'name', type(packet).__name__)}"[:200]
+            self.tally.reasons.append(f"{name}: {_told(error)}")
+            _log.warning("skipped a bad frame, %s", self.tally.reasons[-1])
             return None
-        forecaster = self.rolling.forecaster
-        latents = forecaster.generate(condition, forecaster.noise(1, self._generator))
-        self._mark(times)
-        future = forecaster.decode(latents)[0]
-        self._mark(times)
+        if future is None:
+            self.tally.filling += 1
+            return None
         for stage, start, end in zip(STAGES, times, times[1:]):
             self.tally.stages[stage].add(end - start)
         self.tally.stages["total"].add(times[-1] - arrived)
         self.tally.forecasts += 1
         self.tally.missed += times[-1] - arrived > self.deadline
         if self.listener is not None:
-            self.listener(packet, future)
+            self._tell(packet, future)
         return future
 
-    @staticmethod
-    def _read(packet: Packet) -> Tensor:
-        if not callable(packet.voxels):
-            return packet.voxels
+    def _answer(self, packet: Packet, times: list[float]) -> Tensor | None:
+        """The forecast, with a time at the end of each stage; None if the window isn't full yet.
+
+        Raises:
+            Exception: of any kind; ValueError where the frame or the forecast is none.
+        """
+        voxels = packet.voxels() if callable(packet.voxels) else packet.voxels
+        times.append(self.clock.now())
+        if packet.time is None:
+            raise ValueError("a frame without a time")
+        self.rolling.push(voxels, packet.ego_to_global, packet.time, packet.lidar_to_ego)
+        if not self.rolling.ready:
+            return None
+        self._mark(times)
+        condition = self.rolling.condition(packet.plan)
+        self._mark(times)
+        forecaster = self.rolling.forecaster
+        latents = forecaster.generate(condition, forecaster.noise(1, self._generator))
+        if not torch.isfinite(latents).all():
+            raise ValueError("the model's latents aren't finite, so there is no forecast")
+        self._mark(times)
+        future = forecaster.decode(latents)[0]
+        if int(future.max()) >= NUM_CLASSES:
+            raise ValueError(f"the model's forecast holds class {int(future.max())}")
+        self._mark(times)
+        return future
+
+    def _tell(self, packet: Packet, future: Tensor) -> None:
         try:
-            return packet.voxels()
-        except Exception as error:  # whatever a sensor, a file or a driver may come up with
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+            self.listener(packet, future)
+        except Exception as error:  # noqa: BLE001 - the next forecast may be heard
+            self.tally.unheard += 1
+            _log.warning("nobody heard the forecast for %s: %s", packet.name, _told(error))
 
     def _mark(self, times: list[float]) -> None:
         self.rolling.forecaster.synchronize()
@@ -323,6 +401,9 @@ class LiveRunner:
             "forecasts_per_s": tally.forecasts / seconds if seconds > 0 else 0.0,
             "deadline_ms": 1e3 * self.deadline,
             "missed": tally.missed,
+            "unheard": tally.unheard,
+            "jumps": self.rolling.jumps,
+            "source_failed": self.queue.failure,
             "deepest_queue": self.queue.deepest,
             "stages": {stage: h.summary() for stage, h in tally.stages.items()},
             "bad_frames": list(tally.reasons),

@@ -25,15 +25,26 @@ def live_page(report: dict) -> str:
         if summary["count"]:
             numbers = (summary[f"{q}_ms"] for q in ("p50", "p90", "p99", "max"))
             lines.append(f"{stage:10} " + " ".join(f"{x:9.2f}" for x in numbers))
+    if report["jumps"]:
+        lines.append(f"{report['jumps']} times a frame didn't follow the one before it")
+    if report["unheard"]:
+        lines.append(f"{report['unheard']} forecasts were not heard, see the log")
+    if report["source_failed"]:
+        lines.append(f"the source ended early: {report['source_failed']}")
     lines += [f"bad frame: {reason}" for reason in report["bad_frames"][-3:]]
     return "\n".join(lines)
 
 
 def failure(report: dict) -> str | None:
-    """Why a run that made no forecast made none, in a sentence; None if it made any."""
-    frames = report["frames"]
+    """Why a run isn't a success, in a sentence: no forecast, or none that was heard, or a source
+    that failed. None if it is one.
+    """
+    frames, failed = report["frames"], report["source_failed"]
+    if failed:
+        return f"{report['source']} failed after {frames['arrived']} frames: {failed}"
     if frames["forecasts"]:
-        return None
+        unheard = report["unheard"] == frames["forecasts"]
+        return "whatever forecasts are for failed at each of them; see the log" if unheard else None
     if not frames["arrived"]:
         return f"no forecast was made: {report['source']} sent no frame; check the source"
     taken = frames["bad"] + frames["filling"]
@@ -44,6 +55,11 @@ def failure(report: dict) -> str | None:
         return (
             f"no forecast was made: {frames['bad']} of {taken} frames were bad, most often "
             f"so: {reasons[kinds.index(common)]}"
+        )
+    if report["jumps"] > 1 and report["jumps"] >= taken / 2:
+        return (
+            f"no forecast was made: {report['jumps']} of {taken} frames didn't follow the one "
+            "before them; give their times in seconds, and their poses in metres"
         )
     return (
         f"no forecast was made: {taken} frames didn't fill the window of past frames; "

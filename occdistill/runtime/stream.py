@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from occdistill.data.occ3d import FREE, MOVABLE, NUM_CLASSES
-from occdistill.data.poses import LIDAR_TO_EGO, displacements, invert
+from occdistill.data.poses import FASTEST, LIDAR_TO_EGO, displacements, invert, is_rigid
 from occdistill.latents.condition import Condition
 from occdistill.runtime.forecaster import Forecaster
+
+PER_SLOT = 250  # frames, of a sensor of 500 Hz: more aren't half a second's
+SLACK = 5.0  # metres that localisation may be off, besides what a car drives
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,30 @@ class RollingForecaster:
     """Past slots at fixed spacing over frames that come at any rate.
 
     Slot k before the newest holds the frame nearest in time to k intervals ago. So a 20 Hz sensor
-    feeds a model of 2 Hz, and a frame that never came is covered for by its neighbour. After a gap
-    of more than the whole window the slots fill up anew.
+    feeds a model of 2 Hz, and a frame that never came is covered for by its neighbour.
+
+    A frame follows the newest one if it is later, but not by more than the whole window, and no
+    further away than a car drives. After one that doesn't, the slots fill up anew: after a gap, and
+    where a clock or a map was set to something else. The window before is kept until three frames
+    in a row have borne that out; one that follows it again shows that those between were wrong. A
+    single frame that is earlier than the newest is late, and refused.
 
     Args:
         forecaster: encodes and forecasts.
         past: slots, P.
         interval: seconds between slots.
+
+    Attributes:
+        frames: the window, oldest first, of at most `PER_SLOT` frames a slot.
+        jumps: how often it began anew, or was gone back to.
     """
 
     def __init__(self, forecaster: Forecaster, past: int, interval: float = 0.5) -> None:
         self.forecaster, self.past, self.interval = forecaster, past, interval
         self.frames: deque[Frame] = deque()
+        self.jumps = 0
+        self._left: deque[Frame] | None = None
+        self._late: float | None = None
 
     def push(
         self,
@@ -59,20 +76,57 @@ class RollingForecaster:
             lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
 
         Raises:
-            ValueError: wrong shape, an unknown class, a pose that is none, or time running
-                backwards. The window is left as it was.
+            ValueError: no tensor, wrong shape, an unknown class, a pose that is none, a time that
+                is none or lies before the newest frame's, too many frames for the window, or
+                latents that aren't finite. The window is left as it was.
         """
-        self._check(voxels, ego_to_global)
+        self._check(voxels)
+        ego_to_global = rigid_matrix(ego_to_global, "an ego pose")
+        lidar_to_ego = rigid_matrix(lidar_to_ego, "a LiDAR mounting")
         if time is None:
             time = self.frames[-1].time + self.interval if self.frames else 0.0
-        if self.frames and time <= self.frames[-1].time:
-            raise ValueError(f"a frame at {time:g} s after one at {self.frames[-1].time:g} s")
+        if not isinstance(time, Real) or isinstance(time, bool) or not math.isfinite(time):
+            raise ValueError(f"a time of {time!r:.40}, which is no finite number of seconds")
+        frames, left = self._window(float(time), ego_to_global)
         voxels = self.forecaster.here(voxels)
         latents = self.forecaster.encode(voxels[None])[0]
-        ego_to_global = np.asarray(ego_to_global, np.float64)
-        self.frames.append(Frame(voxels, latents, time, ego_to_global, lidar_to_ego))
-        while time - self.frames[0].time > (self.past + 0.5) * self.interval:
-            self.frames.popleft()
+        if not torch.isfinite(latents).all():
+            raise ValueError("the encoder's latents aren't finite")
+        frames.append(Frame(voxels, latents, float(time), ego_to_global, lidar_to_ego))
+        while time - frames[0].time > self.reach:
+            frames.popleft()
+        self.jumps += frames is not self.frames
+        self.frames, self._late = frames, None
+        self._left = left if len(frames) < 3 else None
+
+    def _window(
+        self, time: float, ego_to_global: np.ndarray
+    ) -> tuple[deque[Frame], deque[Frame] | None]:
+        """The window that a frame belongs to, and the one that is kept beside it."""
+        if self._left and self._follows(time, ego_to_global, self._left[-1]):
+            return self._left, None
+        if not self.frames or self._follows(time, ego_to_global, self.frames[-1]):
+            within = sum(time - frame.time <= self.reach for frame in self.frames)
+            if within >= PER_SLOT * self.past:
+                raise ValueError(
+                    f"more than {within} frames within {self.reach:g} s: times must be in seconds"
+                )
+            return self.frames, self._left
+        if time <= self.frames[-1].time:
+            before, self._late = self._late, time
+            if before is None or not 0 < time - before <= self.reach:
+                raise ValueError(f"a frame at {time:g} s after one at {self.frames[-1].time:g} s")
+        return deque(), self._left or self.frames
+
+    def _follows(self, time: float, ego_to_global: np.ndarray, newest: Frame) -> bool:
+        passed = time - newest.time
+        moved = np.abs(ego_to_global[:3, 3] - newest.ego_to_global[:3, 3]).max()
+        return 0 < passed <= self.reach and moved <= FASTEST * passed + SLACK
+
+    @property
+    def reach(self) -> float:
+        """Seconds from the oldest frame that is kept to the newest."""
+        return (self.past + 0.5) * self.interval
 
     def warm_up(self) -> None:
         """Forecast once, so that nothing is compiled or allocated later.
@@ -93,7 +147,7 @@ class RollingForecaster:
             self.push(voxels, still[0])
         self.forecast(still)
         self.forecaster.synchronize()
-        self.frames.clear()
+        self.frames, self._left = deque(), None
 
     @property
     def ready(self) -> bool:
@@ -124,11 +178,13 @@ class RollingForecaster:
         if not self.ready:
             raise ValueError(f"{len(self.frames)} frames don't fill {self.past} slots yet")
         codec, slots = self.forecaster.codec, self.slots
-        plan = np.empty((0, 4, 4)) if plan is None else plan
-        if len(plan) < codec.plan or not np.isfinite(plan).all():
+        plan = np.empty((0, 4, 4)) if plan is None or not codec.plan else np.asarray(plan)
+        matrices = plan.shape[1:] == (4, 4) and plan.dtype.kind in "fiu"
+        if not matrices or len(plan) < codec.plan or not is_rigid(plan).all():
+            given = len(plan) if matrices else "something else"
             raise ValueError(
                 f"with conditioning {codec.conditioning} a frame must come with a plan of at least"
-                f" {codec.plan} finite future poses, not {len(plan)}; hist needs none"
+                f" {codec.plan} finite future poses, not {given}; hist needs none"
             )
         to_global = np.stack([frame.ego_to_global for frame in slots])
         mounting = np.stack([frame.lidar_to_ego for frame in slots])
@@ -153,11 +209,33 @@ class RollingForecaster:
         """
         return self.forecaster.futures(self.condition(plan), samples, generator)[0]
 
-    def _check(self, voxels: Tensor, pose: np.ndarray) -> None:
+    def _check(self, voxels: Tensor) -> None:
         shape = self.forecaster.codec.vae.grid_shape
-        if tuple(voxels.shape) != shape or voxels.dtype != torch.uint8:
-            raise ValueError(f"a frame of {tuple(voxels.shape)} {voxels.dtype}, not {shape} uint8")
+        found = f"a {type(voxels).__name__}"
+        if isinstance(voxels, Tensor):
+            found = f"{tuple(voxels.shape)} {voxels.dtype}"
+        if found != f"{shape} torch.uint8":
+            raise ValueError(f"a frame of {found:.80}, not a tensor of {shape} uint8")
         if int(voxels.max()) >= NUM_CLASSES:
             raise ValueError(f"class id {int(voxels.max())} is not one of 0 to {NUM_CLASSES - 1}")
-        if np.shape(pose) != (4, 4) or not np.isfinite(pose).all():
-            raise ValueError("an ego pose that is not a finite 4 x 4 matrix")
+
+
+def rigid_matrix(pose: np.ndarray, what: str) -> np.ndarray:
+    """A pose as float64 `(4, 4)`.
+
+    Args:
+        pose: from a source.
+        what: it is, for the error.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        matrix = np.asarray(pose, np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what} that is no matrix of numbers") from error
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise ValueError(f"{what} that is not a finite 4 x 4 matrix")
+    if not is_rigid(matrix):
+        raise ValueError(f"{what} that stretches: not a rigid 4 x 4 matrix")
+    return matrix

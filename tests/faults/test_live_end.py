@@ -5,10 +5,11 @@ import pytest
 from occdistill.runtime.live_page import failure
 
 
-def report(forecasts=0, bad=0, filling=0, arrived=None, reasons=()):
+def report(forecasts=0, bad=0, filling=0, arrived=None, reasons=(), **more):
     arrived = forecasts + bad + filling if arrived is None else arrived
     frames = {"arrived": arrived, "bad": bad, "filling": filling, "forecasts": forecasts}
-    return {"frames": frames, "bad_frames": list(reasons), "source": "lidar"}
+    known = {"jumps": 0, "unheard": 0, "source_failed": None, **more}
+    return {"frames": frames, "bad_frames": list(reasons), "source": "lidar", **known}
 
 
 CUT = [f"s/{i}: UserError: /d/{i}.bin has {i} bytes, not a multiple of 20" for i in (7, 8, 9)]

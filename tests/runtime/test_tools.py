@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from occdistill.runtime import bench_page
+from occdistill.runtime.live import LiveRunner
 from tests.tool import call
 
 CONFIG = """
@@ -156,6 +158,28 @@ def test_realtime_without_a_forecast_is_no_success(
         )  # fmt: skip
     frames = json.loads((tmp_path / "realtime.json").read_text())["frames"]
     assert frames["forecasts"] == 0 and frames[{"bad": "bad", "short": "filling"}[fault]] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_realtime_that_is_told_to_stop_leaves_its_report(setup, tmp_path, monkeypatch, number):
+    step, before = LiveRunner.step, [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+
+    def until_the_fifth(runner, *arrival):
+        if runner.queue.arrived >= 5:
+            signal.raise_signal(number)
+        return step(runner, *arrival)
+
+    monkeypatch.setattr(LiveRunner, "step", until_the_fifth)
+    try:
+        call(
+            monkeypatch, "realtime", setup / "config.py", setup / "student.pth", "--rate", 10,
+            "--deadline", 60_000, "--queue", 100, "--device", "cpu", "--out", tmp_path,
+        )  # fmt: skip
+    finally:
+        for n, handler in zip((signal.SIGTERM, signal.SIGINT), before):
+            signal.signal(n, handler)
+    frames = json.loads((tmp_path / "realtime.json").read_text())["frames"]
+    assert 1 <= frames["forecasts"] <= 5 and 5 <= frames["arrived"] <= 8
 
 
 def test_visualize_draws_truth_and_models(setup, monkeypatch, capsys):
