@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import sys
 from collections.abc import Callable
 
 # what brings the demo's data: many a sentence ends with it
 MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(Exception):
@@ -21,13 +26,43 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a tool's `main` and exit: 0 on success, 2 with one line on stderr for a `UserError`."""
+    """Run a tool's `main` and exit: 0 on success, 2 with one line on stderr for what a user can mend:
+    a `UserError`, a file or disk that isn't as it should be, or too little memory.
+    """
     try:
         code = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+        code = _say("interrupted", 130)
+    except Exception as error:
+        sentence = in_words(error)
+        if sentence is None:
+            raise
+        code = _say(f"error: {sentence}", 2)
     sys.exit(code or 0)
+
+
+def in_words(error: Exception) -> str | None:
+    """What a user can do about an error, in a sentence; None for one of the program's own."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or re.search("out of memory|t allocate memory", str(error)):
+        return (
+            "there is too little memory for this: use a smaller batch size, fewer samples or jobs,"
+            " or another device"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        advice = "free some space" if error.errno in _FULL else "check the path and who may use it"
+        return f"{where}{error.strerror}; {advice}"
+    return None
+
+
+def _say(line: str, code: int) -> int:
+    if tqdm := sys.modules.get("tqdm"):  # no line of a progress bar goes on with this one
+        for bar in list(tqdm.tqdm._instances):
+            bar.close()
+    print(line, file=sys.stderr)
+    return code

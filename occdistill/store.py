@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
 import numpy as np
@@ -55,6 +55,40 @@ def atomic(path: str | Path, what: str = "", advice: str = _SPACE) -> Iterator[P
         kept = "the previous file is intact" if path.is_file() else "nothing was lost"
         named = f"{what} {path}" if what else path
         raise UserError(f"cannot write {named} ({_reason(error)}); {kept}: {advice}") from error
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Make a folder for results and try to write to it: before the work, not after.
+
+    Raises:
+        UserError: it can't be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"a block, so that a full disk is noticed".ljust(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({_reason(error)}): {_SPACE}") from error
+    return folder
+
+
+def check_place(path: str | Path) -> Path:
+    """The path of a file for results, its folder tried as by `check_folder`."""
+    check_folder(Path(path).parent)
+    return Path(path)
+
+
+def user_cache() -> Path | None:
+    """This user's folder for what can be made again; None for one who has no home."""
+    if place := os.environ.get("XDG_CACHE_HOME"):
+        return Path(place) / "occdistill"
+    try:
+        return Path.home() / ".cache" / "occdistill"
+    except RuntimeError:
+        return None
 
 
 def remove_unfinished(folder: str | Path) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from occdistill.build.config import load_config
 from occdistill.build.models import DECODERS, ENCODERS
+from occdistill.build.options import Options, out_folder  # noqa: F401
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.views import VIEWS
 from occdistill.runtime.forecaster import BACKENDS
@@ -36,7 +37,7 @@ def add_device(add) -> None:
 def add_config(add, **config: Any) -> None:
     """A config file, and changes to it; `read_config` reads both."""
     add("config", **{"help": "a file in configs/", **config})
-    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
+    add("--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE")
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -13,7 +13,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import _options as common
 import numpy as np
@@ -28,7 +27,7 @@ from occdistill.runtime import roofline
 from occdistill.runtime.bench import Line, bench, machine_facts, rate, street
 from occdistill.runtime.bench_page import bench_table, gains
 from occdistill.runtime.forecaster import BACKENDS, Forecaster
-from occdistill.store import write_json, write_text
+from occdistill.store import check_folder, write_json, write_text
 
 CONFIGS = ("configs/demo.py", "configs/nus.py")
 
@@ -44,7 +43,7 @@ def parse() -> argparse.Namespace:
     add("--repeats", type=common.positive, default=20, help="timed forecasts per line")
     add("--seconds", type=float, default=240.0, help="fewer repeats where all take longer, but 2")
     add("--quick", action="store_true", help="demo size, no compiled back ends")
-    add("--out", type=Path, default=Path("work_dirs/bench"))
+    add("--out", type=check_folder, default="work_dirs/bench")
     args = parser.parse_args()
     args.config = args.config or CONFIGS[: 1 if args.quick else None]
     if args.quick and args.backend is None:

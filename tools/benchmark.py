@@ -50,7 +50,7 @@ def main() -> None:
     """Measure, print, write."""
     args = parse()
     config, options = common.read_config(args), common.forecaster_options(args)
-    models = Models(config)
+    out, models = common.out_folder(args, config), Models(config)
     entries = lineup(models, args.checkpoint, args.nfe, args.student_nfe, **options)
     dataset = build_dataset(config, "val")
     item = dataset[0]
@@ -86,7 +86,6 @@ def main() -> None:
     for name, found in agreements.items():
         text += f"\n\n{name}, {args.backend} {args.dtype} against plain float32: {found}."
     print(text)
-    out = args.out or Path(config.work_dir)
     result = {"setting": setting, "rows": rows}
     result["agreement"] = {name: found._asdict() for name, found in agreements.items()}
     write_json(out / "benchmark.json", result)

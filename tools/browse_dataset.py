@@ -6,15 +6,13 @@ A sheet per clip, from above: the past, the past as it will look from each futur
 config aligns or carries it), and the truth there. Needs data, but no weights.
 """
 
-from pathlib import Path
-
 import _options as common
 import torch
 
 from occdistill.build.builders import build_codec, build_dataset
 from occdistill.build.scoring import some_clips
 from occdistill.errors import UserError, run
-from occdistill.store import atomic
+from occdistill.store import atomic, check_folder
 from occdistill.visualization.conditions import condition_sheet
 
 
@@ -23,7 +21,7 @@ def main() -> None:
     parser = common.parser(__doc__)
     add = parser.add_argument
     common.add_config(add)
-    add("--out", type=Path, required=True, help="folder for the pictures")
+    add("--out", type=check_folder, required=True, help="folder for the pictures")
     add("--split", default="val", help="train, val, or a split of the data set")
     add(
         "--count",

@@ -7,12 +7,11 @@ such intervals hold the truth is measured in `docs/evaluation.md`.
 """
 
 import argparse
-from pathlib import Path
 
 from occdistill.errors import run
 from occdistill.evaluation.compare import compare, comparison_page, load_run
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
-from occdistill.store import write_json
+from occdistill.store import check_place, write_json
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="REPORT.json[:ROW]")
     parser.add_argument("--protocol", default="occdistill", help=", ".join(PROTOCOLS))
     parser.add_argument("--confidence", type=float, default=0.95)
-    parser.add_argument("--out", type=Path, help="write the numbers as JSON too")
+    parser.add_argument("--out", type=check_place, help="write the numbers as JSON too")
     args = parser.parse_args()
     protocol = get_protocol(args.protocol)
     runs = [load_run(spec) for spec in args.runs]

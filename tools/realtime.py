@@ -11,7 +11,6 @@ or another driver puts packets into `occdistill.runtime.live.Queue` from its cal
 
 import argparse
 import logging
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +77,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     args = parse()
     config = common.read_config(args)
+    out = common.out_folder(args, config)
     options = common.forecaster_options(args)
     (entry,) = lineup(Models(config), args.checkpoint, (), (args.nfe,), **options)
     forecaster, codec = entry.forecaster, entry.forecaster.codec
@@ -96,12 +96,10 @@ def main() -> None:
     queue = PacedQueue(source, args.rate, args.queue, SystemClock())
     deadline = 1 / args.rate if args.deadline is None else args.deadline / 1e3
     runner = LiveRunner(rolling, queue, deadline, listen, seed=args.seed)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, runner.interrupt)
+    runner.heed_signals()
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
     print(live_page(report))
-    out = args.out or Path(config.work_dir)
     write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")
     if why := failure(report):

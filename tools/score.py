@@ -23,6 +23,7 @@ from occdistill.evaluation.protocols import get_protocol
 from occdistill.evaluation.report import describe_dataset, git_commit
 from occdistill.evaluation.rescore import holds_counts, rescore, score_predictions
 from occdistill.evaluation.views import needs_masks
+from occdistill.store import check_folder
 
 
 def parse() -> argparse.Namespace:
@@ -69,10 +70,10 @@ def main() -> None:
     if not folder.is_dir():
         raise UserError(f"no folder of predictions or counts at {folder}")
     if holds_counts(folder):
-        out = args.out or folder.parent / "rescored"
+        out = check_folder(args.out or folder.parent / "rescored")
         records, about = rescore(folder, protocols), None
     else:
-        out = args.out or folder.parent / f"{folder.name}-scores"
+        out = check_folder(args.out or folder.parent / f"{folder.name}-scores")
         manifest = Manifest.load(folder)
         masks = any(needs_masks(v) for v in views_for(protocols, args.view))
         dataset = truth(args, manifest, masks)

@@ -8,9 +8,9 @@ hour on one core.
 
 import argparse
 import time
-from pathlib import Path
 
 from occdistill.errors import run
+from occdistill.store import check_folder
 from occdistill.studies import STUDIES, run_study
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="+", choices=[*STUDIES, "all"], metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path("work_dirs/studies"))
+    parser.add_argument("--out", type=check_folder, default="work_dirs/studies")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="seconds, for tests; not a result")
     args = parser.parse_args()

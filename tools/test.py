@@ -52,6 +52,7 @@ def main() -> None:
     """Score, write the report, print it."""
     args = parse()
     config = common.read_config(args)
+    out = common.out_folder(args, config)
     protocols = [get_protocol(name) for name in args.protocol]
     masks = any(needs_masks(v) for v in views_for(protocols, args.view))
     dataset, models = build_dataset(config, "val", masks), Models(config)
@@ -63,7 +64,6 @@ def main() -> None:
         args.measure, models, dataset, rows, samples=args.samples,
         predictions=args.save_predictions, device=args.device,
     )  # fmt: skip
-    out = args.out or Path(config.work_dir)
     records = evaluate(
         rows, dataset, measures=observers, protocols=protocols, views=args.view,
         repeats=args.repeats, common=dict(git_commit=git_commit(), batch_size=args.batch_size),

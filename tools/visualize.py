@@ -10,7 +10,6 @@ they agree: `occupancy` (share of the futures that fill a voxel) and `entropy` o
 import argparse
 import logging
 import time
-from pathlib import Path
 
 import _options as common
 
@@ -20,7 +19,7 @@ from occdistill.build.models import Models
 from occdistill.errors import UserError, run
 from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
-from occdistill.store import write_npz
+from occdistill.store import check_place, write_npz
 from occdistill.visualization import panels
 
 
@@ -31,7 +30,7 @@ def parse() -> argparse.Namespace:
     common.add_config(add)
     add("checkpoint", help="a distilled student")
     add("--clip", type=int, default=0, help="number in the validation split")
-    add("--out", type=Path, help="a .gif or .png file")
+    add("--out", type=check_place, help="a .gif or .png file")
     add("--nfe", type=common.positive, nargs="*", default=[10, 1], help="of the teacher")
     add("--samples", type=common.positive, default=1, help="futures of the student")
     add("--style", choices=("3d", "bev"), default="3d")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
+from occdistill.types import Count
 
 SUB = 4  # voxel columns per pixel at half resolution
 
@@ -76,10 +77,10 @@ class LightDecoder(nn.Module):
 
     def __init__(
         self,
-        latent_shape: tuple[int, int, int],
-        grid_shape: tuple[int, int, int],
-        width: Sequence[int] = (32, 128),
-        blocks: Sequence[int] = (1, 2),
+        latent_shape: tuple[Count, Count, Count],
+        grid_shape: tuple[Count, Count, Count],
+        width: Sequence[Count] = (32, 128),
+        blocks: Sequence[Count] = (1, 2),
     ) -> None:
         super().__init__()
         _check_levels(latent_shape, grid_shape, width, blocks)
@@ -151,10 +152,10 @@ class LightEncoder(nn.Module):
 
     def __init__(
         self,
-        latent_shape: tuple[int, int, int],
-        grid_shape: tuple[int, int, int],
-        width: Sequence[int] = (32, 128),
-        blocks: Sequence[int] = (1, 2),
+        latent_shape: tuple[Count, Count, Count],
+        grid_shape: tuple[Count, Count, Count],
+        width: Sequence[Count] = (32, 128),
+        blocks: Sequence[Count] = (1, 2),
         embedding: int = 8,
     ) -> None:
         super().__init__()

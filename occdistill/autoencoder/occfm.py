@@ -431,9 +431,9 @@ class OccFMVAE(nn.Module):
     def __init__(
         self,
         channels: Count = 16,
-        grid_shape: tuple[int, int, int] = (200, 200, 16),
-        width: tuple[int, int, int] = (128, 256, 512),
-        depths: tuple[int, int] = (2, 6),
+        grid_shape: tuple[Count, Count, Count] = (200, 200, 16),
+        width: tuple[Count, Count, Count] = (128, 256, 512),
+        depths: tuple[Count, Count] = (2, 6),
         frames: int | None = None,
         recompute: bool = False,
     ) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from occdistill.autoencoder.vae import ConvBlock
 from occdistill.data.occ3d import FREE, NUM_CLASSES
 from occdistill.errors import UserError
+from occdistill.types import Count
 
 
 @functools.cache
@@ -66,11 +67,11 @@ class SparseEncoder(nn.Module):
 
     def __init__(
         self,
-        grid_shape: tuple[int, int, int],
-        latent_shape: tuple[int, int, int],
-        width: tuple[int, ...] = (16, 32),
-        head: tuple[int, int] = (48, 64),
-        blocks: int = 3,
+        grid_shape: tuple[Count, Count, Count],
+        latent_shape: tuple[Count, Count, Count],
+        width: tuple[Count, ...] = (16, 32),
+        head: tuple[Count, Count] = (48, 64),
+        blocks: Count = 3,
     ) -> None:
         super().__init__()
         (x, y, z), (channels, h, w) = grid_shape, latent_shape

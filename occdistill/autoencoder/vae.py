@@ -60,7 +60,7 @@ class VAE(nn.Module):
 
     def __init__(
         self,
-        grid_shape: tuple[int, int, int] = (64, 64, 8),
+        grid_shape: tuple[Count, Count, Count] = (64, 64, 8),
         channels: Count = 16,
         embedding: Count = 8,
         width: tuple[Count, ...] = (64, 128),

@@ -29,8 +29,19 @@ def construct(kind: type, *arguments: Any, **options: Any) -> Any:
     """
     try:
         return kind(*arguments, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the config's {kind.__name__} can't be built: {error}") from error
+
+
+def described(config: Config, key: str) -> Any:
+    """What a config says of a part.
+
+    Raises:
+        UserError: nothing.
+    """
+    if config.get(key) is None:
+        raise UserError(f"{config.filename} has no {key}: add {key}=dict(…), or use another config")
+    return config[key]
 
 
 def _instantiate(spec: Mapping, **more: Any) -> Any:
@@ -104,7 +115,7 @@ def load_checkpoint(config: Config, key: str) -> dict:
 
 def build_vae(config: Config, weights: bool = True) -> torch.nn.Module:
     """The autoencoder, frozen with its weights, or fresh for training."""
-    vae = _instantiate(config.vae)
+    vae = _instantiate(described(config, "vae"))
     return load_weights(config, "vae_checkpoint", vae) if weights else vae
 
 
@@ -152,8 +163,9 @@ def build_codec(config: Config, vae: torch.nn.Module) -> Codec:
     Raises:
         UserError: the conditioning contradicts itself, or asks for more past than there is.
     """
+    described(config, "conditioning")
     _check_conditioning(config)
-    conditioning = dict(config.conditioning)
+    conditioning = dict(described(config, "conditioning"))
     return Codec(
         vae,
         build_grid(config),
@@ -190,7 +202,7 @@ def sampler_options(config: Config) -> dict[str, float]:
 
 def build_network(config: Config) -> torch.nn.Module:
     """A fresh velocity network."""
-    return _instantiate(config.network)
+    return _instantiate(described(config, "network"))
 
 
 def build_teacher(config: Config) -> torch.nn.Module:
@@ -241,7 +253,8 @@ def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None
 def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
     """The distillation method around a teacher (default: the config's), with a decoder if it asks."""
     teacher = build_teacher(config) if teacher is None else teacher
-    given = dict(teacher=teacher, latent_shape=latent_shape, guidance=config.guidance)
-    if "decoder" in arguments(resolve(config.method["type"])):
+    method, guidance = described(config, "method"), described(config, "guidance")
+    given = dict(teacher=teacher, latent_shape=latent_shape, guidance=guidance)
+    if "decoder" in arguments(resolve(method["type"])):
         given["decoder"] = build_vae(config)
-    return _instantiate(config.method, **given)
+    return _instantiate(method, **given)

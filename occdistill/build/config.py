@@ -74,6 +74,9 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
             raise UserError(f"{path} can't take these options: {error}") from error
     _drop_imports(config)
     check({key: value for key, value in config.items() if value is not None}, SCHEMA, path)
+    for key in ("dataroot", "version", "train_split", "val_split", "past", "future"):
+        if key not in (config.get("data") or {}):
+            raise UserError(f"{path} lacks data.{key}")
     return config
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from occdistill.errors import UserError
 from occdistill.types import Count, Decay, Positive, Share, Weight, Whole
 
 
@@ -62,8 +63,16 @@ class Settings:
     workers: Whole = 0
 
     def rate(self, net: str) -> float:
-        """Learning rate of a net after its warm-up."""
-        return self.lr[net] if isinstance(self.lr, Mapping) else self.lr
+        """Learning rate of a net after its warm-up.
+
+        Raises:
+            UserError: there are rates by net, and none for this one.
+        """
+        if not isinstance(self.lr, Mapping):
+            return self.lr
+        if net not in self.lr:
+            raise UserError(f"lr has rates for {', '.join(self.lr)}, but none for the net {net!r}")
+        return self.lr[net]
 
 
 @dataclass(kw_only=True)

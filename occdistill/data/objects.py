@@ -16,6 +16,7 @@ from occdistill.data.resample import nearest, voxel_map, warp
 # metres per keyframe
 FASTEST = 10.0  # 20 m/s: what is farther away is another object
 SLOWEST = 0.35  # less is what voxels do to the centre of something that stands still
+MOST = 200  # objects of a frame; more are noise, in which nothing can be followed
 STEADY = 1.5  # how far two steps of one object may differ
 
 
@@ -74,7 +75,8 @@ def velocities(frames: list[Objects], poses: np.ndarray, grid: Grid) -> np.ndarr
         for f, pose in zip(frames[-3:], poses[-3:])
     )
     steps = np.zeros_like(p_new)
-    if not (len(p_new) and len(p_old) and len(p_older)):
+    counts = len(p_new), len(p_old), len(p_older)
+    if not 0 < min(counts) <= max(counts) <= MOST:
         return steps
     step = p_new[:, None] - p_old  # (N, M, 2)
     length = np.linalg.norm(step, axis=-1)

@@ -4,7 +4,8 @@ import math
 from typing import Literal
 
 import numpy as np
-from numba import njit
+
+from occdistill.compiled import njit
 
 # A ray that runs exactly along an axis never crosses that axis' borders.
 _NEVER = np.inf

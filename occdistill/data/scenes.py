@@ -24,7 +24,7 @@ import numpy as np
 from occdistill.data.chains import follow
 from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, displacements, pose_matrix
 from occdistill.errors import MAKE_WORLD, UserError
-from occdistill.store import read_json, reading, write_json
+from occdistill.store import read_json, reading, user_cache, write_json
 from occdistill.untrusted import open_file, proper
 
 _FORMAT = 1
@@ -212,11 +212,12 @@ def _cached_index(root: Path, version: str) -> dict:
     return index
 
 
-def _cache_paths(root: Path, version: str) -> tuple[Path, Path]:
+def _cache_paths(root: Path, version: str) -> list[Path]:
     """Beside the data, else in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "occdistill"
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    return root / ".occdistill" / f"index-{version}.json", user / f"index-{version}-{place}.json"
+    paths = [root / ".occdistill" / f"index-{version}.json"]
+    user = user_cache()
+    return paths if user is None else [*paths, user / f"index-{version}-{place}.json"]
 
 
 def _index_tables(folder: Path) -> dict:

@@ -29,6 +29,7 @@ from occdistill.flow.networks.base import Tap
 from occdistill.flow.path import TimeLaw, interpolate
 from occdistill.flow.solver import sample
 from occdistill.latents.condition import Condition
+from occdistill.types import Count
 
 
 class Adversarial(Method):
@@ -57,10 +58,10 @@ class Adversarial(Method):
         gan: Literal["logistic", "hinge"] = "logistic",
         gan_times: TimeLaw | dict | None = None,
         real: Literal["data", "teacher"] = "data",
-        real_steps: int = 10,
+        real_steps: Count = 10,
         r1_weight: float = 0.0,
         r1_std: float = 0.1,
-        ratio: int = 1,
+        ratio: Count = 1,
         **kwargs,
     ) -> None:
         for value, known in ((gan, ("logistic", "hinge")), (real, ("data", "teacher"))):

@@ -29,6 +29,7 @@ from occdistill.distill.flow_map import FlowMap, noised_data
 from occdistill.distill.losses import per_sample
 from occdistill.flow.path import Draws, expand
 from occdistill.latents.condition import Condition
+from occdistill.types import Whole
 
 
 class AYF(FlowMap):
@@ -50,7 +51,7 @@ class AYF(FlowMap):
         objective: Literal["emd", "lmd"] = "emd",
         gap_mean: float = -0.8,
         gap_std: float = 1.6,
-        tangent_warmup: int = 2000,
+        tangent_warmup: Whole = 2000,
         tangent_max: float = 0.99,
         c: float = 0.1,
         **kwargs,

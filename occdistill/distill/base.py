@@ -17,6 +17,7 @@ from occdistill.flow.guidance import Guided
 from occdistill.flow.path import Draws, TimeLaw, expand, interpolate
 from occdistill.flow.solver import sample, step_velocity
 from occdistill.latents.condition import Condition
+from occdistill.types import Count
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Method(Task, ABC):
     def __init__(
         self,
         teacher: nn.Module,
-        latent_shape: tuple[int, ...],
+        latent_shape: tuple[Count, ...],
         guidance: float = 2.0,
         student: nn.Module | None = None,
     ) -> None:
@@ -232,14 +233,14 @@ class DistributionMatching(Method):
     def __init__(
         self,
         teacher: nn.Module,
-        latent_shape: tuple[int, ...],
+        latent_shape: tuple[Count, ...],
         guidance: float = 2.0,
-        ratio: int = 10,
+        ratio: Count = 10,
         times: TimeLaw | dict | None = None,
         auxiliary_times: TimeLaw | dict | None = None,
         student: nn.Module | None = None,
         auxiliary: nn.Module | None = None,
-        steps: int = 1,
+        steps: Count = 1,
     ) -> None:
         require(type(steps) is int and steps >= 1, "steps must be a whole number, 1 or more", steps)
         require(type(ratio) is int and ratio >= 1, "ratio must be a whole number, 1 or more", ratio)

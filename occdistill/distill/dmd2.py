@@ -34,6 +34,7 @@ from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import per_sample
 from occdistill.flow.path import TimeLaw, denoise, expand, interpolate
 from occdistill.latents.condition import Condition
+from occdistill.types import Count
 
 
 class DMD2(DistributionMatching):
@@ -61,7 +62,7 @@ class DMD2(DistributionMatching):
         gan: Literal["logistic", "hinge"] = "logistic",
         generator_weight: float = 3e-3,
         discriminator_weight: float = 1e-2,
-        ratio: int = 5,
+        ratio: Count = 5,
         times: TimeLaw | dict | None = None,
         auxiliary_times: TimeLaw | dict | None = None,
         gan_times: TimeLaw | dict | None = None,

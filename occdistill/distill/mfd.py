@@ -7,6 +7,7 @@ import torch
 from occdistill.distill.base import Batch, DistributionMatching, Loss, require
 from occdistill.flow.path import interpolate
 from occdistill.flow.solver import average_velocity
+from occdistill.types import Step
 
 
 class MFD(DistributionMatching):
@@ -24,7 +25,7 @@ class MFD(DistributionMatching):
         **kwargs: see `DistributionMatching`.
     """
 
-    def __init__(self, *args, ode_step: float = 0.02, **kwargs) -> None:
+    def __init__(self, *args, ode_step: Step = 0.02, **kwargs) -> None:
         require(0 < ode_step <= 1, "ode_step must lie in (0, 1]", ode_step)
         super().__init__(*args, **kwargs)
         self.ode_step = ode_step

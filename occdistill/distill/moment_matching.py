@@ -34,6 +34,7 @@ from occdistill.distill.flow_map import FlowMap
 from occdistill.flow.path import Draws, expand, interpolate
 from occdistill.flow.solver import sample
 from occdistill.latents.condition import Condition
+from occdistill.types import Count
 
 LAST = 1 - 1e-3  # the latest start: a kernel at t = 1 has no width
 
@@ -55,9 +56,9 @@ class MomentMatching(FlowMap):
     def __init__(
         self,
         *args,
-        particles: int = 4,
+        particles: Count = 4,
         ends: Literal["data", "teacher"] = "data",
-        steps: int = 10,
+        steps: Count = 10,
         n_max: float = 160.0,
         halvings: float = 12.0,
         bias: float = 5.0,

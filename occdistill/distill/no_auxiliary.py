@@ -7,6 +7,7 @@ import torch
 from occdistill.distill.base import Batch, Loss, Method, require, surrogate, time_law
 from occdistill.flow.path import TimeLaw, interpolate
 from occdistill.flow.solver import average_velocity
+from occdistill.types import Step
 
 
 class NoAuxiliary(Method):
@@ -22,7 +23,7 @@ class NoAuxiliary(Method):
     """
 
     def __init__(
-        self, *args, times: TimeLaw | dict | None = None, ode_step: float = 0.02, **kwargs
+        self, *args, times: TimeLaw | dict | None = None, ode_step: Step = 0.02, **kwargs
     ) -> None:
         require(0 < ode_step <= 1, "ode_step must lie in (0, 1]", ode_step)
         super().__init__(*args, **kwargs)

@@ -25,6 +25,7 @@ from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import per_sample
 from occdistill.flow.path import Draws, expand
 from occdistill.flow.solver import shifted_grid
+from occdistill.types import Count, Positive
 
 
 class ProgressiveDistillation(Method):
@@ -42,9 +43,9 @@ class ProgressiveDistillation(Method):
     def __init__(
         self,
         *args,
-        steps: int = 8,
-        stage: int = 5000,
-        shift: float = 3.0,
+        steps: Count = 8,
+        stage: Count = 5000,
+        shift: Positive = 3.0,
         weight: Literal["flat", "snr"] = "flat",
         **kwargs,
     ) -> None:

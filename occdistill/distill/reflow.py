@@ -17,6 +17,7 @@ import torch
 from occdistill.distill.base import Batch, Loss, Method, require, time_law
 from occdistill.flow.path import TimeLaw, interpolate
 from occdistill.flow.solver import sample
+from occdistill.types import Count, Positive
 
 
 class Reflow(Method):
@@ -32,8 +33,8 @@ class Reflow(Method):
     def __init__(
         self,
         *args,
-        steps: int = 10,
-        shift: float = 3.0,
+        steps: Count = 10,
+        shift: Positive = 3.0,
         times: TimeLaw | dict | None = None,
         **kwargs,
     ) -> None:

@@ -30,6 +30,7 @@ from occdistill.distill.base import Batch, require
 from occdistill.distill.flow_map import IntervalRegression
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
+from occdistill.types import Whole
 
 
 class SecondOrderMeanFlow(IntervalRegression):
@@ -51,7 +52,7 @@ class SecondOrderMeanFlow(IntervalRegression):
         beta: float = 1.0,
         first_order: float = 0.5,
         clip: float = 1.0,
-        beta_warmup: int = 0,
+        beta_warmup: Whole = 0,
         **kwargs,
     ) -> None:
         require(0 <= alpha <= 1, "alpha must lie in [0, 1]", alpha)

@@ -28,6 +28,7 @@ import torch
 from occdistill.distill.base import Batch, DistributionMatching, Loss, require
 from occdistill.distill.losses import per_sample
 from occdistill.flow.path import denoise, interpolate
+from occdistill.types import Count
 
 
 class SiD(DistributionMatching):
@@ -46,7 +47,7 @@ class SiD(DistributionMatching):
         *args,
         alpha: float = 1.0,
         weight: Literal["velocity", "denoiser"] = "denoiser",
-        ratio: int = 1,
+        ratio: Count = 1,
         **kwargs,
     ) -> None:
         if weight not in ("velocity", "denoiser"):

@@ -31,6 +31,7 @@ from occdistill.distill.base import require
 from occdistill.distill.flow_map import IntervalRegression
 from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.flow.path import Draws
+from occdistill.types import Count
 
 Function = Callable[[Tensor], Tensor]
 
@@ -93,10 +94,10 @@ class Weighted(IntervalRegression):
     def __init__(
         self,
         *args,
-        steps: int = 10_000,
+        steps: Count = 10_000,
         exponent: float = 1.0,
         snr: float | None = 5.0,
-        parts: int = 1,
+        parts: Count = 1,
         **kwargs,
     ) -> None:
         require(type(steps) is int and steps >= 1, "steps must be a whole number above 0", steps)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from occdistill.data.occ3d import CLASS_NAMES, FREE
+from occdistill.errors import UserError
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.report import FACTS, SHOWN, cell, make_report, markdown, write_report
@@ -60,7 +61,12 @@ def publish(
 
     Returns:
         The report as a page, and what was written.
+
+    Raises:
+        UserError: there are no rows.
     """
+    if not records:
+        raise UserError("nothing was scored: there are no rows or counts to report on")
     report = make_report(records, dataset, device)
     written = [*write_report(folder, report), *write_card(Path(folder) / "card", report)]
     return f"{markdown({**report, 'published': []})}\nwritten: {' '.join(map(str, written))}"

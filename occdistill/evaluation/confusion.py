@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from occdistill.compiled import njit
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
 from occdistill.store import read_npz, write_npz

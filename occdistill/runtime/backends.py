@@ -31,7 +31,7 @@ from occdistill.checkpoint import fingerprint
 from occdistill.errors import UserError
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.stages import Stage
-from occdistill.store import atomic
+from occdistill.store import atomic, user_cache
 
 BACKENDS = ("plain", "eager", "compile", "cuda-graphs", "aot")
 Function = Callable[..., Tensor]
@@ -200,8 +200,13 @@ def cache_folder() -> Path:
     Raises:
         UserError: it can't be made, or somebody else may write to it.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "occdistill" / "aot"
+    home = user_cache()
+    if home is None:
+        raise UserError(
+            "there is no home folder for compiled networks: set XDG_CACHE_HOME, or use --backend"
+            " eager"
+        )
+    folder = home / "aot"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         facts = folder.stat()

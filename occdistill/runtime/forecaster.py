@@ -52,7 +52,7 @@ class Forecaster:
         field: VelocityField,
         *,
         nfe: Count = 1,
-        guidance: float | None = None,
+        guidance: Weight | None = None,
         shift: Positive = 3.0,
         temperature: Weight = 1.0,
         device: str | torch.device = "cpu",

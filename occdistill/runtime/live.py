@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import threading
 import time as system_time
 from collections import deque
@@ -302,6 +303,11 @@ class LiveRunner:
         self._stop.set()
         if again or self.queue.reading:
             raise KeyboardInterrupt
+
+    def heed_signals(self) -> None:
+        """Stop on Ctrl-C and on SIGTERM, so that there is a report."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.interrupt)
 
     def run(self, frames: int | None = None) -> dict[str, Any]:
         """Run until the source ends, `frames` packets have been taken, or `stop` is called.

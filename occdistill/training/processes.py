@@ -43,7 +43,13 @@ def joined(device: str, launcher: str = "none") -> Iterator[torch.device]:
     if cuda:
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    except RuntimeError as error:
+        raise UserError(
+            f"the processes can't find each other ({str(error).splitlines()[0][:150]}): if the port "
+            "is in use, choose another with torchrun's --master_port"
+        ) from error
     try:
         yield chosen
         dist.barrier()  # leave together: gloo's threads must not outlive the interpreter

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 
 from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
+from occdistill.store import check_folder
 from occdistill.training.distill import method_name
 from occdistill.training.hooks import Checkpoints, Curves, Validation, built
 from occdistill.training.job import Job
@@ -75,6 +76,7 @@ def train(
                 f"{folder} already holds a run ({ckpt.step_files(folder)[-1].name}): continue it "
                 "with --resume, or choose another --work-dir"
             )
+        check_folder(folder)
         made = import_module(f"occdistill.training.{part}").prepare(job)
         ours = [Curves(), Validation(made.validate), Checkpoints()]
         trainer = Trainer(

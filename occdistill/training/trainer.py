@@ -30,7 +30,7 @@ from occdistill.build.settings import Settings
 from occdistill.distill.base import Task, take_step
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
-from occdistill.store import reading
+from occdistill.store import atomic, reading
 from occdistill.training.batches import EndlessBatches
 from occdistill.training.updates import MovingAverage, Updater
 
@@ -91,6 +91,11 @@ class Trainer:
         self.iter = self.batches = self.nfe = self.evaluations = 0
         self.metrics, self.best = {}, -math.inf
         self.config_text = config.pretty_text if config else ""
+        if settings.batch_size > len(dataset):
+            raise UserError(
+                f"a batch of {settings.batch_size} is more than the {len(dataset)} samples there "
+                "are: set a smaller batch_size"
+            )
         self.hooks = sorted(hooks, key=lambda hook: get_priority(hook.priority))
         self.updaters = {name: self._updater(name) for name in task.nets}
         self.visualizer = self._visualizer()
@@ -119,7 +124,9 @@ class Trainer:
             visualizer = Visualizer(vis_backends=backends, save_dir=str(place))
             if self.config and self.rank == 0:
                 visualizer.add_config(self.config)
-                self.config.dump(self.folder / Path(self.config.filename or "config.py").name)
+                name = Path(self.config.filename or "config.py").name
+                with atomic(self.folder / name) as part:
+                    self.config.dump(part)
         except (KeyError, TypeError, ValueError, ImportError) as error:
             raise UserError(f"the config's vis_backends can't be used: {error}") from error
         return visualizer

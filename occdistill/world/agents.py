@@ -4,7 +4,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from occdistill.compiled import njit
 
 
 class Kind(NamedTuple):

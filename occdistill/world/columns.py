@@ -8,8 +8,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from occdistill.compiled import njit
 from occdistill.world.town import elevation
 
 CELL = 0.2

@@ -8,8 +8,8 @@ sweep, or the six cameras, see at the keyframe itself.
 import math
 
 import numpy as np
-from numba import njit
 
+from occdistill.compiled import njit
 from occdistill.data.occ3d import FREE, NUM_CLASSES, OCC3D
 from occdistill.data.poses import LIDAR_POSITION
 from occdistill.data.raycast import visible_mask

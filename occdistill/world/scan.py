@@ -8,8 +8,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from occdistill.compiled import njit
 from occdistill.data.poses import LIDAR_POSITION
 from occdistill.world.agents import KIND, KINDS
 from occdistill.world.columns import CELL, EMPTY, SLOTS, Columns, cell_noise

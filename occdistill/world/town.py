@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from occdistill.compiled import njit
 
 LANE, CONNECTOR, CYCLE, CYCLE_CONNECTOR, WALK, CORNER = range(6)
 LANE_WIDTH, CYCLE_WIDTH, PARKING_WIDTH = 3.4, 1.5, 2.3

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from occdistill.compiled import njit
 from occdistill.world.agents import KIND, draw_size
 from occdistill.world.town import CYCLE, LANE, WALK, Town, locate
 

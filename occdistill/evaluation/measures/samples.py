@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from occdistill.compiled import njit
 from occdistill.data.occ3d import FREE
 from occdistill.evaluation.confusion import Confusion, confusion
 from occdistill.evaluation.measures.base import Context, Measure, Observer

@@ -264,7 +264,7 @@ class OccFMTransition(VelocityNetwork):
 
     def __init__(
         self,
-        latent_shape: tuple[int, int, int] = (16, 50, 50),
+        latent_shape: tuple[Count, Count, Count] = (16, 50, 50),
         past: Count = 6,
         future: Count = 6,
         history: Count | None = None,

@@ -121,7 +121,7 @@ class SpaceTimeUNet(VelocityNetwork):
 
     def __init__(
         self,
-        latent_shape: tuple[int, int, int],
+        latent_shape: tuple[Count, Count, Count],
         past: Count = 4,
         future: Count = 6,
         align: Whole = 2,

@@ -346,7 +346,7 @@ def curve(folder: Path, name: str) -> tuple[list[int], list[float]]:
     """Steps and values of one curve of a run, over all its restarts."""
     points: dict[int, float] = {}
     for path in sorted(folder.rglob("scalars.json")):
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             if name in entry:
                 points[entry["step"]] = entry[name]

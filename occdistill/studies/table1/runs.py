@@ -188,7 +188,7 @@ def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats:
 
 def _claim(folder: Path, mark: str) -> None:
     note = folder / "signature.txt"
-    if note.is_file() and note.read_text().strip() != mark:
+    if note.is_file() and note.read_text(encoding="utf-8").strip() != mark:
         raise UserError(
             f"{folder} holds a run with other settings, networks or clips: move it away, or choose "
             "another --out"

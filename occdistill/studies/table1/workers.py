@@ -70,7 +70,7 @@ def train(
 
 def _start(command: Sequence[str], cores: str, log: Path) -> Worker:
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": cores},
@@ -90,7 +90,7 @@ def _wait(running: list[Worker], all_: bool = True) -> list[Worker]:
             if process.returncode:
                 for other, _ in running:
                     other.wait()
-                last = log.read_text().strip().splitlines()[-1:]
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
                 raise UserError(
                     f"a run stopped with code {process.returncode}; its log, {log}, ends with: "
                     f"{(last or ['(empty)'])[0]}"
