@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
-from occdistill.types import Count
+from occdistill.types import Count, Whole
 
 SUB = 4  # voxel columns per pixel at half resolution
 
@@ -80,7 +80,7 @@ class LightDecoder(nn.Module):
         latent_shape: tuple[Count, Count, Count],
         grid_shape: tuple[Count, Count, Count],
         width: Sequence[Count] = (32, 128),
-        blocks: Sequence[Count] = (1, 2),
+        blocks: Sequence[Whole] = (1, 2),
     ) -> None:
         super().__init__()
         _check_levels(latent_shape, grid_shape, width, blocks)
@@ -155,7 +155,7 @@ class LightEncoder(nn.Module):
         latent_shape: tuple[Count, Count, Count],
         grid_shape: tuple[Count, Count, Count],
         width: Sequence[Count] = (32, 128),
-        blocks: Sequence[Count] = (1, 2),
+        blocks: Sequence[Whole] = (1, 2),
         embedding: int = 8,
     ) -> None:
         super().__init__()

@@ -179,6 +179,14 @@ class Confusion:
         """
         what = "file of confusion matrices"
         data = read_npz(path, ("counts", "clips"), what, "run the scoring again")
-        result = cls(*data["counts"].shape[:2])
-        result.counts, result.clips = data["counts"].astype(np.int64), int(data["clips"])
+        counts, clips = data["counts"], data["clips"]
+        whole = counts.dtype.kind in "iu" and clips.dtype.kind in "iu"
+        shape = (len(counts) if counts.ndim else 0, NUM_CLASSES, NUM_CLASSES)
+        if not whole or counts.shape != shape or clips.shape or counts.min(initial=0) < 0:
+            raise UserError(
+                f"{path} holds {counts.dtype} {counts.shape} and {clips.dtype} {clips.shape}, which "
+                "are no confusion matrices; run the scoring again"
+            )
+        result = cls(len(counts))
+        result.counts, result.clips = counts.astype(np.int64), int(clips)
         return result

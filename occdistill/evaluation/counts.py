@@ -14,6 +14,7 @@ from occdistill.errors import UserError
 from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import tally
 from occdistill.store import read_json, reading, write_json
+from occdistill.untrusted import open_file
 
 _CHUNK = 512  # clips summed at a time
 
@@ -124,13 +125,30 @@ class Counts:
             record = read_json(
                 folder / "row.json", "finished counts", "run the scoring again", dict
             )
-            result = cls([Window(*w) for w in record["windows"]], record["frames"], ())
+            result = cls([_window(w) for w in record["windows"]], record["frames"], ())
+            facts = dict(record["facts"])
+            shape = (len(result.windows), result.frames, 3, NUM_CLASSES)
             for path in sorted(folder.glob("*.npz")):
-                result.totals[path.stem] = Confusion.load(path)
-                tallies = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+                total = result.totals[path.stem] = Confusion.load(path)
+                with open_file(path.with_suffix(".npy")):
+                    tallies = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+                if tallies.shape != shape or tallies.dtype != np.uint32:
+                    raise ValueError(f"{path.stem}.npy is {tallies.dtype} {tallies.shape}")
+                if len(total.counts) != result.frames:
+                    raise ValueError(f"{path.name} counts {len(total.counts)} frames")
                 result.tallies[path.stem] = tallies
+            if not result.tallies or not result.windows:
+                raise ValueError("there are no counts")
         result.folder = folder
-        return result, record["facts"]
+        return result, facts
+
+
+def _window(record: list) -> Window:
+    window = Window(*record)
+    texts, numbers = (window.id, window.scene), (window.newest, window.length)
+    if not all(isinstance(x, str) for x in texts) or not all(type(x) is int for x in numbers):
+        raise ValueError("a window isn't two names and two numbers")
+    return window
 
 
 def slug(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -77,7 +77,21 @@ def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Itera
 
 
 def _read(reader: FrameReader, scene: Scene, index: int) -> Tensor:
-    return torch.from_numpy(reader.past(scene, index, index + 1)[0])
+    """The voxels of a keyframe; of LiDAR without those older sweeps that can't be read, which was
+    told when each was the newest.
+    """
+    try:
+        return torch.from_numpy(reader.past(scene, index, index + 1)[0])
+    except UserError:
+        if reader.past_from != "lidar":
+            raise
+    known = [scene.keyframes[index]]
+    for older in range(max(0, index - reader.merge + 1), index):
+        with suppress(UserError):
+            reader.sweeps(scene, older, older + 1)
+            known.insert(-1, scene.keyframes[older])
+    left = replace(scene, keyframes=known)
+    return torch.from_numpy(reader.past(left, len(known) - 1, len(known))[0])
 
 
 def synthetic(
