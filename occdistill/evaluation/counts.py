@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -59,10 +60,11 @@ class Counts:
         shape = (len(self.windows), frames, 3, NUM_CLASSES)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            (folder / "row.json").unlink(missing_ok=True)  # until `save`, nothing here is finished
         self.tallies = {
             view: np.zeros(shape, np.uint32)
             if folder is None
-            else np.lib.format.open_memmap(folder / f"{view}.npy", "w+", np.uint32, shape)
+            else _mapped(folder / f"{view}.npy", shape)
             for view in self.totals
         }
 
@@ -141,6 +143,13 @@ class Counts:
                 raise ValueError("there are no counts")
         result.folder = folder
         return result, facts
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    array = np.lib.format.open_memmap(path, "w+", np.uint32, shape)
+    with open(path, "rb+") as file:  # a full disk is an error now, and would kill the process later
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return array
 
 
 def _window(record: list) -> Window:

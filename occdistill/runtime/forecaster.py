@@ -125,11 +125,21 @@ class Forecaster:
         samples: int = 1,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Forecast from a condition; arguments and result as for calling the forecaster."""
+        """Forecast from a condition; arguments and result as for calling the forecaster.
+
+        Raises:
+            UserError: the network's latents aren't finite, so they are no forecast.
+        """
         batch = condition.batch_size
         if samples > 1:
             condition = condition.repeat(samples)
-        voxels = self.decode(self.generate(condition, self.noise(len(condition.past), generator)))
+        latents = self.generate(condition, self.noise(len(condition.past), generator))
+        if not torch.isfinite(latents).all():  # decoded, they would be class 0
+            raise UserError(
+                f"the model's latents aren't finite in {str(self.dtype).removeprefix('torch.')}: "
+                "use --dtype float32, or other weights"
+            )
+        voxels = self.decode(latents)
         return voxels if samples == 1 else voxels.unflatten(0, (batch, samples))
 
     @torch.no_grad()

@@ -211,6 +211,11 @@ def test_a_run_goes_on_with_other_settings_only_where_they_are_asked_for(
         again.train()
 
 
+def test_a_batch_of_more_than_there_is_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="a batch of 100000 is more than the .* smaller batch_size"):
+        toy.trainer(tmp_path, batch_size=100_000)
+
+
 @pytest.mark.parametrize("field", ["task", "updaters", "batches", "best"])
 def test_a_file_that_lacks_what_a_run_needs_is_a_sentence(field, tmp_path):
     toy.trainer(tmp_path, iterations=7).train()

@@ -1,5 +1,6 @@
 """Counts that no scoring wrote, and live LiDAR of which one sweep can't be read."""
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -86,6 +87,22 @@ def test_counts_are_refused_for_the_right_reason(row, tmp_path, capsys):
 def test_counts_as_they_were_written_are_read(tmp_path):
     counts, facts = Counts.load(counted(tmp_path))
     assert facts == {"model": "m"} and counts.total("all").sum() == 3 * 2 * 4 * 3
+
+
+def test_counts_that_are_begun_anew_are_not_finished(tmp_path):
+    folder = counted(tmp_path)
+    Counts([Window("s/0", "s", 0, 9)], 2, folder=folder)  # and then it was killed
+    with pytest.raises(UserError, match="no finished counts at .*row.json; run the scoring again"):
+        Counts.load(folder)
+
+
+def test_a_full_disk_is_told_before_anything_is_counted(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Counts([Window("s/0", "s", 0, 9)], 2, folder=tmp_path / "new")
 
 
 @dataclass(frozen=True)

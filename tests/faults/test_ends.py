@@ -26,10 +26,10 @@ REPO = Path(__file__).parents[2]
 
 
 def fails(error):
-    def call(_):
+    def tool(_):
         raise error
 
-    return call
+    return tool
 
 
 def nothing(folder):

@@ -216,6 +216,14 @@ def test_an_error_of_the_model_costs_one_frame(wrong, reason):
     assert report["bad_frames"][0].startswith(f"1: {reason}")
 
 
+def test_what_is_no_forecast_is_not_scored_either():
+    model = Forecaster(codec(), Failing(lambda result: result * float("nan"), at=1))
+    past, poses = VOXELS.expand(1, 2, *VOXELS.shape), torch.eye(4).expand(1, 4, 4, 4)
+    with pytest.raises(UserError, match="latents aren't finite in float32: use"):
+        model(past, poses)
+    assert model(past, poses).shape[1] == 2
+
+
 class Unsound(ClassesAsLatents):
     """Encodes to NaN, or decodes to a class that there isn't, once."""
 
