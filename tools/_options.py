@@ -37,8 +37,7 @@ def add_device(add) -> None:
 def add_config(add, **config: Any) -> None:
     """A config file, and changes to it; `read_config` reads both."""
     add("config", **{"help": "a file in configs/", **config})
-    add("--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE",
-        help="VALUE: JSON, a Python literal, or text with its spaces")  # fmt: skip
+    add("--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE")
 
 
 def read_config(args: argparse.Namespace) -> Config:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from occdistill.errors import UserError, run
-from occdistill.store import check_folder, write_json
+from occdistill.store import write_json
 from occdistill.studies.table1.plan import BUDGETS, Plan, load_plan, search_plan
 from occdistill.studies.table1.report import search_page, search_results, write
 from occdistill.studies.table1.runs import prepare, run_one
@@ -48,7 +48,6 @@ def main() -> None:
     """Train what is missing and write the table."""
     args = parse()
     plan = load_plan(args.config, args.out)
-    check_folder(plan.work_dir)
     if args.search:
         table, plan = plan, search_plan(plan)
         args.budget = ["updates"]

@@ -16,6 +16,10 @@ from occdistill.store import check_folder
 class Options(argparse.Action):
     """`KEY=VALUE` arguments as a dict by dotted key; see `literal` for the values."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        told = "VALUE is JSON, a Python literal, or text with its spaces and commas"
+        super().__init__(*arguments, **{"help": told, **options})
+
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         """Add those of one option to what there is."""
         given = dict(getattr(namespace, self.dest) or {})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from occdistill.errors import UserError
+from occdistill.store import check_folder
 from occdistill.studies.table1.plan import Plan
 from occdistill.studies.table1.runs import finished, inputs, signature, updates_of
 
@@ -37,11 +38,12 @@ def train(
         after: called when one is done.
 
     Raises:
-        UserError: no such row, or a run that failed.
+        UserError: no such row, no place for results, or a run that failed.
     """
     unknown = set(rows or ()) - plan.rows.keys()
     if unknown:
         raise UserError(f"no row {min(unknown)!r}; there are {', '.join(plan.rows)}")
+    check_folder(plan.work_dir)
     cores = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     call = ("references", "references", "0")
     _wait([_start([*command, *call], cores, Path(plan.work_dir) / "references.txt")])
