@@ -71,7 +71,7 @@ def check_folder(folder: str | Path) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({_reason(error)}): {_SPACE}") from error
+        raise UserError(f"cannot write to {folder} ({error.strerror}): {_SPACE}") from error
     return folder
 
 
