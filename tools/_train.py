@@ -1,19 +1,31 @@
 """The command line that all training tools share."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import _options as common
 from mmengine.config import Config
 
-from occdistill.training.distill import use_method
+from occdistill.build.config import load_config
+from occdistill.distill import COLUMNS, methods, needs_and_costs
+from occdistill.evaluation.report import table
+from occdistill.training.distill import method_options
 from occdistill.training.train import Trained, train
+
+
+class ListMethods(argparse.Action):
+    """Print what each method needs and costs, as docs/methods.md has it, and leave."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_rest: object) -> None:
+        print(table(COLUMNS, [needs_and_costs(kind) for kind in methods().values()]))
+        parser.exit()
 
 
 def main(
     description: str,
     part: str,
-    method: type | None = None,
+    method: str | None = None,
     report: Callable[[Config, Trained], str] | None = None,
 ) -> None:
     """Parse, train to the end, and say where the weights are.
@@ -21,7 +33,7 @@ def main(
     Args:
         description: of the tool; its first line is shown.
         part: what is trained.
-        method: the distillation method, whatever the config says.
+        method: name of the distillation method, whatever the config says.
         report: what else there is to say.
     """
     parser = common.parser(description)
@@ -32,10 +44,14 @@ def main(
     add("--resume", action="store_true", help="go on from the newest checkpoint in the work dir")
     add("--launcher", choices=("none", "pytorch"), default="none", help="pytorch under torchrun")
     add("--seed", type=int, help="of weights, order and noise; default: the config's")
+    if part == "distill" and method is None:
+        add("--method", metavar="NAME", help="instead of the config's")
+        add("--list-methods", action=ListMethods, nargs=0, help="what each needs and costs")
     args = parser.parse_args()
+    if method := getattr(args, "method", method):
+        chosen = method_options(load_config(args.config), method)
+        args.cfg_options = {**chosen, **args.cfg_options}
     config = common.read_config(args)
-    if method is not None:
-        use_method(config, method)
     trained = train(
         config, part, work_dir=args.work_dir, resume=args.resume, device=args.device,
         seed=args.seed, launcher=args.launcher,

@@ -1,6 +1,9 @@
-"""Distil the config's teacher into a one-step student, with the config's method.
+"""Distil the config's teacher into a one-step student, with the config's method or another one.
 
-python tools/train_distill.py CONFIG [--resume] [--work-dir DIR] [--cfg-options key=value …]
+    python tools/train_distill.py CONFIG [--method alphaflow] [--resume] [--work-dir DIR]
+    python tools/train_distill.py --list-methods      # what each needs and costs
+
+A method that isn't the config's has its defaults, and what `--cfg-options method.NAME=VALUE` says.
 """
 
 from _train import main

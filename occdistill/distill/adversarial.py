@@ -48,6 +48,8 @@ class Adversarial(Method):
         **kwargs: see `Method`.
     """
 
+    futures = "yes, or the teacher's samples"
+
     def __init__(
         self,
         teacher: nn.Module,

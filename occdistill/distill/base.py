@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -171,9 +171,25 @@ class Method(Task, ABC):
         guidance: classifier-free guidance scale of the teacher. Only the teacher is ever guided.
         student: initial student network; default: a copy of the teacher.
 
+    Attributes:
+        cost: of a student update in F, forward passes of the full network over a batch: a step with
+            backward is 3F, a guided teacher 2F, a derivative about 2.5F.
+        other_cost: of one update of the auxiliary or the discriminator, in F.
+        futures: whether it needs true futures, in words.
+        derivative_of: which of the student's time derivatives it takes, in words.
+        discriminator: what its discriminator reads, in words.
+        fixed: arguments of a base class that make this method what it is, and can't be given.
+
     Raises:
         ValueError: for an argument out of its range; so do all methods.
     """
+
+    cost: ClassVar[float]
+    other_cost: ClassVar[float] = 0.0
+    futures: ClassVar[str] = "–"
+    derivative_of: ClassVar[str] = "–"
+    discriminator: ClassVar[str] = "–"
+    fixed: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -228,6 +244,8 @@ class DistributionMatching(Method):
         steps: evaluations of one student sample, Euler on the sampler's grid, 1 or more. Gradients
             run through all of them (MFD's four-step student), at as many times the memory.
     """
+
+    other_cost = 4.0
 
     def __init__(
         self,

@@ -41,6 +41,8 @@ class Consistency(Method):
         **kwargs: see `Method`.
     """
 
+    cost, futures = 6.0, "yes"
+
     def __init__(
         self,
         *args,

@@ -40,6 +40,8 @@ class DiffRatio(Adversarial):
         **kwargs: see `Adversarial`; `gan` must stay `logistic`, whose logits are log ratios.
     """
 
+    cost, other_cost, discriminator = 6.0, 7.0, "trained copy of the teacher"
+
     def __init__(
         self,
         *args,

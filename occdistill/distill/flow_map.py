@@ -86,6 +86,8 @@ class FlowMap(Method):
         **kwargs: see `Method`.
     """
 
+    futures = "yes"
+
     def __init__(
         self,
         teacher: nn.Module,

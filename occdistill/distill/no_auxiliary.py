@@ -21,6 +21,8 @@ class NoAuxiliary(Method):
         **kwargs: see `Method`.
     """
 
+    cost = 28.0
+
     def __init__(
         self, *args, times: TimeLaw | dict | None = None, ode_step: float = 0.02, **kwargs
     ) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import Any
+
 from mmengine.config import Config
 from mmengine.config.lazy import LazyObject
 
@@ -9,11 +12,13 @@ from occdistill import checkpoint as ckpt
 from occdistill.build.builders import (
     build_codec,
     build_method,
+    build_student,
     build_teacher,
     conditioning_mark,
     sampler_options,
 )
 from occdistill.build.config import advice
+from occdistill.distill import methods
 from occdistill.errors import UserError
 from occdistill.training.job import Ingredients, Job
 from occdistill.training.teacher import latent_batch
@@ -32,11 +37,28 @@ def method_name(config: Config) -> str:
     return getattr(kind, "__name__", str(kind).rsplit(".", 1)[-1])
 
 
-def use_method(config: Config, method: type) -> None:
-    """Make `method` the config's; where it is already, with the config's arguments."""
-    if not config.get("method") or method_name(config) != method.__name__:
-        # as an import in a config file would be, so that the config can be written out
-        config.method = dict(type=LazyObject(method.__module__, method.__name__))
+def method_options(config: Config, name: str) -> dict[str, Any]:
+    """What makes a method the config's, `{"dotted.key": value}`; nothing where it is already, with
+    the config's arguments.
+
+    Args:
+        config: whose method is looked at.
+        name: of a method's class, in any case, with or without underscores.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    known = {kind.lower(): method for kind, method in methods().items()}
+    wanted = name.lower().replace("_", "").replace("-", "")
+    if wanted not in known:
+        close = difflib.get_close_matches(wanted, known, n=1)
+        hint = f"did you mean {known[close[0]].__name__}?" if close else "see --list-methods"
+        raise UserError(f"there is no method {name}; {hint}")
+    method = known[wanted]
+    if config.get("method") and method_name(config) == method.__name__:
+        return {}
+    # as an import in a config file would be, so that the config can be written out
+    return {"method": dict(type=LazyObject(method.__module__, method.__name__), _delete_=True)}
 
 
 def prepare(job: Job) -> Ingredients:
@@ -62,4 +84,6 @@ def prepare(job: Job) -> Ingredients:
         "teacher": ckpt.fingerprint(teacher.state_dict()),
         "conditioning": conditioning_mark(config),
     }
+    if config.get("student_checkpoint"):
+        fingerprints["first student"] = ckpt.fingerprint(build_student(config).state_dict())
     return Ingredients(task, clips, latent_batch, validate, fingerprints)

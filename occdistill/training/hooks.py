@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from occdistill import checkpoint as ckpt
-from occdistill.errors import UserError
+from occdistill.errors import Diverged, UserError
 from occdistill.store import remove_unfinished
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Curves(Hook):
         self.sums.clear()
         for name, value in scalars.items():
             if name.endswith("/loss") and not math.isfinite(value):
-                raise UserError(
+                raise Diverged(
                     f"{name} became {value} at step {runner.iter}: lower the learning rate and "
                     "start again, or --resume from the last checkpoint"
                 )

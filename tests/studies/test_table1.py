@@ -19,6 +19,7 @@ from occdistill.evaluation.counts import Counts, Window
 from occdistill.studies.table1 import report
 from occdistill.studies.table1.plan import load_plan, search_plan
 from occdistill.studies.table1.runs import (
+    diverged,
     finished,
     inputs,
     prepare,
@@ -262,6 +263,22 @@ def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
     page = (Path(trained.work_dir) / "table.md").read_text()
     assert content["search"] == report.plain(result)
     assert f"| MFD | {scores['0.0001']:.2f} | {scores['0.001']:.2f} |" in page
+
+
+def test_a_row_that_diverges_is_shown_with_its_cause(config, tmp_path, monkeypatch):
+    plan = replace(load_plan(config, tmp_path), seeds=(0,))
+    monkeypatch.setattr(
+        "occdistill.distill.consistency.pseudo_huber", lambda square, c: square * float("nan")
+    )
+    run_one(plan, "updates", "consistency", 0, "cpu")
+    assert "student/loss became nan at step 0" in diverged(plan, "consistency")[0]
+    run_one(plan, "updates", "mfd", 0, "cpu")
+    content = report.write(plan, "the command")
+    assert set(content["budgets"]["updates"]) == {"mfd"}
+    page = (tmp_path / "table.md").read_text()
+    assert "## Diverged, and so not scored\n\nconsistency: student/loss became nan" in page
+    with pytest.raises(UserError, match="under the budget 'updates' first"):
+        updates_of(plan, "evaluations", "consistency")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from occdistill import checkpoint as ckpt
 from occdistill.build.config import load_config
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
-from occdistill.training.distill import use_method
+from occdistill.training.distill import method_options
 from occdistill.training.train import train
 from tests.training.curves import curve, points
 
@@ -52,9 +52,8 @@ work_dir = {out!r} + "/work"
 
 
 def run(config, part, changes=None, method=None, **options):
-    config = load_config(config, changes)
-    if method is not None:
-        use_method(config, method)
+    chosen = method_options(load_config(config), method.__name__) if method else {}
+    config = load_config(config, {**chosen, **(changes or {})})
     return train(config, part, **options)
 
 

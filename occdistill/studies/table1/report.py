@@ -32,7 +32,7 @@ from occdistill.evaluation.report import cell, environment, git_commit, plain, t
 from occdistill.store import atomic, write_json, write_text
 from occdistill.studies.result import canvas
 from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
-from occdistill.studies.table1.runs import finished
+from occdistill.studies.table1.runs import diverged, finished
 
 AVERAGE = DEFAULT.average
 STUDENT = slug("student@1")
@@ -42,7 +42,8 @@ def finished_runs(plan: Plan, budget: str, key: str) -> dict[int, tuple[Path, di
     """Finished runs of a row by seed: folder and record; the reference's serve both budgets."""
     source = "updates" if key == plan.reference else budget
     folders = {seed: plan.folder(source, key, seed) for seed in plan.seeds}
-    return {s: (folder, run) for s, folder in folders.items() if (run := finished(folder))}
+    found = {s: (folder, run) for s, folder in folders.items() if (run := finished(folder))}
+    return {s: (folder, run) for s, (folder, run) in found.items() if "diverged" not in run}
 
 
 def gather(plan: Plan) -> dict[str, Any]:
@@ -79,6 +80,11 @@ def gather(plan: Plan) -> dict[str, Any]:
             "references": references["rows"] if references else {},
             "budgets": budgets,
             "search": search,
+            "diverged": {
+                row.title: next(iter(causes.values()))
+                for key, row in plan.rows.items()
+                if (causes := diverged(plan, key))
+            },
             "published": [vars(p) for p in PUBLISHED if p.source.startswith("MFD,")],
         }
     )
@@ -189,6 +195,9 @@ def table_page(content: Mapping[str, Any], command: str) -> str:
     for budget, rows in content["budgets"].items():
         parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
         parts += [_COST, _cost_table(rows)]
+    if content["diverged"]:
+        causes = [f"{title}: {cause}." for title, cause in content["diverged"].items()]
+        parts += ["## Diverged, and so not scored", *causes]
     parts += [
         "![mIoU by horizon](horizons.png)",
         "![validation mIoU and each method's gap in training](training.png)",
