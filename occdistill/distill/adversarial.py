@@ -49,6 +49,7 @@ class Adversarial(Method):
     """
 
     futures = "yes, or the teacher's samples"
+    collapse = "its discriminator lets a few futures pass: raise method.r1_weight or method.ratio"
 
     def __init__(
         self,

@@ -20,9 +20,11 @@ from occdistill.build.builders import (
 from occdistill.build.config import advice
 from occdistill.distill import methods
 from occdistill.errors import UserError
+from occdistill.flow.guidance import Guided
+from occdistill.training.hooks import Collapse
 from occdistill.training.job import Ingredients, Job
 from occdistill.training.teacher import latent_batch
-from occdistill.training.validation import ForecastScore
+from occdistill.training.validation import ForecastScore, SampleSpread
 
 
 def method_name(config: Config) -> str:
@@ -76,8 +78,12 @@ def prepare(job: Job) -> Ingredients:
         )
     clips = job.latents(codec, vae_fingerprint)
     task = build_method(config, (config.data.future, *vae.latent_shape), teacher)
-    sampler = dict(nfe=1, **sampler_options(config))
-    validate = ForecastScore(job.clips("val"), codec, job.settings.val_clips, sampler)
+    own = dict(nfe=task.nfe, renoise=task.renoise, **sampler_options(config))
+    score = ForecastScore(job.clips("val"), codec, job.settings.val_clips, own)
+    steps = (config.get("sampler") or {}).get("steps", 10)
+    samples = SampleSpread(
+        score, Guided(teacher, config.guidance), dict(own, nfe=steps, renoise=False)
+    )
     fingerprints = {
         "vae": vae_fingerprint,
         "data": clips.fingerprint,
@@ -86,4 +92,12 @@ def prepare(job: Job) -> Ingredients:
     }
     if config.get("student_checkpoint"):
         fingerprints["first student"] = ckpt.fingerprint(build_student(config).state_dict())
-    return Ingredients(task, clips, latent_batch, validate, fingerprints)
+    alarm = Collapse(task.collapse, job.settings.stop_on_collapse)
+    return Ingredients(
+        task,
+        clips,
+        latent_batch,
+        lambda net: {**score(net), **samples(net)},
+        fingerprints,
+        (alarm,),
+    )

@@ -74,7 +74,7 @@ def train(
                 "with --resume, or choose another --work-dir"
             )
         made = import_module(f"occdistill.training.{part}").prepare(job)
-        ours = [Curves(), Validation(made.validate), Checkpoints()]
+        ours = [Curves(), Validation(made.validate), Checkpoints(), *made.hooks]
         trainer = Trainer(
             made.task,
             made.dataset,

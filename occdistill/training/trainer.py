@@ -56,6 +56,7 @@ class Trainer:
         evaluations: those of this rank that are not yet in `nfe`.
         metrics: of the last validation.
         best: mean IoU of the best one.
+        stopped: whether a hook wants no further step.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Trainer:
         self.fingerprints, self.resume = dict(fingerprints or {}), resume
         self.folder = Path(work_dir)
         self.iter = self.batches = self.nfe = self.evaluations = 0
-        self.metrics, self.best = {}, -math.inf
+        self.metrics, self.best, self.stopped = {}, -math.inf, False
         self.config_text = config.pretty_text if config else ""
         self.hooks = sorted(hooks, key=lambda hook: get_priority(hook.priority))
         self.updaters = {name: self._updater(name) for name in task.nets}
@@ -151,7 +152,7 @@ class Trainer:
             self.resume_newest()
         batches = self._load()
         self.call_hook("before_train")
-        while self.iter < self.max_iters:
+        while self.iter < self.max_iters and not self.stopped:
             self.call_hook("before_train_iter", batch_idx=self.iter, data_batch=None)
             logs = self._step(batches)
             self.iter += 1
@@ -273,6 +274,7 @@ class Trainer:
                 "metrics": self.metrics,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
                 "torch": str(torch.__version__),
+                **self.task.how_to_use(),
             },
         }
         if resumable and self.average is not None:

@@ -265,6 +265,24 @@ def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
     assert f"| MFD | {scores['0.0001']:.2f} | {scores['0.001']:.2f} |" in page
 
 
+def test_students_are_scored_with_more_evaluations(config, tmp_path):
+    plan = replace(load_plan(config, tmp_path), seeds=(0,), steps=(1, 2), clips=1)
+    record = run_one(plan, "updates", "meanflow", 0, "cpu")
+    assert list(record["by_steps"]) == ["1", "2"] and record["trained_for"] == 1
+    assert record["by_steps"]["1"] == record["scores"]
+    content = report.write(plan, "the command")
+    scores = content["budgets"]["updates"]["meanflow"]["by_steps"]
+    assert scores["2"]["mIoU"]["mean"] == pytest.approx(
+        record["by_steps"]["2"]["mIoU"]["avg@1,2,3s"], abs=1e-9
+    )
+    page = (tmp_path / "table.md").read_text()
+    assert "| method | trained for | NFE 1 | NFE 2 |" in page
+    made_of = inputs(plan)
+    plain = replace(plan, steps=(1,))
+    marks = {signature(p, made_of, "meanflow", 2, 0) for p in (plan, plain)}
+    assert len(marks) == 2 and signature(plan, made_of) == signature(plain, made_of)
+
+
 def test_a_row_that_diverges_is_shown_with_its_cause(config, tmp_path, monkeypatch):
     plan = replace(load_plan(config, tmp_path), seeds=(0,))
     monkeypatch.setattr(

@@ -115,6 +115,15 @@ def _row(plan: Plan, key: str, runs: dict, reference: dict) -> dict[str, Any]:
         result[metric] = {
             name: _mean_and_spread([scores[name] for scores in per_run]) for name in per_run[0]
         }
+    if tuple(plan.steps) != (1,):
+        result["trained_for"] = records[0]["trained_for"]
+        result["by_steps"] = {
+            steps: {
+                metric: _mean_and_spread([r["by_steps"][steps][metric][AVERAGE] for r in records])
+                for metric in METRICS
+            }
+            for steps in records[0]["by_steps"]
+        }
     if key != plan.reference and reference:
         result["reference_minus_this"] = difference(
             [folder for folder, _ in reference.values()],
@@ -174,6 +183,10 @@ _COST = (
     "one, backward passes not counted. Seconds and memory are of one student update with its "
     "auxiliary updates, without validation, beside the other processes of `--jobs`."
 )
+_STEPS = (
+    f"mIoU ± deviation / IoU, {AVERAGE}. Flow maps are told where a step ends, consistency students "
+    "are noised again after each evaluation, others take Euler steps on the sampler's grid."
+)
 _COST_HEADER = [
     "method", "lr", "updates", "evaluations per update", "evaluations", "s per update", "MiB",
 ]  # fmt: skip
@@ -194,6 +207,8 @@ def table_page(content: Mapping[str, Any], command: str) -> str:
         parts += ["## What the students are measured against", _reference_table(content)]
     for budget, rows in content["budgets"].items():
         parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
+        if any("by_steps" in row for row in rows.values()):
+            parts += [f"### {_TITLES[budget]}: with more evaluations", _STEPS, _steps_table(rows)]
         parts += [_COST, _cost_table(rows)]
     if content["diverged"]:
         causes = [f"{title}: {cause}." for title, cause in content["diverged"].items()]
@@ -235,6 +250,20 @@ def _score_table(content: Mapping, rows: Mapping) -> str:
         line.append(with_interval(gap["value"], gap["interval"], "+") if gap else None)
         body.append([*line, row["updates"]])
     return table([h.format(reference=title) for h in _HEADER], body)
+
+
+def _steps_table(rows: Mapping) -> str:
+    """mIoU / IoU of the students by their evaluations per forecast."""
+    steps = list(next(iter(rows.values()))["by_steps"])
+    body = [
+        [row["title"], row["trained_for"]]
+        + [
+            f"{_with_spread(found['mIoU'])} / {cell(found['IoU']['mean'])}"
+            for found in row["by_steps"].values()
+        ]
+        for row in rows.values()
+    ]
+    return table(["method", "trained for", *(f"NFE {n}" for n in steps)], body)
 
 
 def _with_spread(value: Mapping) -> str:

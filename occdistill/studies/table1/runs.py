@@ -119,6 +119,7 @@ def signature(
     used = ["data", "vae", "network", "conditioning", "guidance", "sampler"]
     used += ["method", "train_distill"] if key else []
     content = [{name: config.get(name) for name in used}, dict(made_of), plan.clips, seed]
+    content += [tuple(plan.steps)] if key and tuple(plan.steps) != (1,) else []
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
@@ -144,14 +145,19 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
         write_json(folder / "run.json", record)
         return record
     state = checkpoints.load(folder / "student.pth", kind="distill")
-    row = forecast_row("student", Models(config).forecaster(folder / "student.pth", device=device))
-    [scores] = _score(plan, config, [row], folder, device)
+    students = lineup(
+        Models(config), folder / "student.pth", (), sorted({1, *plan.steps}), device=device
+    )
+    rows = [forecast_row("student", entry.forecaster, share="past") for entry in students]
+    scores = _score(plan, config, rows, folder, device)
     record = {
         **about,
         "evaluations": state["meta"]["nfe"],
         "settings": dict(config.train_distill),
         "cost": cost(plan, key, made_of, device),
-        "scores": scores,
+        "scores": scores[0],
+        "by_steps": {str(row.nfe): score for row, score in zip(rows, scores)},
+        "trained_for": state["meta"].get("steps", 1),
         "signature": mark,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
