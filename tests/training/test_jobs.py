@@ -19,8 +19,8 @@ from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
 from occdistill.training.distill import method_options
-from occdistill.training.validation import SampleSpread
 from occdistill.training.train import train
+from occdistill.training.validation import SampleSpread
 from tests.training.curves import curve, points
 
 REPO = Path(__file__).parents[2]
