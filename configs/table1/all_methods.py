@@ -22,11 +22,13 @@ from occdistill.distill.flow_generator_matching import FlowGeneratorMatching
 from occdistill.distill.freeflow import FreeFlow
 from occdistill.distill.improved_meanflow import ImprovedMeanFlow
 from occdistill.distill.ladd import LADD
+from occdistill.distill.meta_flow_map import MetaFlowMap
 from occdistill.distill.moment_matching import MomentMatching
 from occdistill.distill.progressive_distillation import ProgressiveDistillation
 from occdistill.distill.reflow import Reflow
 from occdistill.distill.second_order import SecondOrderMeanFlow
 from occdistill.distill.terminal_velocity import TerminalVelocity
+from occdistill.distill.transition_matching import TransitionMatching
 from occdistill.distill.weighted import WeightedMeanFlow
 from occdistill.distill.x_prediction import XPrediction
 
@@ -92,5 +94,11 @@ rows.update(
         title="x-prediction, decoded loss",
         method=dict(type=XPrediction, tangent_warmup=10),
         train=dict(lr=3e-3),
+    ),
+    meta_flow_map=dict(title="meta flow map", method=dict(type=MetaFlowMap), train=dict(lr=3e-3)),
+    transition_matching=dict(
+        title="transition matching",
+        method=dict(type=TransitionMatching, ratio=5, stage=8),
+        train=dict(lr=3e-4),
     ),
 )

@@ -16,7 +16,7 @@ from occdistill.build.schema import arguments, resolve
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import Grid, GridTransform
 from occdistill.distill.base import Method, frozen
-from occdistill.distill.flow_map import FlowMap, two_time, with_end_clock
+from occdistill.distill.flow_map import FlowMap, made_for, two_time
 from occdistill.errors import UserError
 from occdistill.latents.codec import Codec
 
@@ -212,7 +212,7 @@ def trained_network(config: Config, state: Mapping, path: str | Path) -> torch.n
     """
     _same_conditioning(config, state, path)
     weights = checkpoints.weights(state)
-    network = with_end_clock(build_network(config), weights)
+    network = made_for(build_network(config), weights)
     checkpoints.load_weights(network, weights, path)
     return frozen(network)
 

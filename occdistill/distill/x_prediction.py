@@ -27,7 +27,7 @@ from occdistill.distill.base import Batch, Loss, frozen, require
 from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import adaptive
 from occdistill.distill.meanflow import MeanFlow
-from occdistill.flow.path import Draws, denoise
+from occdistill.flow.path import denoise
 
 LATEST = 0.95  # start of an interval
 
@@ -43,7 +43,7 @@ class XPrediction(MeanFlow):
         **kwargs: see `MeanFlow`.
     """
 
-    futures = "yes, and the decoder"
+    futures, latest = "yes, and the decoder", LATEST
 
     def __init__(
         self,
@@ -59,12 +59,6 @@ class XPrediction(MeanFlow):
         super().__init__(*args, **kwargs)
         self.decoder = frozen(decoder)
         self.decoded_weight, self.clear_from = decoded_weight, clear_from
-
-    def intervals(self, draws: Draws, step: int) -> tuple[Tensor, Tensor]:
-        """MeanFlow's, none of them starting after `LATEST`."""
-        t, r = super().intervals(draws, step)
-        start = t.clamp_max(LATEST)
-        return start, torch.where(r > t, r, start)
 
     def student_loss(self, batch: Batch, step: int) -> Loss:
         """Both terms; `gap` is the mean squared residual of the first, `decoded` the plain second."""

@@ -48,7 +48,7 @@ def sample(
     """
     x = noise
     grid = shifted_grid(steps, shift).tolist()
-    fresh = None if renoise is None or steps == 1 else Draws(_keys(noise), noise.device)
+    fresh = None if renoise is None or steps == 1 else fresh_draws(noise)
     for t, r in zip(grid[:-1], grid[1:]):
         end = r if renoise is None else 1.0
         x = x + (end - t) * step_velocity(field, x, t, end, condition).to(x.dtype)
@@ -57,10 +57,13 @@ def sample(
     return x
 
 
-def _keys(noise: Tensor) -> list[int]:
-    """A number for each clip's noise, of its bits."""
-    each = (hashlib.blake2b(z.tobytes(), digest_size=16) for z in noise.float().cpu().numpy())
-    return [int.from_bytes(digest.digest(), "big") for digest in each]
+def fresh_draws(noise: Tensor) -> Draws:
+    """Random streams that are a function of each clip's own noise `(B, ...)`, of its bits."""
+    each = (
+        hashlib.blake2b(z.tobytes(), digest_size=16) for z in noise.detach().float().cpu().numpy()
+    )
+    keys = [int.from_bytes(digest.digest(), "big") for digest in each]
+    return Draws(keys, noise.device)
 
 
 def step_velocity(field: VelocityField, x: Tensor, t: float, r: float, c: Condition) -> Tensor:

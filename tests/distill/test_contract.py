@@ -29,10 +29,12 @@ OPTIONS = {
     "MomentMatching": dict(particles=2, halvings=4.0),
     "ADD": dict(starts=(0.0, 0.5)),
     "LADD": dict(real_steps=2),
+    "TransitionMatching": dict(ratio=2),
     "XPrediction": dict(decoder=VAE((32, 32, 2), **DECODER), clear_from=0.2),
 }
 # other ways to run one
 VARIANTS = {
+    "TransitionMatching, stage 2": dict(ratio=2, stage=0),
     "AYF, lmd": dict(objective="lmd", derivative=dict(kind="difference", chunk=1)),
     "DMD2, teacher": dict(ratio=2, disc_on="teacher"),
     "SecondOrderMeanFlow, difference": dict(derivative=dict(kind="difference")),
