@@ -51,7 +51,7 @@ class ADD(Adversarial):
     """
 
     cost, other_cost, futures, discriminator = 7.0, 4.0, "yes", "teacher"
-    renoise = True
+    stochastic = True
 
     def __init__(
         self,

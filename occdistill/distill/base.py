@@ -182,7 +182,7 @@ class Method(Task, ABC):
         futures: whether it needs true futures, in words.
         derivative_of: which of the student's time derivatives it takes, in words.
         discriminator: what its discriminator reads, in words.
-        renoise: whether its student, with several evaluations, is noised again after each, because it
+        stochastic: whether its student, with several evaluations, is noised again after each, because it
             knows the way to the data alone; others take Euler steps.
         collapse: the likeliest cause where its student's samples don't differ enough.
         nfe: evaluations of a sample that the student is trained for.
@@ -197,7 +197,7 @@ class Method(Task, ABC):
     futures: ClassVar[str] = "–"
     derivative_of: ClassVar[str] = "–"
     discriminator: ClassVar[str] = "–"
-    renoise: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = False
     collapse: ClassVar[str] = (
         "its loss averages over futures, so keep it short or go on with MFD from its student"
     )
@@ -245,12 +245,12 @@ class Method(Task, ABC):
     @torch.no_grad()
     def sample(self, condition: Condition, noise: Tensor, steps: int | None = None) -> Tensor:
         """Forecast latents with the student alone, unguided; in `nfe` steps unless told otherwise."""
-        steps, renoise = self.nfe if steps is None else steps, 1.0 if self.renoise else None
+        steps, renoise = self.nfe if steps is None else steps, 1.0 if self.stochastic else None
         return sample(self.nets["student"], noise, condition, steps, renoise=renoise)
 
     def how_to_use(self) -> dict[str, Any]:
         """How its student is sampled from."""
-        return {"steps": self.nfe, "renoise": self.renoise}
+        return {"steps": self.nfe, "renoise": self.stochastic}
 
 
 class DistributionMatching(Method):

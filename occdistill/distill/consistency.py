@@ -41,7 +41,7 @@ class Consistency(Method):
         **kwargs: see `Method`.
     """
 
-    cost, futures, renoise = 6.0, "yes", True
+    cost, futures, stochastic = 6.0, "yes", True
 
     def __init__(
         self,

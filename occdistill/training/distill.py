@@ -78,7 +78,7 @@ def prepare(job: Job) -> Ingredients:
         )
     clips = job.latents(codec, vae_fingerprint)
     task = build_method(config, (config.data.future, *vae.latent_shape), teacher)
-    own = dict(nfe=task.nfe, renoise=task.renoise, **sampler_options(config))
+    own = dict(nfe=task.nfe, renoise=task.stochastic, **sampler_options(config))
     score = ForecastScore(job.clips("val"), codec, job.settings.val_clips, own)
     steps = (config.get("sampler") or {}).get("steps", 10)
     samples = SampleSpread(

@@ -100,6 +100,7 @@ def test_sampling_is_one_student_call_and_starts_as_the_teachers_euler_step(meth
     c = make_batch().condition
     noise = torch.randn(3, *SHAPE)
     before = method.evaluations
+    assert method.how_to_use() in ({"steps": 1, "renoise": plain} for plain in (False, True))
     found = method.sample(c, noise)
     assert method.evaluations - before == 3
     decoder_sees_end = method.nets["student"].decoupled  # it differs where r isn't t
