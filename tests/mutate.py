@@ -770,7 +770,7 @@ CHANGES = [
     *changes(
         "distill/meanflow",
         "distill/test_x_prediction",
-        ("@torch.no_grad()\n", ""),
+        ("@torch.no_grad()\n    def target", "def target"),
     ),
     *changes(
         "distill/flow_map",
@@ -796,7 +796,6 @@ CHANGES = [
         ("told(y, a, condition, b)", "told(y, b, condition, a)"),
         ("condition, r=r, outer", "condition, r=a, outer"),
         ("y, a, b, condition, w)", "y, a, b, condition, -w)"),
-        ("with torch.no_grad():", "with torch.enable_grad():"),
         ("(t / (1 - t)) ** 2, (a", "t / (1 - t), (a"),
         ("(1 + both.sqrt())", "(1 + both)"),
         ("t / (1 - t) ** 2, y) * x_t", "1 / (1 - t) ** 2, y) * x_t"),

@@ -1,25 +1,13 @@
 """The command line that all training tools share."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import _options as common
 from mmengine.config import Config
 
-from occdistill.build.config import load_config
-from occdistill.distill import COLUMNS, methods, needs_and_costs
-from occdistill.evaluation.report import table
-from occdistill.training.distill import method_options
+from occdistill.training.distill import load_with_method, overview
 from occdistill.training.train import Trained, train
-
-
-class ListMethods(argparse.Action):
-    """Print what each method needs and costs, as docs/methods.md has it, and leave."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_rest: object) -> None:
-        print(table(COLUMNS, [needs_and_costs(kind) for kind in methods().values()]))
-        parser.exit()
 
 
 def main(
@@ -46,12 +34,10 @@ def main(
     add("--seed", type=int, help="of weights, order and noise; default: the config's")
     if part == "distill" and method is None:
         add("--method", metavar="NAME", help="instead of the config's")
-        add("--list-methods", action=ListMethods, nargs=0, help="what each needs and costs")
+        add("--list-methods", action="version", version=overview(), help="their needs and costs")
     args = parser.parse_args()
-    if method := getattr(args, "method", method):
-        chosen = method_options(load_config(args.config), method)
-        args.cfg_options = {**chosen, **args.cfg_options}
-    config = common.read_config(args)
+    method = getattr(args, "method", method)
+    config = load_with_method(args.config, method, args.cfg_options)
     trained = train(
         config, part, work_dir=args.work_dir, resume=args.resume, device=args.device,
         seed=args.seed, launcher=args.launcher,

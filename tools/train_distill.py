@@ -1,9 +1,6 @@
-"""Distil the config's teacher into a one-step student, with the config's method or another one.
+"""Distil the config's teacher into a student, with the config's method or another one's defaults.
 
-    python tools/train_distill.py CONFIG [--method alphaflow] [--resume] [--work-dir DIR]
-    python tools/train_distill.py --list-methods      # what each needs and costs
-
-A method that isn't the config's has its defaults, and what `--cfg-options method.NAME=VALUE` says.
+python tools/train_distill.py CONFIG [--method alphaflow] [--resume] [--work-dir DIR] [--list-methods]
 """
 
 from _train import main

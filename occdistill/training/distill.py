@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -17,9 +19,10 @@ from occdistill.build.builders import (
     conditioning_mark,
     sampler_options,
 )
-from occdistill.build.config import advice
-from occdistill.distill import methods
+from occdistill.build.config import advice, load_config
+from occdistill.distill import COLUMNS, methods, needs_and_costs
 from occdistill.errors import UserError
+from occdistill.evaluation.report import table
 from occdistill.flow.guidance import Guided
 from occdistill.training.hooks import Collapse
 from occdistill.training.job import Ingredients, Job
@@ -61,6 +64,19 @@ def method_options(config: Config, name: str) -> dict[str, Any]:
         return {}
     # as an import in a config file would be, so that the config can be written out
     return {"method": dict(type=LazyObject(method.__module__, method.__name__), _delete_=True)}
+
+
+def load_with_method(
+    path: str | Path, name: str | None, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """A config with another method, or with its own for None; see `load_config`, `method_options`."""
+    chosen = method_options(load_config(path), name) if name else {}
+    return load_config(path, {**chosen, **(overrides or {})})
+
+
+def overview() -> str:
+    """What every method needs and costs, as docs/methods.md has it."""
+    return table(COLUMNS, [needs_and_costs(kind) for kind in methods().values()])
 
 
 def prepare(job: Job) -> Ingredients:

@@ -79,6 +79,14 @@ def test_off_the_optimum_loss_and_gradient_are_the_formulas(power):
     wide.close(found, torch.cat(torch.autograd.grad(total, [student.mean, student.std])))
 
 
+def test_no_start_is_where_the_division_would_blow_up():
+    late = dict(law="uniform_within", low=0.985, high=0.99)
+    method = build(times=late, instantaneous=0.0)
+    method.losses("student", wide.batch(20), 0)
+    _, a, b, _, _ = method.nets["student"].calls[-1]
+    assert (a == 0.98).all() and (b > 0.984).all()
+
+
 def test_a_posterior_sample_is_one_call_and_follows_the_posterior():
     method = build(MEAN, STD)
     batch = wide.batch(50)

@@ -18,7 +18,7 @@ from occdistill.distill.consistency import Consistency
 from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
-from occdistill.training.distill import method_options
+from occdistill.training.distill import load_with_method
 from occdistill.training.train import train
 from occdistill.training.validation import SampleSpread
 from tests.training.curves import curve, points
@@ -56,8 +56,7 @@ work_dir = {out!r} + "/work"
 
 
 def run(config, part, changes=None, method=None, **options):
-    chosen = method_options(load_config(config), method.__name__) if method else {}
-    config = load_config(config, {**chosen, **(changes or {})})
+    config = load_with_method(config, method and method.__name__, changes)
     return train(config, part, **options)
 
 
