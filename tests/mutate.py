@@ -768,11 +768,6 @@ CHANGES = [
         ("frozen(decoder)", "decoder"),
     ),
     *changes(
-        "distill/meanflow",
-        "distill/test_x_prediction",
-        ("@torch.no_grad()\n    def target", "def target"),
-    ),
-    *changes(
         "distill/flow_map",
         "distill/test_meanflow distill/test_x_prediction",
         ("[:, 0] < self.instantaneous", "[:, 0] >= self.instantaneous"),
