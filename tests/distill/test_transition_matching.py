@@ -168,6 +168,16 @@ def test_the_trunk_runs_once_and_the_head_n_times(family, monkeypatch):
         torch.testing.assert_close(loaded(x, t, c), found)
 
 
+def test_the_head_is_told_where_an_inner_step_starts_and_how_long_it_is():
+    made, told = loosened(small(), 4), {"inner_clock": [], "inner_end_clock": []}
+    for name, times in told.items():
+        part = getattr(made, name)
+        part.register_forward_pre_hook(lambda _, args, seen=times: seen.append(args[0][0].item()))
+    with torch.no_grad():
+        made(torch.randn(3, *SHAPE), torch.full((3,), 0.3), make_batch().condition)
+    assert told == {"inner_clock": [0, 0.25, 0.5, 0.75], "inner_end_clock": [0.25] * 4}
+
+
 def test_gradients_run_through_all_inner_steps():
     """Against a difference quotient in a weight of the fusion."""
     made = loosened(small(), 2).double()
