@@ -114,6 +114,12 @@ def test_stage_ones_loss_and_gradient_are_the_formulas(power):
     wide.close(found, torch.cat(torch.autograd.grad(total, [student.mean, student.std])))
 
 
+def test_no_inner_step_starts_where_the_division_would_blow_up():
+    late = dict(law="uniform_within", low=0.97, high=0.99)
+    a, b = build(inner_times=late, instantaneous=0.0).inner_interval(wide.Draws64(50))
+    assert (a == 0.95).all() and (b > 0.97).all()
+
+
 def test_stage_two_is_dmd2_on_the_unrolled_student():
     """At first the head says what the teacher says, whatever the inner noise: DMD2's own loss."""
     torch.manual_seed(1)
@@ -160,6 +166,9 @@ def test_the_trunk_runs_once_and_the_head_n_times(family, monkeypatch):
                 features, y, torch.full((3,), a), torch.full((3,), b)
             )
         torch.testing.assert_close(found, y, rtol=1e-4, atol=1e-4)
+        half = torch.full((3,), 0.5)
+        ends = [made.inner_average(features, x, half, half) / 2 + x for x in (y, -y)]
+        assert not torch.allclose(*ends, atol=1e-3)  # the head listens to the inner state
         again = made(torch.cat([x[:1], -x[1:]]), t, c)
         torch.testing.assert_close(again[0], found[0], rtol=1e-4, atol=1e-4)
         loaded = made_for(networks()[family], made.state_dict())
