@@ -25,6 +25,10 @@ class UserError(Exception):
         super().__init__(sentence)
 
 
+class Diverged(UserError):
+    """A training whose loss is no longer a number."""
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit: 0 on success, 2 with one line on stderr for what a user can mend:
     a `UserError`, a file or disk that isn't as it should be, or too little memory.

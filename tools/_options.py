@@ -19,7 +19,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser whose help says what the tool's docstring says first."""
-    return argparse.ArgumentParser(description=description.splitlines()[0])
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description.splitlines()[0], formatter_class=raw)
 
 
 def positive(text: str) -> int:

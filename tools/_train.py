@@ -6,14 +6,14 @@ from pathlib import Path
 import _options as common
 from mmengine.config import Config
 
-from occdistill.training.distill import use_method
+from occdistill.training.distill import load_with_method, overview
 from occdistill.training.train import Trained, train
 
 
 def main(
     description: str,
     part: str,
-    method: type | None = None,
+    method: str | None = None,
     report: Callable[[Config, Trained], str] | None = None,
 ) -> None:
     """Parse, train to the end, and say where the weights are.
@@ -21,7 +21,7 @@ def main(
     Args:
         description: of the tool; its first line is shown.
         part: what is trained.
-        method: the distillation method, whatever the config says.
+        method: name of the distillation method, whatever the config says.
         report: what else there is to say.
     """
     parser = common.parser(description)
@@ -32,10 +32,12 @@ def main(
     add("--resume", action="store_true", help="go on from the newest checkpoint in the work dir")
     add("--launcher", choices=("none", "pytorch"), default="none", help="pytorch under torchrun")
     add("--seed", type=int, help="of weights, order and noise; default: the config's")
+    if part == "distill" and method is None:
+        add("--method", metavar="NAME", help="instead of the config's")
+        add("--list-methods", action="version", version=overview(), help="their needs and costs")
     args = parser.parse_args()
-    config = common.read_config(args)
-    if method is not None:
-        use_method(config, method)
+    method = getattr(args, "method", method)
+    config = load_with_method(args.config, method, args.cfg_options)
     trained = train(
         config, part, work_dir=args.work_dir, resume=args.resume, device=args.device,
         seed=args.seed, launcher=args.launcher, asked=args.cfg_options,

@@ -2,8 +2,8 @@
 
     python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick]
 
-Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them all: a quarter of an
-hour on one core.
+Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them all: twenty
+minutes on one core.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Score a checkpoint, its teacher and the baselines on the validation split.
 
-    python tools/test.py CONFIG [CHECKPOINT] [--nfe 1] [--protocol occdistill occfm …]
+    python tools/test.py CONFIG [CHECKPOINT] [--nfe 1 2 4 8] [--protocol occdistill occfm …]
 
 Writes `report.json`, `report.md` and the counts that every score is recomputed from
 (`python tools/score.py OUT/counts --protocol …`) to `--out`.
@@ -31,7 +31,7 @@ def parse() -> argparse.Namespace:
     common.add_config(add)
     add("checkpoint", nargs="?", help="a distilled student or a teacher; default: the teacher only")
     some = dict(type=common.positive, nargs="+")
-    add("--nfe", help="evaluations for CHECKPOINT (student 1; teacher 10 5 2 1)", **some)
+    add("--nfe", help="evaluations for CHECKPOINT (a student's own; teacher 10 5 2 1)", **some)
     add("--teacher-nfe", default=list(STEPS), **some)
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))

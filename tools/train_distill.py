@@ -1,6 +1,6 @@
-"""Distil the config's teacher into a one-step student, with the config's method.
+"""Distil the config's teacher into a student, with the config's method or another one's defaults.
 
-python tools/train_distill.py CONFIG [--resume] [--work-dir DIR] [--cfg-options key=value …]
+python tools/train_distill.py CONFIG [--method alphaflow] [--resume] [--work-dir DIR] [--list-methods]
 """
 
 from _train import main

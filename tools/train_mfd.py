@@ -7,8 +7,7 @@ As `train_distill.py`, with MFD whatever method the config names.
 
 from _train import main
 
-from occdistill.distill.mfd import MFD
 from occdistill.errors import run
 
 if __name__ == "__main__":
-    run(lambda: main(__doc__, "distill", MFD))
+    run(lambda: main(__doc__, "distill", "MFD"))

@@ -16,7 +16,7 @@ from occdistill.build.schema import arguments, resolve
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import Grid, GridTransform
 from occdistill.distill.base import Method, frozen
-from occdistill.distill.flow_map import with_end_clock
+from occdistill.distill.flow_map import FlowMap, made_for, two_time
 from occdistill.errors import UserError
 from occdistill.latents.codec import Codec
 
@@ -224,7 +224,7 @@ def trained_network(config: Config, state: Mapping, path: str | Path) -> torch.n
     """
     _same_conditioning(config, state, path)
     weights = checkpoints.weights(state)
-    network = with_end_clock(build_network(config), weights)
+    network = made_for(build_network(config), weights)
     checkpoints.load_weights(network, weights, path)
     return frozen(network)
 
@@ -251,10 +251,28 @@ def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None
 
 
 def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
-    """The distillation method around a teacher (default: the config's), with a decoder if it asks."""
+    """The distillation method around a teacher (default: the config's), with a decoder if it asks,
+    and with the student of the config's `student_checkpoint` to start from if there is one.
+    """
     teacher = build_teacher(config) if teacher is None else teacher
     method, guidance = described(config, "method"), described(config, "guidance")
+    kind = resolve(method["type"])
     given = dict(teacher=teacher, latent_shape=latent_shape, guidance=guidance)
-    if "decoder" in arguments(resolve(method["type"])):
+    if "decoder" in arguments(kind):
         given["decoder"] = build_vae(config)
+    if config.get("student_checkpoint"):
+        student = build_student(config)
+        given["student"] = two_time(student) if issubclass(kind, FlowMap) else student
     return _instantiate(method, **given)
+
+
+def build_student(config: Config) -> torch.nn.Module:
+    """The network of the config's `student_checkpoint`, distilled before.
+
+    Raises:
+        UserError: no such file, no student, or one of another network or condition.
+    """
+    path = Path(config.student_checkpoint)
+    if not path.is_file():
+        raise UserError(f"no student weights at {path}; make them with tools/train_distill.py")
+    return trained_network(config, checkpoints.load(path, kind="distill"), path)

@@ -32,7 +32,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     **dict.fromkeys(
         (
             "vae_checkpoint", "light_checkpoint", "lidar_encoder_checkpoint", "teacher_checkpoint",
-            "cache_dir", "work_dir",
+            "student_checkpoint", "cache_dir", "work_dir",
         ),
         str | Path,
     ),

@@ -65,7 +65,7 @@ def lineup(
         models: of the config.
         checkpoint: a student's, or another teacher's; None: the config's teacher only.
         teacher_nfe: evaluations per forecast of the config's teacher.
-        nfe: of the checkpoint; default: one for a student, those of `STEPS` for a teacher.
+        nfe: of the checkpoint; default: a student's own, those of `STEPS` for a teacher.
         guidance: of the checkpoint; default: none for a student, the config's for a teacher.
         name: what to call the checkpoint; default: `student`, or `checkpoint` for a teacher.
         decoders: of `models.DECODERS`.
@@ -90,7 +90,8 @@ def lineup(
         if not student and guidance is None:
             guidance = models.config.guidance
         name = name or ("student" if student else "checkpoint")
-        add(name, checkpoint, nfe or ((1,) if student else STEPS), guidance)
+        own = (models.trained_for(checkpoint)[0],) if student else STEPS
+        add(name, checkpoint, nfe or own, guidance)
     return entries
 
 

@@ -127,6 +127,13 @@ class Models:
             )
         return state
 
+    def trained_for(self, checkpoint: str | Path) -> tuple[int, bool]:
+        """Evaluations of a forecast that a student was trained for, and whether it is noised again
+        after each, as its checkpoint says.
+        """
+        meta = self.state(checkpoint).get("meta") or {}
+        return meta.get("steps", 1), meta.get("renoise", False)
+
     def network(self, checkpoint: str | Path | None = None) -> torch.nn.Module:
         """The velocity network of a checkpoint; None: the config's teacher."""
         key = str(checkpoint)
@@ -141,7 +148,7 @@ class Models:
     def forecaster(
         self,
         checkpoint: str | Path | None = None,
-        nfe: int = 1,
+        nfe: int | None = None,
         guidance: float | None = None,
         decoder: str = "full",
         encoder: str = "full",
@@ -151,18 +158,22 @@ class Models:
 
         Args:
             checkpoint: a student's or another teacher's; None: the config's teacher.
-            nfe: network evaluations per forecast; guided pairs count once.
+            nfe: network evaluations per forecast, of a student by default its own; guided pairs count once.
             guidance: guidance scale; None: unguided.
             decoder: see `codec`.
             encoder: see `codec`.
             **options: of `Forecaster`: device, dtype, back end.
         """
+        if nfe is None:
+            nfe = 1 if checkpoint is None else self.trained_for(checkpoint)[0]
         codec, where = self.codec(decoder, encoder), tuple(sorted(options.items()))
         field = ("field", str(checkpoint), guidance, where)
         ends = ("encoder", encoder, where), ("decoder", decoder, where)
         if not self._made.keys() >= {field, *ends}:
             network = self.network(checkpoint)
             sampler = sampler_options(self.config)
+            if checkpoint is not None:
+                sampler["renoise"] = self.trained_for(checkpoint)[1]
             new = Forecaster(codec, network, guidance=guidance, **sampler, **options)
             for key in (field, *ends):
                 self._made.setdefault(key, new)

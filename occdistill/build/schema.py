@@ -33,7 +33,8 @@ def arguments(kind: type, *without: str) -> dict[str, Any]:
     """What a class takes by name, and the annotation of each.
 
     Args:
-        kind: a dataclass, or a class with a constructor; its `**kwargs` are those of its bases.
+        kind: a dataclass, or a class with a constructor; its `**kwargs` are those of its bases,
+            less what it has `fixed` for good.
         *without: what a config doesn't say, since who builds the object knows it.
     """
     found: dict[str, Any] = {}
@@ -50,6 +51,7 @@ def arguments(kind: type, *without: str) -> dict[str, Any]:
             found = {**{name: hints.get(name, Any) for name in named}, **found}
             if not any(p.kind is p.VAR_KEYWORD for p in taken):
                 break
+    without = (*without, *getattr(kind, "fixed", ()))
     return {name: annotation for name, annotation in found.items() if name not in without}
 
 

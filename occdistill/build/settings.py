@@ -154,9 +154,12 @@ class DistillSettings(Settings):
 
     Attributes:
         mirror: whether the clips are also seen in the mirror.
+        stop_on_collapse: end the training where validation samples of the student differ in less
+            than half as many voxels as the teacher's, and in no more than at the validation before.
     """
 
     mirror: bool = False
+    stop_on_collapse: bool = False
 
 
 # by the key of a config; `occdistill.training` has a module of each one's name

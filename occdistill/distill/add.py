@@ -50,6 +50,9 @@ class ADD(Adversarial):
         **kwargs: see `Adversarial`; by default a head at every level, and hinge.
     """
 
+    cost, other_cost, futures, discriminator = 7.0, 4.0, "yes", "teacher"
+    stochastic = True
+
     def __init__(
         self,
         *args,

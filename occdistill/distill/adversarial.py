@@ -49,6 +49,9 @@ class Adversarial(Method):
         **kwargs: see `Method`.
     """
 
+    futures = "yes, or the teacher's samples"
+    collapse = "its discriminator lets a few futures pass: raise method.r1_weight or method.ratio"
+
     def __init__(
         self,
         teacher: nn.Module,

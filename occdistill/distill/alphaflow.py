@@ -42,6 +42,8 @@ class AlphaFlow(IntervalRegression):
         **kwargs: see `IntervalRegression`.
     """
 
+    cost, derivative_of = 6.0, "start, late in the curriculum"
+
     def __init__(
         self,
         *args,

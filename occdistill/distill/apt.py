@@ -28,13 +28,15 @@ from occdistill.flow.networks.base import Tap
 
 
 class APT(Adversarial):
-    """The losses above.
+    """The losses above. A config's `student_checkpoint` says where the first student lies.
 
     Args:
         r1_weight: w_R.
         r1_std: s (source: 0.01 for images, 0.1 for video).
         **kwargs: see `Adversarial`; by default a head at every level.
     """
+
+    cost, other_cost, discriminator = 6.0, 10.0, "trained copy of the teacher"
 
     def __init__(self, *args, r1_weight: float = 100.0, r1_std: float = 0.1, **kwargs) -> None:
         super().__init__(*args, r1_weight=r1_weight, r1_std=r1_std, **kwargs)

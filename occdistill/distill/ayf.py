@@ -45,6 +45,8 @@ class AYF(FlowMap):
         **kwargs: see `FlowMap`.
     """
 
+    cost, derivative_of = 7.5, "start (EMD) or end (LMD)"
+
     def __init__(
         self,
         *args,

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,10 @@ class Task(nn.Module):
             raise KeyError(f"{type(self).__name__} has no net named {name!r}")
         return getattr(self, f"{name}_loss")(batch, step)
 
+    def how_to_use(self) -> dict[str, Any]:
+        """What its weights have to be used with: plain values, kept beside them."""
+        return {}
+
     def after(self, name: str, step: int) -> None:
         """What follows an update of a net: moving averages, curricula. Nothing by default."""
 
@@ -172,9 +176,33 @@ class Method(Task, ABC):
         guidance: classifier-free guidance scale of the teacher. Only the teacher is ever guided.
         student: initial student network; default: a copy of the teacher.
 
+    Attributes:
+        cost: of a student update in F, forward passes of the full network over a batch: a step with
+            backward is 3F, a guided teacher 2F, a derivative about 2.5F.
+        other_cost: of one update of the auxiliary or the discriminator, in F.
+        futures: whether it needs true futures, in words.
+        derivative_of: which of the student's time derivatives it takes, in words.
+        discriminator: what its discriminator reads, in words.
+        stochastic: whether its student, with several evaluations, is noised again after each, because it
+            knows the way to the data alone; others take Euler steps.
+        collapse: the likeliest cause where its student's samples don't differ enough.
+        nfe: evaluations of a sample that the student is trained for.
+        fixed: arguments of a base class that make this method what it is, and can't be given.
+
     Raises:
         ValueError: for an argument out of its range; so do all methods.
     """
+
+    cost: ClassVar[float]
+    other_cost: ClassVar[float] = 0.0
+    futures: ClassVar[str] = "–"
+    derivative_of: ClassVar[str] = "–"
+    discriminator: ClassVar[str] = "–"
+    stochastic: ClassVar[bool] = False
+    collapse: ClassVar[str] = (
+        "its loss averages over futures, so keep it short or go on with MFD from its student"
+    )
+    fixed: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
@@ -210,10 +238,20 @@ class Method(Task, ABC):
         """The student's output from given noise z, with gradients; the shape of z."""
         return z + step_velocity(self.nets["student"], z, 0.0, 1.0, condition)
 
+    @property
+    def nfe(self) -> int:
+        """See the class."""
+        return 1
+
     @torch.no_grad()
-    def sample(self, condition: Condition, noise: Tensor, steps: int = 1) -> Tensor:
-        """Forecast latents with the student alone, unguided."""
-        return sample(self.nets["student"], noise, condition, steps)
+    def sample(self, condition: Condition, noise: Tensor, steps: int | None = None) -> Tensor:
+        """Forecast latents with the student alone, unguided; in `nfe` steps unless told otherwise."""
+        steps, renoise = self.nfe if steps is None else steps, 1.0 if self.stochastic else None
+        return sample(self.nets["student"], noise, condition, steps, renoise=renoise)
+
+    def how_to_use(self) -> dict[str, Any]:
+        """How its student is sampled from."""
+        return {"steps": self.nfe, "renoise": self.stochastic}
 
 
 class DistributionMatching(Method):
@@ -229,6 +267,11 @@ class DistributionMatching(Method):
         steps: evaluations of one student sample, Euler on the sampler's grid, 1 or more. Gradients
             run through all of them (MFD's four-step student), at as many times the memory.
     """
+
+    other_cost = 4.0
+    collapse = (
+        "its auxiliary doesn't keep up with it: raise method.ratio, or lower the student's lr"
+    )
 
     def __init__(
         self,
@@ -275,10 +318,10 @@ class DistributionMatching(Method):
         z = batch.draws.normal(*self.latent_shape)
         return sample(self.nets["student"], z, batch.condition, self.steps)
 
-    @torch.no_grad()
-    def sample(self, condition: Condition, noise: Tensor, steps: int | None = None) -> Tensor:
-        """Forecast latents with the student alone; in as many steps as it is trained for."""
-        return super().sample(condition, noise, self.steps if steps is None else steps)
+    @property
+    def nfe(self) -> int:
+        """As many as it is trained with."""
+        return self.steps
 
     def matching_loss(self, x: Tensor, gap: Tensor, weight: Tensor | float = 1.0) -> Loss:
         """Surrogate that moves x against `weight · gap`, where gap is auxiliary minus teacher."""

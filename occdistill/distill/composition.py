@@ -27,6 +27,8 @@ class Composition(FlowMap):
         **kwargs: see `FlowMap`.
     """
 
+    cost = 10.0
+
     def __init__(self, *args, times: TimeLaw | dict | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.times = time_law(times)

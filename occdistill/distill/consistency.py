@@ -41,6 +41,8 @@ class Consistency(Method):
         **kwargs: see `Method`.
     """
 
+    cost, futures, stochastic = 6.0, "yes", True
+
     def __init__(
         self,
         *args,

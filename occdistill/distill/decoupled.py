@@ -36,6 +36,8 @@ class DecoupledMeanFlow(FlowMap):
         **kwargs: see `FlowMap`.
     """
 
+    cost, derivative_of = 12.5, "start"
+
     def __init__(
         self,
         teacher: nn.Module,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -31,6 +31,8 @@ class DiffInstruct(DistributionMatching):
         auxiliary_times: law of the auxiliary's times; default logit-normal, not clipped as above.
         **kwargs: see `DistributionMatching`.
     """
+
+    cost = 6.0
 
     def __init__(
         self,
@@ -62,12 +64,16 @@ class DiffInstruct(DistributionMatching):
 class DiffInstructScore(DiffInstruct):
     """Diff-Instruct with the exact KL gradient, w = t² / (1 - t)."""
 
+    fixed: ClassVar = {"weight": "score"}
+
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, weight="score", **kwargs)
+        super().__init__(*args, **self.fixed, **kwargs)
 
 
 class DiffInstructVelocity(DiffInstruct):
     """Diff-Instruct with velocity differences, w = t."""
 
+    fixed: ClassVar = {"weight": "velocity"}
+
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, weight="velocity", **kwargs)
+        super().__init__(*args, **self.fixed, **kwargs)

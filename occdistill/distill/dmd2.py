@@ -54,6 +54,8 @@ class DMD2(DistributionMatching):
         **kwargs: see `DistributionMatching`.
     """
 
+    cost, other_cost, futures, discriminator = 9.0, 10.0, "yes", "auxiliary or teacher"
+
     def __init__(
         self,
         teacher: nn.Module,

@@ -32,6 +32,8 @@ class FDistill(DMD2):
         **kwargs: see `DMD2`; `gan` must stay `logistic`, whose logits are log ratios.
     """
 
+    cost = 10.0
+
     def __init__(
         self,
         *args,

@@ -14,6 +14,8 @@ Cost: that of `SiD`.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from occdistill.distill.sid import SiD
 
 
@@ -24,5 +26,7 @@ class FlowGeneratorMatching(SiD):
         **kwargs: see `DistributionMatching`; ratio defaults to 1.
     """
 
+    fixed: ClassVar = {"alpha": 0.5, "weight": "velocity"}
+
     def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, alpha=0.5, weight="velocity", **kwargs)
+        super().__init__(*args, **self.fixed, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from occdistill.distill.base import Batch, Loss, Method, require, time_law
 from occdistill.distill.losses import adaptive
 from occdistill.flow.derivatives import Derivative
-from occdistill.flow.networks.base import DECOUPLED, VelocityNetwork
+from occdistill.flow.networks.base import DECOUPLED, SplitNetwork, VelocityNetwork
+from occdistill.flow.parts import INNER, Transitions, silent
 from occdistill.flow.path import Draws, TimeLaw, interpolate
 from occdistill.latents.condition import Condition
 
@@ -25,17 +27,29 @@ def two_time(network: VelocityNetwork) -> VelocityNetwork:
     """
     network = copy.deepcopy(network)
     if not network.two_time:
-        network.end_clock = copy.deepcopy(network.clock)
-        last = [m for m in network.end_clock.modules() if isinstance(m, nn.Linear)][-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        network.end_clock = silent(network.clock)
     return network
 
 
-def with_end_clock(network: VelocityNetwork, weights: Mapping[str, Tensor]) -> VelocityNetwork:
-    """The network as it must be to hold these weights: told the end of a step as they are."""
+def with_outer(network: SplitNetwork) -> SplitNetwork:
+    """A copy with an end clock that can be told of an outer point, a state and its time.
+
+    They enter by a convolution and a third clock that start at zero.
+    """
+    network = two_time(network)
+    network.outer_clock = silent(network.clock)
+    network.outer_in = silent(nn.Conv2d(network.channels, network.entrance, 3, padding=1))
+    return network
+
+
+def made_for(network: VelocityNetwork, weights: Mapping[str, Tensor]) -> VelocityNetwork:
+    """The network as it must be to hold these weights: with what its method added to it."""
     if DECOUPLED in weights:
         return decoupled(network)
+    if INNER in weights:
+        return Transitions(network)
+    if any(key.startswith("outer_clock.") for key in weights):
+        return with_outer(network)
     has_one = any(key.startswith("end_clock.") for key in weights)
     return two_time(network) if has_one else network
 
@@ -85,6 +99,8 @@ class FlowMap(Method):
         student: default: the teacher with an end clock, see `two_time`.
         **kwargs: see `Method`.
     """
+
+    futures = "yes"
 
     def __init__(
         self,
@@ -143,7 +159,12 @@ class IntervalRegression(FlowMap):
         instantaneous: fraction of samples with r = t, which learn the velocity itself.
         power: of the adaptive weight `1 / (||.||² + 0.01)^power`; 0 is the plain square.
         **kwargs: see `FlowMap`.
+
+    Attributes:
+        latest: start of an interval, for rows that divide by what is left of the way.
     """
+
+    latest: ClassVar[float] = 1.0
 
     def __init__(
         self,
@@ -170,7 +191,9 @@ class IntervalRegression(FlowMap):
     def intervals(self, draws: Draws, step: int) -> tuple[Tensor, Tensor]:
         """Start and end times, `(B,)` each, `t <= r`."""
         t, r = self.times.intervals(draws)
-        return t, torch.where(draws.uniform(1)[:, 0] < self.instantaneous, t, r)
+        r = torch.where(draws.uniform(1)[:, 0] < self.instantaneous, t, r)
+        start = t.clamp_max(self.latest)
+        return start, torch.where(r > t, r, start)
 
     @abstractmethod
     def residuals(

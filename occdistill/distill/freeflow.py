@@ -45,6 +45,8 @@ class FreeFlow(FlowMap, DistributionMatching):
         **kwargs: see `FlowMap` and `DistributionMatching`.
     """
 
+    cost, futures, derivative_of = 14.5, "–", "end"
+
     def __init__(
         self,
         *args,

@@ -39,6 +39,8 @@ class ImprovedMeanFlow(IntervalRegression):
         **kwargs: see `IntervalRegression`.
     """
 
+    cost, derivative_of = 10.5, "start"
+
     def __init__(
         self,
         *args,

@@ -38,6 +38,9 @@ class LADD(Adversarial):
         **kwargs: see `Adversarial`; by default a head at every level.
     """
 
+    cost, other_cost, discriminator = 5.0, 23.0, "teacher"
+    futures = "no, the teacher's samples (or yes)"
+
     def __init__(
         self,
         *args,

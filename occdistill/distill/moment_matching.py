@@ -53,6 +53,8 @@ class MomentMatching(FlowMap):
         **kwargs: see `FlowMap`.
     """
 
+    cost = 16.0
+
     def __init__(
         self,
         *args,

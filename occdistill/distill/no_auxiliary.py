@@ -22,6 +22,9 @@ class NoAuxiliary(Method):
         **kwargs: see `Method`.
     """
 
+    cost = 28.0
+    collapse = "it has no auxiliary flow to keep its spread, and so collapses for sure: take MFD"
+
     def __init__(
         self, *args, times: TimeLaw | dict | None = None, ode_step: Step = 0.02, **kwargs
     ) -> None:

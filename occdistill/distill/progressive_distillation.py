@@ -40,6 +40,8 @@ class ProgressiveDistillation(Method):
         **kwargs: see `Method`.
     """
 
+    cost, futures = 7.0, "yes"
+
     def __init__(
         self,
         *args,

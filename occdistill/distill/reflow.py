@@ -30,6 +30,8 @@ class Reflow(Method):
         **kwargs: see `Method`.
     """
 
+    cost = 23.0
+
     def __init__(
         self,
         *args,

@@ -25,6 +25,8 @@ class Regression(Method):
         **kwargs: see `Method`.
     """
 
+    cost = 23.0
+
     def __init__(self, *args, steps: int = 10, shift: float = 3.0, **kwargs) -> None:
         require(type(steps) is int and steps >= 1, "steps must be a whole number above 0", steps)
         require(shift > 0, "shift must be above 0", shift)

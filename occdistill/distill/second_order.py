@@ -45,6 +45,8 @@ class SecondOrderMeanFlow(IntervalRegression):
         **kwargs: see `IntervalRegression`.
     """
 
+    cost, derivative_of = 12.0, "start, end and mixed"
+
     def __init__(
         self,
         *args,

@@ -37,6 +37,8 @@ class SenseFlow(DMD2):
         **kwargs: see `DMD2`; the defaults differ.
     """
 
+    cost, other_cost, discriminator = 12.0, 6.0, "teacher"
+
     def __init__(
         self,
         *args,

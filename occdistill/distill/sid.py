@@ -42,6 +42,8 @@ class SiD(DistributionMatching):
         **kwargs: see `DistributionMatching`.
     """
 
+    cost = 12.0
+
     def __init__(
         self,
         *args,

@@ -42,6 +42,8 @@ class TerminalVelocity(FlowMap):
         **kwargs: see `FlowMap`.
     """
 
+    cost, derivative_of = 16.0, "end, and back through it"
+
     def __init__(
         self,
         *args,

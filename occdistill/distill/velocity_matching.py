@@ -15,6 +15,8 @@ class VelocityMatching(DistributionMatching):
         **kwargs: see `DistributionMatching`.
     """
 
+    cost = 6.0
+
     def student_loss(self, batch: Batch, step: int) -> Loss:
         """Surrogate loss; `gap` is `E || v_A - v_T ||²`."""
         x_1 = self.generate(batch)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from occdistill.distill.base import require
 from occdistill.distill.flow_map import IntervalRegression
-from occdistill.distill.second_order import SecondOrderMeanFlow
+from occdistill.distill.meanflow import MeanFlow
 from occdistill.flow.path import Draws
 from occdistill.types import Count
 
@@ -135,8 +135,5 @@ class Weighted(IntervalRegression):
         return torch.where(r > t, gap, velocity) * super().distance(residual, t, r, step)
 
 
-class WeightedMeanFlow(Weighted, SecondOrderMeanFlow):
+class WeightedMeanFlow(Weighted, MeanFlow):
     """MeanFlow with progressive weights."""
-
-    def __init__(self, *args, alpha: float = 1.0, beta: float = 0.0, **kwargs) -> None:
-        super().__init__(*args, alpha=alpha, beta=beta, **kwargs)

@@ -23,66 +23,51 @@ import torch
 from torch import Tensor, nn
 
 from occdistill.autoencoder.losses import reconstruction_losses
-from occdistill.distill.base import Batch, Loss, frozen, require, time_law
-from occdistill.distill.flow_map import FlowMap, noised_data
+from occdistill.distill.base import Batch, Loss, frozen, require
+from occdistill.distill.flow_map import noised_data
 from occdistill.distill.losses import adaptive
-from occdistill.flow.path import TimeLaw, denoise, expand
+from occdistill.distill.meanflow import MeanFlow
+from occdistill.flow.path import denoise
 
 LATEST = 0.95  # start of an interval
 
 
-class XPrediction(FlowMap):
+class XPrediction(MeanFlow):
     """The loss above.
 
     Args:
-        teacher: velocity network.
-        *args: see `FlowMap`.
+        *args: see `MeanFlow`.
         decoder: autoencoder with `logits(z)`, `decode(z)` and `scale`, see `VAE`; frozen in place.
         decoded_weight: w_D >= 0.
         clear_from: t_D in [0, 0.95), the time after which x̂_1 is clear enough to be decoded.
-        times: changes to the law of the interval's ends, logit-normal with mean 0.4 (MeanFlow).
-        instantaneous: fraction of samples with r = t, in [0, 1].
-        power: of the first term's adaptive weight, not negative; 0 is the plain square.
-        **kwargs: see `FlowMap`.
+        **kwargs: see `MeanFlow`.
     """
+
+    futures, latest = "yes, and the decoder", LATEST
 
     def __init__(
         self,
-        teacher: nn.Module,
         *args,
         decoder: nn.Module | None = None,
         decoded_weight: float = 1.0,
         clear_from: float = 0.5,
-        times: TimeLaw | dict | None = None,
-        instantaneous: float = 0.5,
-        power: float = 1.0,
         **kwargs,
     ) -> None:
         require(decoder is not None, "decoder must be the autoencoder of the latents", decoder)
         require(decoded_weight >= 0, "decoded_weight must not be negative", decoded_weight)
         require(0 <= clear_from < LATEST, f"clear_from must lie in [0, {LATEST})", clear_from)
-        require(0 <= instantaneous <= 1, "instantaneous must lie in [0, 1]", instantaneous)
-        require(power >= 0, "power must not be negative", power)
-        super().__init__(teacher, *args, **kwargs)
+        super().__init__(*args, **kwargs)
         self.decoder = frozen(decoder)
         self.decoded_weight, self.clear_from = decoded_weight, clear_from
-        self.times, self.instantaneous = time_law(times, mean=0.4), instantaneous
-        self.power = power
 
     def student_loss(self, batch: Batch, step: int) -> Loss:
         """Both terms; `gap` is the mean squared residual of the first, `decoded` the plain second."""
-        condition, draws = batch.condition, batch.draws
-        t, r = self.times.intervals(draws)
-        t = t.clamp_max(LATEST)
-        r = torch.where(draws.uniform(1)[:, 0] < self.instantaneous, t, r)
+        t, r = self.intervals(batch.draws, step)
         x_t = noised_data(batch, t)
-        with torch.no_grad():
-            v_T = self.guided_teacher(x_t, t, condition)
-            d_t = self.total_derivative(x_t, t, r, condition, v_T)
-        u = self.nets["student"](x_t, t, condition, r=r)
-        residual = u - expand(r - t, x_t) * d_t - v_T
-        loss = adaptive(residual.square().flatten(1).sum(1), self.power).mean()
-        logs = {"gap": residual.detach().square().mean()}
+        target = self.target(x_t, t, r, batch, step)
+        u = self.nets["student"](x_t, t, batch.condition, r=r)
+        loss = self.distance(u - target, t, r, step).mean()
+        logs = {"gap": (u - target).detach().square().mean()}
         clear = (t > self.clear_from).nonzero()[:, 0]
         if not self.decoded_weight or not len(clear):
             return Loss(loss, logs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from occdistill.flow.networks.base import takes_end
-from occdistill.flow.path import expand
+from occdistill.flow.path import Draws, expand
 from occdistill.latents.condition import Condition
 
 VelocityField = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -31,17 +32,38 @@ def sample(
     condition: Condition,
     steps: int = 10,
     shift: float = 3.0,
+    renoise: float | None = None,
 ) -> Tensor:
-    """Euler from noise `(B, F, C, H, W)` at t = 0 to data at t = 1 on the shifted grid.
+    """From noise `(B, F, C, H, W)` at t = 0 to data at t = 1 on the shifted grid, by Euler steps.
 
     A network that also takes the end time of the step (`two_time`) is given it. The state is kept in
     the noise's dtype, so that a half-precision field doesn't accumulate rounding.
+
+    With `renoise` each step goes to the end and back, as consistency models and others do that know
+    the way from anywhere to the data alone:
+
+        x̂ = x_t + (1 - t) v(x_t, t),   x_r = r x̂ + (1 - r) e
+
+    e is fresh noise of that standard deviation, a function of the clip's own first noise.
     """
     x = noise
     grid = shifted_grid(steps, shift).tolist()
+    fresh = None if renoise is None or steps == 1 else fresh_draws(noise)
     for t, r in zip(grid[:-1], grid[1:]):
-        x = x + (r - t) * step_velocity(field, x, t, r, condition).to(x.dtype)
+        end = r if renoise is None else 1.0
+        x = x + (end - t) * step_velocity(field, x, t, end, condition).to(x.dtype)
+        if end > r:
+            x = r * x + (1 - r) * renoise * fresh.normal(*x.shape[1:]).to(x.dtype)
     return x
+
+
+def fresh_draws(noise: Tensor) -> Draws:
+    """Random streams that are a function of each clip's own noise `(B, ...)`, of its bits."""
+    each = (
+        hashlib.blake2b(z.tobytes(), digest_size=16) for z in noise.detach().float().cpu().numpy()
+    )
+    keys = [int.from_bytes(digest.digest(), "big") for digest in each]
+    return Draws(keys, noise.device)
 
 
 def step_velocity(field: VelocityField, x: Tensor, t: float, r: float, c: Condition) -> Tensor:

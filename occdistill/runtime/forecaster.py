@@ -34,6 +34,7 @@ class Forecaster:
         nfe: evaluations of the field per forecast; a guided pair counts once.
         guidance: guidance scale; None: one unguided branch per evaluation.
         shift: of the sampler's time grid.
+        renoise: noise the sample anew after each evaluation but the last, see `solver.sample`.
         temperature: factor on the noise that a forecast starts from; below 1, forecasts are less
             diverse and closer to what is most likely.
         device: where it runs; the networks are moved there.
@@ -54,6 +55,7 @@ class Forecaster:
         nfe: Count = 1,
         guidance: Weight | None = None,
         shift: Positive = 3.0,
+        renoise: bool = False,
         temperature: Weight = 1.0,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -62,7 +64,7 @@ class Forecaster:
         self.device = torch.device(device)
         backends.check(backend, self.device)
         self.codec, self.nfe, self.guidance = codec, nfe, guidance
-        self.shift, self.temperature = shift, temperature
+        self.shift, self.renoise, self.temperature = shift, renoise, temperature
         self.dtype, self.backend = dtype, backend
         if isinstance(field, VelocityNetwork) and field.takes.get("aligned", 0) != len(codec.align):
             raise UserError(
@@ -194,7 +196,9 @@ class Forecaster:
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
         """Stage 2: future latents `(B, F, C, H, W)` from standard normal noise of that shape."""
-        return sample(self._field, self.temperature * noise, condition, self.nfe, self.shift)
+        renoise = self.temperature if self.renoise else None
+        noise = self.temperature * noise
+        return sample(self._field, noise, condition, self.nfe, self.shift, renoise)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

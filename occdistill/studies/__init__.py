@@ -13,6 +13,7 @@ STUDIES = {
     "ode_step": "step size of the integrations (Table 2)",
     "mean_flow_distance": "the distance while a student is trained (Fig. 7)",
     "collapse": "no auxiliary (App. C.4)",
+    "coverage": "precision, recall, density and coverage on digits (App. D.1)",
     "guidance": "where students rest under a guided teacher",
 }
 

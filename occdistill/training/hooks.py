@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, broadcast
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from occdistill import checkpoint as ckpt
-from occdistill.errors import UserError
+from occdistill.errors import Diverged, UserError
 from occdistill.store import remove_unfinished
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Curves(Hook):
         self.sums.clear()
         for name, value in scalars.items():
             if name.endswith("/loss") and not math.isfinite(value):
-                raise UserError(
+                raise Diverged(
                     f"{name} became {value} at step {runner.iter}: lower the learning rate and "
                     "start again, or --resume from the last checkpoint"
                 )
@@ -109,7 +109,7 @@ class Validation(Hook):
 
     def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
         """Validate at the interval and at the end."""
-        if runner.iter % runner.settings.val_interval == 0 or runner.iter == runner.max_iters:
+        if validates(runner):
             self._validate(runner)
 
     def _validate(self, runner: Trainer) -> None:
@@ -131,6 +131,56 @@ class Validation(Hook):
             ckpt.save(runner.folder / "best.pth", runner.checkpoint())
 
 
+class Collapse(Hook):
+    """Says when a student's samples no longer differ as its teacher's do, after each validation.
+
+    A student starts from what one step of the teacher predicts, which hardly differs, so the first
+    validation isn't judged, and a spread that still grows ends no training.
+
+    Args:
+        cause: the likeliest one.
+        stop: end the training then; its checkpoint is kept.
+    """
+
+    priority = "BELOW_NORMAL"  # after the validation, before the checkpoints
+
+    def __init__(self, cause: str, stop: bool = False) -> None:
+        self.cause, self.stop, self.before = cause, stop, math.inf
+
+    def before_train(self, runner: Trainer) -> None:
+        """Where the spread was when this run began or was interrupted."""
+        self.before = runner.metrics.get("spread", math.inf)
+
+    def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
+        """Judge a new validation; the first rank's word counts for all."""
+        if not validates(runner):
+            return
+        stop = torch.tensor(int(runner.rank == 0 and self._judge(runner)), device=runner.device)
+        broadcast(stop)
+        runner.stopped = bool(stop)
+
+    def _judge(self, runner: Trainer) -> bool:
+        """Say what the validation's `spread` and `teacher_spread` show; whether to stop."""
+        spread, teacher = runner.metrics["spread"], runner.metrics["teacher_spread"]
+        low, grows, self.before = spread < teacher / 2, spread > self.before, spread
+        stop = low and self.stop and not grows
+        if low:
+            tqdm.write(
+                f"{runner.kind} after {runner.iter} steps: the student's samples differ in "
+                f"{spread:.2f} % of the filled voxels, the teacher's in {teacher:.2f} %: it has "
+                f"collapsed if that doesn't grow. The likely cause: {self.cause}."
+                + " Stopped."
+                * stop,
+                file=sys.stderr,
+            )
+        return stop
+
+
+def validates(runner: Trainer) -> bool:
+    """Whether this step, which is done, is followed by a validation."""
+    return runner.iter % runner.settings.val_interval == 0 or runner.iter == runner.max_iters
+
+
 class Checkpoints(Hook):
     """Files to resume from at the interval, the last `keep` of them; the weights at the end."""
 
@@ -143,7 +193,7 @@ class Checkpoints(Hook):
 
     def after_train_iter(self, runner: Trainer, batch_idx: int, data_batch=None, outputs=None):
         """Save at the interval and at the end."""
-        last = runner.iter == runner.max_iters
+        last = runner.iter == runner.max_iters or runner.stopped
         if runner.rank > 0 or (runner.iter % runner.settings.checkpoint_interval and not last):
             return
         ckpt.save(runner.folder / f"iter_{runner.iter}.pth", runner.checkpoint(resumable=True))

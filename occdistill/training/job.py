@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, Dataset
 
@@ -39,6 +40,7 @@ class Ingredients:
         make_batch: what the task's losses take, of collated items and their random streams.
         validate: `net -> {"mIoU": ..., ...}`.
         fingerprints: of the data and the frozen weights.
+        hooks: that this training has besides those of all.
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Ingredients:
     make_batch: Callable[[dict[str, Tensor], Draws], Any]
     validate: Callable[[nn.Module], Mapping[str, float]]
     fingerprints: dict[str, str]
+    hooks: Sequence[Hook] = ()
 
 
 class Job:

@@ -78,7 +78,7 @@ def train(
             )
         check_folder(folder)
         made = import_module(f"occdistill.training.{part}").prepare(job)
-        ours = [Curves(), Validation(made.validate), Checkpoints()]
+        ours = [Curves(), Validation(made.validate), Checkpoints(), *made.hooks]
         trainer = Trainer(
             made.task,
             made.dataset,

@@ -64,6 +64,7 @@ class Trainer:
         evaluations: those of this rank that are not yet in `nfe`.
         metrics: of the last validation.
         best: mean IoU of the best one.
+        stopped: whether a hook wants no further step.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Trainer:
         self.fingerprints, self.resume, self.asked = dict(fingerprints or {}), resume, asked
         self.folder = Path(work_dir)
         self.iter = self.batches = self.nfe = self.evaluations = 0
-        self.metrics, self.best = {}, -math.inf
+        self.metrics, self.best, self.stopped = {}, -math.inf, False
         self.config_text = config.pretty_text if config else ""
         if settings.batch_size > len(dataset):
             raise UserError(
@@ -167,7 +168,7 @@ class Trainer:
             self.resume_newest()
         batches = self._load()
         self.call_hook("before_train")
-        while self.iter < self.max_iters:
+        while self.iter < self.max_iters and not self.stopped:
             self.call_hook("before_train_iter", batch_idx=self.iter, data_batch=None)
             logs = self._step(batches)
             self.iter += 1
@@ -289,6 +290,7 @@ class Trainer:
                 "metrics": self.metrics,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
                 "torch": str(torch.__version__),
+                **self.task.how_to_use(),
             },
         }
         if resumable and self.average is not None:

@@ -6,14 +6,17 @@ They show whether a run goes well; what is reported is measured by `tools/test.p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from occdistill.data.clips import ClipDataset
+from occdistill.data.occ3d import FREE
 from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import score, tally
+from occdistill.flow.solver import VelocityField
 from occdistill.latents.codec import Codec
 from occdistill.latents.condition import Condition
 from occdistill.runtime.forecaster import Forecaster
@@ -57,6 +60,43 @@ def reconstruction(
         for one, truth in zip(decode(encode(voxels.to(device))).cpu(), labels):
             confusion.update(one[None], truth[None])
     return scores(confusion)
+
+
+class SampleSpread:
+    """In how many percent of the filled voxels two samples of a clip differ, beside the teacher's.
+
+    A student that forgets that there are several futures may keep its mIoU; this shows it.
+
+    Args:
+        score: whose clips and settings are used, the first few clips of it.
+        teacher: velocity field.
+        sampler: of the teacher, see `ForecastScore`.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self, score: ForecastScore, teacher: VelocityField, sampler: Mapping, seed: int = 1
+    ) -> None:
+        self.score, self.teacher, self.sampler, self.seed = score, teacher, dict(sampler), seed
+        self.condition = score.batches[0][0].index(slice(0, 4))
+
+    def __call__(self, net: nn.Module) -> dict[str, float]:
+        """`spread` of a student and `teacher_spread`."""
+        return {"spread": self.of(net, self.score.sampler), "teacher_spread": self.of_teacher}
+
+    @cached_property
+    def of_teacher(self) -> float:
+        """The teacher's, computed once."""
+        return self.of(self.teacher, self.sampler)
+
+    def of(self, field: VelocityField, sampler: Mapping) -> float:
+        """Of any field: the share of voxels that differ among those that either sample fills."""
+        device = self.score.device
+        forecaster = Forecaster(self.score.codec, field, device=device, **sampler)
+        generator = torch_generator(self.seed)
+        one, other = forecaster.futures(self.condition.to(device), 2, generator).unbind(1)
+        filled = ((one != FREE) | (other != FREE)).sum()
+        return 100 * float((one != other).sum() / filled.clamp_min(1))
 
 
 class ForecastScore:

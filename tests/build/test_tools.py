@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from occdistill.build.config import load_config
+from occdistill.distill import methods
 from occdistill.errors import UserError
+from occdistill.training.distill import load_with_method, method_name
 from tests.tool import TOOLS, call
 
 DEMO = "configs/demo.py"
@@ -55,6 +57,22 @@ def test_no_such_clip(monkeypatch, tmp_path, tiny_world):
     with pytest.raises(UserError, match="no clip 3; the split has clips 0 to 2"):
         call(monkeypatch, "browse_dataset", DEMO, "--clip", 0, 3, *options)
     assert not list(tmp_path.iterdir())
+
+
+def test_methods_are_listed_and_chosen_by_name(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "train_distill", "--list-methods", description="Distil", part="distill")
+    listed = capsys.readouterr().out
+    assert "| MFD | mfd.py | 10 updates |" in listed and listed.count("\n|") == len(methods()) + 1
+    for name in ("alphaflow", "Alpha_Flow"):
+        config = load_with_method(DEMO, name, {"method.alpha": 0.5})
+        assert config.method.alpha == 0.5 and method_name(config) == "AlphaFlow"
+        assert "ode_step" not in config.method
+    assert load_with_method(DEMO, "mfd").method.ratio == load_config(DEMO).method.ratio
+    with pytest.raises(UserError, match="no method alphaflo; did you mean AlphaFlow"):
+        load_with_method(DEMO, "alphaflo")
+    with pytest.raises(UserError, match="unknown key method.ratio"):
+        load_with_method(DEMO, "alphaflow", {"method.ratio": 3})
 
 
 def test_tools_parse_call_and_print():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from occdistill.distill.decoupled import DecoupledMeanFlow
-from occdistill.distill.flow_map import decoupled, two_time, with_end_clock
+from occdistill.distill.flow_map import decoupled, made_for, two_time
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.flow.path import TimeLaw
@@ -116,9 +116,9 @@ def test_the_encoder_sees_t_and_the_decoder_r(make, channels, early, late):
 @pytest.mark.parametrize("make", [small, occfm])
 def test_a_checkpoint_tells(make):
     net = decoupled(make())
-    loaded = with_end_clock(make(), net.state_dict())
+    loaded = made_for(make(), net.state_dict())
     loaded.load_state_dict(net.state_dict())
-    assert loaded.decoupled and not with_end_clock(make(), make().state_dict()).decoupled
+    assert loaded.decoupled and not made_for(make(), make().state_dict()).decoupled
     assert two_time(loaded).end_clock is None  # it takes the end already
     with pytest.raises(ValueError, match="end clock"):
         decoupled(two_time(make()))

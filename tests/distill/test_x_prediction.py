@@ -114,7 +114,7 @@ def test_the_decoded_term_is_that_of_clear_clean_predictions(case):
 
 def test_no_interval_starts_where_the_division_would_blow_up():
     times = []
-    late = dict(law="uniform", low=0.97, high=0.99)
+    late = dict(law="uniform_within", low=0.97, high=0.99)
     method = build(XPrediction, PLANE, decoder=Signs(), times=late, instantaneous=0.0)
     method.nets["student"].register_forward_pre_hook(
         lambda _net, args, kwargs: times.append((args[1], kwargs["r"])), with_kwargs=True

@@ -114,3 +114,38 @@ def test_guidance_extrapolates_from_the_null_branch_in_one_launch():
     assert field.batches == [4]
     torch.testing.assert_close(v, x * t.view(-1, 1, 1, 1, 1) + 2 * 3.0)
     assert torch.equal(c.null().trajectory, c.trajectory)
+
+
+def test_noised_again_after_each_step_a_consistency_model_keeps_the_data_law():
+    """From anywhere it knows the way to the data: with fresh noise each time, law and all stay."""
+
+    class Ends(torch.nn.Module):
+        """`x̂ = x + (1 - t) v` is the end of the Gaussian flow's trajectory through x."""
+
+        def forward(self, x, t, condition):
+            calls.append(t[0].item())
+            return exact(x, t, torch.ones_like(t), 1.0, 0.7)
+
+    noise = torch.randn(20_000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    ones = Condition(torch.ones(20_000, 1, 1, 1, 1))
+    for steps in (1, 2, 4):
+        calls = []
+        end = sample(Ends(), noise, ones, steps, renoise=1.0)
+        assert end.mean().item() == pytest.approx(1.0, abs=0.02)
+        assert end.std().item() == pytest.approx(0.7, abs=0.02)
+        assert calls == pytest.approx(shifted_grid(steps)[:-1].tolist())
+    first = sample(Ends(), noise, ones, 1)
+    assert torch.corrcoef(torch.stack([first.flatten(), end.flatten()]))[0, 1] < 0.95
+
+
+def test_fresh_noise_is_a_function_of_the_clips_own():
+    field, ones = GaussianField(1.0, 0.7), Condition(torch.ones(4, 1, 1, 1, 1))
+    noise = torch.randn(4, 2, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = sample(field, noise, ones, 3, renoise=1.0)
+        parts = [sample(field, x[None], ones.index(slice(1)), 3, renoise=1.0) for x in noise]
+        assert torch.equal(whole, torch.cat(parts))
+        assert not torch.equal(whole, sample(field, noise, ones, 3, renoise=0.5))
+        assert torch.equal(
+            sample(field, noise, ones, 1, renoise=1.0), sample(field, noise, ones, 1)
+        )

@@ -19,6 +19,7 @@ from occdistill.evaluation.counts import Counts, Window
 from occdistill.studies.table1 import report
 from occdistill.studies.table1.plan import load_plan, search_plan
 from occdistill.studies.table1.runs import (
+    diverged,
     finished,
     inputs,
     prepare,
@@ -262,6 +263,40 @@ def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
     page = (Path(trained.work_dir) / "table.md").read_text()
     assert content["search"] == report.plain(result)
     assert f"| MFD | {scores['0.0001']:.2f} | {scores['0.001']:.2f} |" in page
+
+
+def test_students_are_scored_with_more_evaluations(config, tmp_path):
+    plan = replace(load_plan(config, tmp_path), seeds=(0,), steps=(1, 2), clips=1)
+    record = run_one(plan, "updates", "meanflow", 0, "cpu")
+    assert list(record["by_steps"]) == ["1", "2"] and record["trained_for"] == 1
+    assert record["by_steps"]["1"] == record["scores"]
+    content = report.write(plan, "the command")
+    scores = content["budgets"]["updates"]["meanflow"]["by_steps"]
+    assert scores["2"]["mIoU"]["mean"] == pytest.approx(
+        record["by_steps"]["2"]["mIoU"]["avg@1,2,3s"], abs=1e-9
+    )
+    page = (tmp_path / "table.md").read_text()
+    assert "| method | trained for | NFE 1 | NFE 2 |" in page
+    made_of = inputs(plan)
+    plain = replace(plan, steps=(1,))
+    marks = {signature(p, made_of, "meanflow", 2, 0) for p in (plan, plain)}
+    assert len(marks) == 2 and signature(plan, made_of) == signature(plain, made_of)
+
+
+def test_a_row_that_diverges_is_shown_with_its_cause(config, tmp_path, monkeypatch):
+    plan = replace(load_plan(config, tmp_path), seeds=(0,))
+    monkeypatch.setattr(
+        "occdistill.distill.consistency.pseudo_huber", lambda square, c: square * float("nan")
+    )
+    run_one(plan, "updates", "consistency", 0, "cpu")
+    assert "student/loss became nan at step 0" in diverged(plan, "consistency")[0]
+    run_one(plan, "updates", "mfd", 0, "cpu")
+    content = report.write(plan, "the command")
+    assert set(content["budgets"]["updates"]) == {"mfd"}
+    page = (tmp_path / "table.md").read_text()
+    assert "## Diverged, and so not scored\n\nconsistency: student/loss became nan" in page
+    with pytest.raises(UserError, match="under the budget 'updates' first"):
+        updates_of(plan, "evaluations", "consistency")
 
 
 @pytest.mark.slow

@@ -13,10 +13,14 @@ from mmengine.hooks import Hook
 
 from occdistill import checkpoint as ckpt
 from occdistill.build.config import load_config
+from occdistill.build.models import Models
+from occdistill.distill.consistency import Consistency
+from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
-from occdistill.training.distill import use_method
+from occdistill.training.distill import load_with_method
 from occdistill.training.train import train
+from occdistill.training.validation import SampleSpread
 from tests.training.curves import curve, points
 
 REPO = Path(__file__).parents[2]
@@ -52,9 +56,7 @@ work_dir = {out!r} + "/work"
 
 
 def run(config, part, changes=None, method=None, **options):
-    config = load_config(config, changes)
-    if method is not None:
-        use_method(config, method)
+    config = load_with_method(config, method and method.__name__, changes)
     return train(config, part, asked=changes or (), **options)
 
 
@@ -95,7 +97,8 @@ def test_each_job_leaves_what_the_next_one_needs(trained):
     student = ckpt.load(work / "noauxiliary" / "student.pth", "distill")
     assert student["fingerprints"]["teacher"] == ckpt.fingerprint(teacher["model"])
     assert student["meta"]["seed"] == 5 and student["model"].keys() == teacher["model"].keys()
-    assert {"mIoU", "IoU"} <= student["meta"]["metrics"].keys()
+    assert {"mIoU", "IoU", "spread", "teacher_spread"} <= student["meta"]["metrics"].keys()
+    assert (student["meta"]["steps"], student["meta"]["renoise"]) == (1, False)
     assert list(work.glob("noauxiliary/*/vis_data/events.out.tfevents.*"))
 
 
@@ -131,6 +134,49 @@ def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, tmp_pa
         )
     )
     assert (one - two).norm() < 1e-3 * (one - start).norm()
+
+
+def test_a_student_goes_on_from_another_and_keeps_how_it_is_sampled(trained, tmp_path):
+    options = {"method.steps": 2, "method.ratio": 1, "train_distill.iterations": 1}
+    first = run(trained, "distill", options, DiffInstruct, work_dir=tmp_path / "first").weights
+    assert Models(load_config(trained)).forecaster(first).nfe == 2
+    options = {"student_checkpoint": str(first), "train_distill.iterations": 1}
+    second = run(trained, "distill", options, Consistency, work_dir=tmp_path / "second").weights
+    forecaster = Models(load_config(trained)).forecaster(second)
+    assert forecaster.nfe == 1 and forecaster.renoise and forecaster.with_nfe(4).renoise
+    start, one, two = (
+        torch.nn.utils.parameters_to_vector(ckpt.load(file)["model"].values())
+        for file in (trained.parent / "weights" / "teacher.pth", first, second)
+    )
+    assert 0 < (two - one).norm() < (two - start).norm()
+    assert "first student" in ckpt.load(second)["fingerprints"]
+    with pytest.raises(UserError, match="no student weights at nowhere.pth"):
+        run(trained, "distill", {"student_checkpoint": "nowhere.pth"}, work_dir=tmp_path / "third")
+
+
+def test_a_collapse_is_told_with_its_cause_and_ends_the_run_if_asked(
+    trained, tmp_path, capsys, monkeypatch
+):
+    spreads = iter([1.0, 2.0, 2.0, 7.0, 7.0])  # the teacher's is 10
+    monkeypatch.setattr(
+        SampleSpread, "__call__", lambda *_: {"spread": next(spreads), "teacher_spread": 10.0}
+    )
+    options = {
+        "train_distill.stop_on_collapse": True,
+        "train_distill.iterations": 4,
+        "train_distill.val_interval": 1,
+    }
+    run(trained, "distill", options, work_dir=tmp_path)
+    told = [line for line in capsys.readouterr().err.splitlines() if "samples differ" in line]
+    assert len(told) == 2 and "Stopped" in told[1] and "Stopped" not in told[0]
+    assert "after 2 steps: the student's samples differ in 2.00 % of the filled" in told[1]
+    assert "it has no auxiliary flow" in told[1]
+    assert [file.name for file in ckpt.step_files(tmp_path)] == ["iter_2.pth"]
+    assert (tmp_path / "student.pth").is_file()
+    run(trained, "distill", options, work_dir=tmp_path, resume=True)  # 7 is more than half of 10
+    assert ckpt.step_files(tmp_path)[-1].name == "iter_4.pth"
+    assert "samples differ" not in capsys.readouterr().err
+    assert curve(tmp_path, "val/spread") == [1.0, 2.0, 2.0, 7.0, 7.0]
 
 
 class Steps(Hook):

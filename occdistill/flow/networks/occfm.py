@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from occdistill.errors import UserError
-from occdistill.flow.networks.base import Tap, VelocityNetwork
+from occdistill.flow.networks.base import Features, SplitNetwork, Tap
 from occdistill.latents.condition import Condition
 from occdistill.types import Count
 
@@ -244,7 +244,7 @@ class Level(nn.Module):
 # ------------------------------------------------------------------ the network
 
 
-class OccFMTransition(VelocityNetwork):
+class OccFMTransition(SplitNetwork):
     """Velocity field of OccFM.
 
     Args:
@@ -262,6 +262,8 @@ class OccFMTransition(VelocityNetwork):
         recompute: store less for the backward pass and compute blocks again in it.
     """
 
+    head_parts = ("up", "upsample", "out_residual", "out")
+
     def __init__(
         self,
         latent_shape: tuple[Count, Count, Count] = (16, 50, 50),
@@ -278,6 +280,8 @@ class OccFMTransition(VelocityNetwork):
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
+        self.channels, self.entrance, self.fusion = latent_shape[0], width, 2 * width
+        self.outer_clock = self.outer_in = None
         channels, h, w = latent_shape
         self.past, self.future, self.history = past, future, past if history is None else history
         self.frames, self.trajectory_length = past + future, trajectory_length
@@ -328,23 +332,29 @@ class OccFMTransition(VelocityNetwork):
         if self.end_clock is not None:
             nn.init.zeros_(self.end_clock[2].weight)
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, condition: Condition, r: Tensor | None = None
-    ) -> Tensor:
-        """Velocity of the future frames; with `r`, average velocity from t to r.
+    def trunk(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition,
+        r: Tensor | None = None,
+        outer: tuple[Tensor, Tensor] | None = None,
+    ) -> Features:
+        """All up to the middle, for the velocity of the future frames; with `r`, from t to r.
 
         Args:
             x_t: noised future latents, scaled, `(B, F, C, H, W)`.
             t: times in [0, 1], `(B,)`, 0 for noise.
             condition: past latents `(B, <= P, C, H, W)`, scaled; trajectory optional.
             r: end times `(B,)`, for `two_time` networks.
+            outer: see `SplitNetwork`.
 
         Raises:
             UserError: if the condition doesn't fit the network's slots.
         """
         past, trajectory = self.slots(condition)
         frames = torch.cat([past.to(x_t.dtype), x_t], dim=1)
-        return self.velocity(frames, t, trajectory, r, newest=self.future)
+        return self.down_to_the_middle(frames, t, trajectory, r, self.future, outer)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -404,13 +414,33 @@ class OccFMTransition(VelocityNetwork):
             r: end times `(B,)`.
             newest: only compute the output of this many last frames; all by default.
         """
+        return self.head(self.down_to_the_middle(frames, t, trajectory, r, newest))
+
+    def down_to_the_middle(
+        self,
+        frames: Tensor,
+        t: Tensor,
+        trajectory: Tensor | None,
+        r: Tensor | None = None,
+        newest: int | None = None,
+        outer: tuple[Tensor, Tensor] | None = None,
+    ) -> Features:
+        """The first half of `velocity`; arguments as there, and `outer` as in `trunk`."""
         batch, count = frames.shape[:2]
-        e = F.silu(self.embed(t, trajectory, r))
-        late = self.decoupled and r is not None  # from the second half of the middle on
-        late_e = F.silu(self.embed(r, trajectory, None)) if late else e
+        told = None if outer is None else self.told_time(self.outer_clock, outer[1])
+        raw_e = late_raw_e = self.embed(t, trajectory, r, told)
+        e = late_e = F.silu(raw_e)
+        if self.decoupled and r is not None:  # from the second half of the middle on
+            late_raw_e = self.embed(r, trajectory, None, told)
+            late_e = F.silu(late_raw_e)
         bias = self.frame_bias(self.buckets).permute(2, 0, 1)[None]
 
         x = self.enter(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        if outer is not None:
+            point, time = outer
+            x = x + self.to_future(
+                self.outer_in((time.view(-1, 1, 1, 1, 1) * point).flatten(0, 1)), count
+            )
         x = x.permute(0, 2, 3, 1)  # (B * 12, H, W, C) from here on
         attended = self.block(over_frames, self.enter_time, x, count, bias)
         x = x + attended if self.doubled_residual else attended
@@ -430,6 +460,19 @@ class OccFMTransition(VelocityNetwork):
         x = self.block(over_pixels, self.middle_space, x)
         x = self.block(over_frames, self.middle_time, x, count, bias)
         x = self.block(self.middle2, x, late_e)
+        told = (e, late_e, late_raw_e, batch, count, newest)
+        return Features(x, (fine, coarse, entered), told)
+
+    def head(
+        self, features: Features, embedding: Tensor | None = None, added: Tensor | None = None
+    ) -> Tensor:
+        """The second half of `velocity`, `(B, frames, C, H, W)`."""
+        x, (fine, coarse, entered) = features.deep, features.skips
+        e, late_e, late_raw_e, batch, count, newest = features.told
+        if embedding is not None:
+            late_e = F.silu(late_raw_e + embedding)
+        if added is not None:
+            fine = fine + self.to_future(added, count).permute(0, 2, 3, 1)
 
         x = self.level(self.up[0], torch.cat([x, coarse], dim=-1), late_e)
         x = self.level(self.up[1], torch.cat([convolve(self.upsample, x), fine], dim=-1), late_e)
@@ -440,7 +483,22 @@ class OccFMTransition(VelocityNetwork):
         x = self.block(self.out_residual, x, e)
         return convolve(self.out, x).permute(0, 3, 1, 2).unflatten(0, (batch, -1))
 
-    def embed(self, t: Tensor, trajectory: Tensor | None, r: Tensor | None) -> Tensor:
+    def to_future(self, maps: Tensor, count: int) -> Tensor:
+        """Maps of the future frames `(B * F, C, H, W)` among zeros for the others of `count`."""
+        maps = maps.unflatten(0, (-1, self.future))
+        return F.pad(maps, (0, 0, 0, 0, 0, 0, count - self.future, 0)).flatten(0, 1)
+
+    def told_time(self, clock: nn.Module, t: Tensor) -> Tensor:
+        """The clock's, of the code that this network's clocks read."""
+        return clock(clock_code(t, self.embedding).to(clock[0].weight.dtype))
+
+    def embed(
+        self,
+        t: Tensor,
+        trajectory: Tensor | None,
+        r: Tensor | None,
+        more: Tensor | None = None,
+    ) -> Tensor:
         """One vector per clip from clock and trajectory, `(B, E)`."""
         dtype = self.clock[0].weight.dtype
         e = self.clock(clock_code(t, self.embedding).to(dtype))
@@ -449,7 +507,7 @@ class OccFMTransition(VelocityNetwork):
             e = e + self.trajectory(trajectory_code(seen).to(dtype))
         if self.end_clock is not None and r is not None:
             e = e + self.end_clock(clock_code(r - t, self.embedding).to(dtype))
-        return e
+        return e if more is None else e + more
 
     def residuals(self, level: Level, x: Tensor, e: Tensor) -> Tensor:
         """The convolutional half of a level."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from occdistill.errors import UserError
-from occdistill.flow.networks.base import Tap, VelocityNetwork
+from occdistill.flow.networks.base import Features, SplitNetwork, Tap
 from occdistill.flow.path import expand
 from occdistill.latents.condition import Condition
 from occdistill.types import Count, Positive, Whole
@@ -90,7 +90,7 @@ class SpaceTimeAttention(nn.Module):
         return tokens.transpose(1, 2).reshape(x.shape)
 
 
-class SpaceTimeUNet(VelocityNetwork):
+class SpaceTimeUNet(SplitNetwork):
     """Velocity field of a Gaussian guess whose mean and spread the network chooses.
 
     If a future latent were normal with mean m and standard deviation s, its velocity would be
@@ -119,6 +119,8 @@ class SpaceTimeUNet(VelocityNetwork):
         UserError: when called with a condition of other numbers of frames.
     """
 
+    head_parts = ("up", "norm_out", "conv_out")
+
     def __init__(
         self,
         latent_shape: tuple[Count, Count, Count],
@@ -135,7 +137,9 @@ class SpaceTimeUNet(VelocityNetwork):
         super().__init__()
         channels, height, cells = latent_shape
         self.takes = dict(past=past, aligned=align, trajectory=trajectory)
-        self.prior_std = prior_std
+        self.prior_std, self.channels = prior_std, channels
+        self.entrance = self.fusion = width
+        self.outer_clock = self.outer_in = None
         widths = [width * 2**level for level in range(len(blocks))]
         e = widths[-1]
         self.clock = TimeEmbedding(e)
@@ -161,20 +165,29 @@ class SpaceTimeUNet(VelocityNetwork):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, condition: Condition, r: Tensor | None = None
-    ) -> Tensor:
-        """Velocity at `x_t (B, F, C, H, W)`, `t (B,)`; average velocity to `r (B,)` if two-time."""
+    def trunk(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition,
+        r: Tensor | None = None,
+        outer: tuple[Tensor, Tensor] | None = None,
+    ) -> Features:
+        """The way down and the coarsest level, of `x_t (B, F, C, H, W)`, `t (B,)`."""
         frames, channels = x_t.shape[1:3]
         self._check(condition, channels)
-        e = self.embed(t, condition, r)
+        told = None if outer is None else self.told_time(self.outer_clock, outer[1])
+        e = self.embed(t, condition, r, told)
         late_e = frame_e = e.flatten(0, 1)
         if self.decoupled and r is not None:
-            late_e = self.embed(r, condition).flatten(0, 1)
+            late_e = self.embed(r, condition, None, told).flatten(0, 1)
 
         seen = torch.cat([x_t, condition.aligned], dim=2).flatten(0, 1)
         shared = self.past_in(condition.past.flatten(1, 2)) + self.position
         h = self.frame_in(seen) + shared.repeat_interleave(frames, 0)
+        if outer is not None:
+            point, time = outer
+            h = h + self.outer_in((expand(time, point) * point).flatten(0, 1))
         skips = []
         for layer in self.down:
             if isinstance(layer, ResBlock):
@@ -184,6 +197,21 @@ class SpaceTimeUNet(VelocityNetwork):
                 h = layer(h)
         for layer in self.middle:
             h = layer(h, frame_e if isinstance(layer, ResBlock) else e)
+        return Features(h, tuple(skips), (x_t, t, condition, r, told, late_e))
+
+    def head(
+        self, features: Features, embedding: Tensor | None = None, added: Tensor | None = None
+    ) -> Tensor:
+        """The way up, and the velocity of the guess it makes."""
+        h, skips = features.deep, list(features.skips)
+        x_t, t, condition, r, told, late_e = features.told
+        frames, channels = x_t.shape[1:3]
+        if embedding is not None:
+            more = embedding if told is None else embedding + told
+            shown = (r, None) if self.decoupled and r is not None else (t, r)
+            late_e = self.embed(shown[0], condition, shown[1], more).flatten(0, 1)
+        if added is not None:
+            skips[0] = skips[0] + added
         for layer in self.up:
             if isinstance(layer, ResBlock):
                 h = layer(torch.cat([h, skips.pop()], dim=1), late_e)
@@ -199,11 +227,23 @@ class SpaceTimeUNet(VelocityNetwork):
         """The last block of the coarsest level."""
         return (Tap(f"middle.{len(self.middle) - 1}", self.horizon.shape[1]),)
 
-    def embed(self, t: Tensor, condition: Condition, r: Tensor | None = None) -> Tensor:
+    def told_time(self, clock: nn.Module, t: Tensor) -> Tensor:
+        """The clock's own."""
+        return clock(t)
+
+    def embed(
+        self,
+        t: Tensor,
+        condition: Condition,
+        r: Tensor | None = None,
+        more: Tensor | None = None,
+    ) -> Tensor:
         """One vector per future frame from clocks, trajectory and horizon, `(B, F, E)`."""
         e = self.clock(t) + self.trajectory(condition.trajectory.flatten(1) / 5.0)
         if self.end_clock is not None and r is not None:
             e = e + self.end_clock(r - t)
+        if more is not None:
+            e = e + more
         return F.silu(e[:, None] + self.horizon)
 
     @property

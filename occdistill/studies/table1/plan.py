@@ -48,6 +48,7 @@ class Plan:
         clips: how many validation clips to score, evenly spread; 0 for all.
         search: `lr` (candidates), `updates`, `seed`, and `options` (changes to the base config, so
             that the search sees no clip that the table is scored on).
+        steps: evaluations per forecast that students are scored with; 1 always is.
         options: changes to the base config for every run, `{"dotted.key": value}`.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     train: Mapping[str, Any] = field(default_factory=dict)
     clips: Whole = 0
     search: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[Count, ...] = (1,)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run_options(self, key: str, updates: int) -> dict[str, Any]:

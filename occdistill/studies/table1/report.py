@@ -32,7 +32,7 @@ from occdistill.evaluation.report import cell, environment, git_commit, plain, t
 from occdistill.store import atomic, write_json, write_text
 from occdistill.studies.result import canvas
 from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
-from occdistill.studies.table1.runs import finished
+from occdistill.studies.table1.runs import diverged, finished
 
 AVERAGE = DEFAULT.average
 STUDENT = slug("student@1")
@@ -42,7 +42,8 @@ def finished_runs(plan: Plan, budget: str, key: str) -> dict[int, tuple[Path, di
     """Finished runs of a row by seed: folder and record; the reference's serve both budgets."""
     source = "updates" if key == plan.reference else budget
     folders = {seed: plan.folder(source, key, seed) for seed in plan.seeds}
-    return {s: (folder, run) for s, folder in folders.items() if (run := finished(folder))}
+    found = {s: (folder, run) for s, folder in folders.items() if (run := finished(folder))}
+    return {s: (folder, run) for s, (folder, run) in found.items() if "diverged" not in run}
 
 
 def gather(plan: Plan) -> dict[str, Any]:
@@ -79,6 +80,11 @@ def gather(plan: Plan) -> dict[str, Any]:
             "references": references["rows"] if references else {},
             "budgets": budgets,
             "search": search,
+            "diverged": {
+                row.title: next(iter(causes.values()))
+                for key, row in plan.rows.items()
+                if (causes := diverged(plan, key))
+            },
             "published": [vars(p) for p in PUBLISHED if p.source.startswith("MFD,")],
         }
     )
@@ -108,6 +114,15 @@ def _row(plan: Plan, key: str, runs: dict, reference: dict) -> dict[str, Any]:
         per_run = [run["scores"][metric] for run in records]
         result[metric] = {
             name: _mean_and_spread([scores[name] for scores in per_run]) for name in per_run[0]
+        }
+    if tuple(plan.steps) != (1,):
+        result["trained_for"] = records[0]["trained_for"]
+        result["by_steps"] = {
+            steps: {
+                metric: _mean_and_spread([r["by_steps"][steps][metric][AVERAGE] for r in records])
+                for metric in METRICS
+            }
+            for steps in records[0]["by_steps"]
         }
     if key != plan.reference and reference:
         result["reference_minus_this"] = difference(
@@ -168,6 +183,10 @@ _COST = (
     "one, backward passes not counted. Seconds and memory are of one student update with its "
     "auxiliary updates, without validation, beside the other processes of `--jobs`."
 )
+_STEPS = (
+    f"mIoU ± deviation / IoU, {AVERAGE}. Flow maps are told where a step ends, consistency students "
+    "are noised again after each evaluation, others take Euler steps on the sampler's grid."
+)
 _COST_HEADER = [
     "method", "lr", "updates", "evaluations per update", "evaluations", "s per update", "MiB",
 ]  # fmt: skip
@@ -188,7 +207,12 @@ def table_page(content: Mapping[str, Any], command: str) -> str:
         parts += ["## What the students are measured against", _reference_table(content)]
     for budget, rows in content["budgets"].items():
         parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
+        if any("by_steps" in row for row in rows.values()):
+            parts += [f"### {_TITLES[budget]}: with more evaluations", _STEPS, _steps_table(rows)]
         parts += [_COST, _cost_table(rows)]
+    if content["diverged"]:
+        causes = [f"{title}: {cause}." for title, cause in content["diverged"].items()]
+        parts += ["## Diverged, and so not scored", *causes]
     parts += [
         "![mIoU by horizon](horizons.png)",
         "![validation mIoU and each method's gap in training](training.png)",
@@ -226,6 +250,20 @@ def _score_table(content: Mapping, rows: Mapping) -> str:
         line.append(with_interval(gap["value"], gap["interval"], "+") if gap else None)
         body.append([*line, row["updates"]])
     return table([h.format(reference=title) for h in _HEADER], body)
+
+
+def _steps_table(rows: Mapping) -> str:
+    """mIoU / IoU of the students by their evaluations per forecast."""
+    steps = list(next(iter(rows.values()))["by_steps"])
+    body = [
+        [row["title"], row["trained_for"]]
+        + [
+            f"{_with_spread(found['mIoU'])} / {cell(found['IoU']['mean'])}"
+            for found in row["by_steps"].values()
+        ]
+        for row in rows.values()
+    ]
+    return table(["method", "trained for", *(f"NFE {n}" for n in steps)], body)
 
 
 def _with_spread(value: Mapping) -> str:

@@ -25,7 +25,7 @@ from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.distill.base import take_step
-from occdistill.errors import UserError
+from occdistill.errors import Diverged, UserError
 from occdistill.evaluation.evaluate import count, score_counts
 from occdistill.evaluation.rows import (
     Row,
@@ -57,6 +57,14 @@ def finished(folder: Path, signature: str | None = None) -> dict | None:
     return record if signature in (None, record["signature"]) else None
 
 
+def diverged(plan: Plan, key: str) -> dict[int, str]:
+    """How a row's runs with equal updates diverged, by seed; empty where one of them was scored."""
+    found = {seed: finished(plan.folder("updates", key, seed)) for seed in plan.seeds}
+    runs = {seed: run for seed, run in found.items() if run}
+    causes = {seed: run["diverged"] for seed, run in runs.items() if "diverged" in run}
+    return causes if len(causes) == len(runs) else {}
+
+
 def updates_of(plan: Plan, budget: str, key: str) -> int:
     """Student updates that a row may take under a budget.
 
@@ -71,12 +79,13 @@ def updates_of(plan: Plan, budget: str, key: str) -> int:
     cost = {}
     for name in (key, plan.reference):
         runs = [finished(plan.folder("updates", name, seed)) for seed in plan.seeds]
-        if not any(runs):
+        runs = [run for run in runs if run and "diverged" not in run]
+        if not runs:
             raise UserError(
                 f"how many evaluations an update of {name} costs isn't known: finish one of its "
                 "runs under the budget 'updates' first"
             )
-        cost[name] = np.mean([run["evaluations"] / run["updates"] for run in runs if run])
+        cost[name] = np.mean([run["evaluations"] / run["updates"] for run in runs])
     return max(1, round(plan.updates * cost[plan.reference] / cost[key]))
 
 
@@ -110,6 +119,7 @@ def signature(
     used = ["data", "vae", "network", "conditioning", "guidance", "sampler"]
     used += ["method", "train_distill"] if key else []
     content = [{name: config.get(name) for name in used}, dict(made_of), plan.clips, seed]
+    content += [tuple(plan.steps)] if key and tuple(plan.steps) != (1,) else []
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
@@ -127,20 +137,27 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
     _claim(folder, mark)
 
     config = load_config(plan.base, options)
-    train(config, "distill", work_dir=folder, resume=True, device=device, seed=seed)
+    about = {"row": key, "budget": budget, "seed": seed, "updates": updates, "made_of": made_of}
+    try:
+        train(config, "distill", work_dir=folder, resume=True, device=device, seed=seed)
+    except Diverged as error:  # a result like any other, but for its scores
+        record = {**about, "diverged": str(error), "signature": mark}
+        write_json(folder / "run.json", record)
+        return record
     state = checkpoints.load(folder / "student.pth", kind="distill")
-    row = forecast_row("student", Models(config).forecaster(folder / "student.pth", device=device))
-    [scores] = _score(plan, config, [row], folder, device)
+    students = lineup(
+        Models(config), folder / "student.pth", (), sorted({1, *plan.steps}), device=device
+    )
+    rows = [forecast_row("student", entry.forecaster, share="past") for entry in students]
+    scores = _score(plan, config, rows, folder, device)
     record = {
-        "row": key,
-        "budget": budget,
-        "seed": seed,
-        "updates": updates,
+        **about,
         "evaluations": state["meta"]["nfe"],
         "settings": dict(config.train_distill),
         "cost": cost(plan, key, made_of, device),
-        "made_of": made_of,
-        "scores": scores,
+        "scores": scores[0],
+        "by_steps": {str(row.nfe): score for row, score in zip(rows, scores)},
+        "trained_for": state["meta"].get("steps", 1),
         "signature": mark,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 from occdistill.errors import UserError
 from occdistill.store import check_folder
 from occdistill.studies.table1.plan import Plan
-from occdistill.studies.table1.runs import finished, inputs, signature, updates_of
+from occdistill.studies.table1.runs import diverged, finished, inputs, signature, updates_of
 
 Worker = tuple[subprocess.Popen, Path]
 
@@ -53,6 +53,7 @@ def train(
             (key, seed)
             for key, seed in plan.runs(budget)
             if key in (rows or plan.rows)
+            and (budget == "updates" or not diverged(plan, key))
             and seed in (seeds or plan.seeds)
             and not finished(
                 plan.folder(budget, key, seed),
