@@ -134,7 +134,7 @@ def _lock(part: Path, folder: Path) -> IO | None:
     while not folder.exists():
         part.mkdir(parents=True, exist_ok=True)
         try:
-            lock = open(part / "lock", "a")
+            lock = open(part / "lock", "a")  # noqa: SIM115 - the caller holds it
         except FileNotFoundError:  # renamed in between
             continue
         try:
