@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from occdistill.data.contents import checksums
 from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
 from occdistill.data.poses import invert
 from occdistill.data.scenes import Keyframe, Scene, load_index
+from occdistill.data.tables import blob_folders
 from occdistill.data.voxelize import NEAR, Box, Layout, Merged, Sweep, merge, read_sweep
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.types import Count, Whole
@@ -239,7 +241,7 @@ class FrameReader:
         ]  # fmt: skip
 
     def fingerprint(self, scenes: list[Scene]) -> str:
-        """64 hex digits of tokens, poses, sizes of the files that are read, grid and `past_from`.
+        """64 hex digits of tokens, poses, contents of the files read, grid and `past_from`.
 
         Raises a `UserError` that counts the files that are not there.
         """
@@ -248,17 +250,19 @@ class FrameReader:
         digest = hashlib.sha256(what.encode())
         frames = [(scene, frame) for scene in scenes for frame in scene.keyframes]
         for kind in ("labels",) if self.past_from == "occ3d" else ("labels", "lidar", "lidarseg"):
-            sizes = [self._size(getattr(frame, kind)) for _, frame in frames]
-            if missing := sizes.count(None):
-                scene, frame = frames[sizes.index(None)]
+            marks = checksums(self.root, [getattr(frame, kind) for _, frame in frames])
+            if missing := marks.count(None):
+                scene, frame = frames[marks.index(None)]
                 where = getattr(frame, kind) or f"{_FOLDERS[kind]} for {scene.name}/{frame.token}"
+                blobs = blob_folders(self.root)
+                moved = f"; move what is in {blobs[0]} up into {self.root}" if blobs else ""
                 raise UserError(
                     f"{missing} of {len(frames)} {kind} files are missing, the first being"
                     f" {self.root / where}; put {_DOWNLOADS[kind]} there, or make the embedded"
-                    f" world with `{MAKE_WORLD}`"
+                    f" world with `{MAKE_WORLD}`{moved}"
                 )
-            for (_, frame), size in zip(frames, sizes):
-                digest.update(f"{frame.token} {size}\n".encode())
+            for (_, frame), mark in zip(frames, marks):
+                digest.update(f"{frame.token} {mark}\n".encode())
         for _, frame in frames:
             if frame.fault:
                 digest.update(b"fault")
@@ -274,13 +278,6 @@ class FrameReader:
                 f" put {_DOWNLOADS[kind]} under the data root"
             )
         return inside(self.root, path, f"keyframe {frame.token}")
-
-    def _size(self, path: str | None) -> int | None:
-        """Bytes of a file below the data root, None if it is not there."""
-        try:
-            return None if path is None else (self.root / path).stat().st_size
-        except OSError:
-            return None
 
 
 _FOLDERS = {"labels": "gts", "lidar": "samples/LIDAR_TOP", "lidarseg": "lidarseg"}

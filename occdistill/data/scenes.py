@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from occdistill.data.contents import cache_places
 from occdistill.data.poses import broken_motion, displacements, read_poses
 from occdistill.data.tables import (
     NEEDED,
@@ -234,7 +235,7 @@ def read_index(root: Path, version: str) -> dict:
     stats = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     fingerprint = hashlib.sha256(repr((_FORMAT, version, stats)).encode()).hexdigest()
 
-    for cache in _cache_paths(root, version):
+    for cache in cache_places(root, f"index-{version}"):
         with suppress(UserError), reading(cache, "index", "it is built again"):
             index = json.loads(cache.read_bytes())
             if index["fingerprint"] == fingerprint:
@@ -245,15 +246,8 @@ def read_index(root: Path, version: str) -> dict:
     else:
         index["splits"] = {**_official_splits(), **index.get("splits", {})}
     index["fingerprint"] = fingerprint
-    for cache in _cache_paths(root, version):
+    for cache in cache_places(root, f"index-{version}"):
         with suppress(UserError):  # read-only or full: the next start reads the tables again
             write_json(cache, index, indent=None)
             break
     return index
-
-
-def _cache_paths(root: Path, version: str) -> tuple[Path, Path]:
-    """Beside the data, else in the user's cache folder."""
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "occdistill"
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    return root / ".occdistill" / f"index-{version}.json", user / f"index-{version}-{place}.json"

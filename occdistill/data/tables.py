@@ -43,6 +43,15 @@ def version_folders(root: Path) -> list[Path]:
     )
 
 
+def blob_folders(root: Path) -> list[Path]:
+    """Folders that nuScenes' file blobs were unpacked into, instead of into the data root."""
+    return sorted(
+        folder
+        for folder in root.glob("*blob*")
+        if folder.is_dir() and ((folder / "samples").is_dir() or (folder / "sweeps").is_dir())
+    )
+
+
 def source_of(root: Path, version: str) -> Path:
     """The folder of tables, or the annotations.json, that says which scenes there are.
 
