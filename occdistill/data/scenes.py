@@ -213,7 +213,8 @@ def _split(split: str, splits: dict[str, list[str]], root: Path) -> set[str]:
     return set(splits[split])
 
 
-def _official_splits() -> dict[str, list[str]]:
+def official_splits() -> dict[str, list[str]]:
+    """nuScenes' own, from the devkit."""
     from nuscenes.utils import splits  # slow: the devkit imports all it has
 
     names = ("train", "val", "test", "mini_train", "mini_val")
@@ -244,7 +245,7 @@ def read_index(root: Path, version: str) -> dict:
     if own_splits.is_file():
         index["splits"] = read_splits(own_splits)
     else:
-        index["splits"] = {**_official_splits(), **index.get("splits", {})}
+        index["splits"] = {**official_splits(), **index.get("splits", {})}
     index["fingerprint"] = fingerprint
     for cache in cache_places(root, f"index-{version}"):
         with suppress(UserError):  # read-only or full: the next start reads the tables again

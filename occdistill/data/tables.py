@@ -224,9 +224,14 @@ def read_splits(path: Path) -> dict[str, list[str]]:
 
 
 def check_splits(splits: Mapping[str, Any], path: Path) -> None:
-    """Refuse what isn't lists of scenes by name."""
+    """Refuse what isn't lists of scenes by name, and scenes both trained and scored on."""
     if not all(isinstance(n, list) and all(isinstance(x, str) for x in n) for n in splits.values()):
         raise UserError(f"{path} holds something else than lists of scenes; write it again")
+    if both := sorted(set(splits.get("train", ())) & set(splits.get("val", ()))):
+        raise UserError(
+            f"{path} puts scene {both[0]} into train and into val: scores on it would mean nothing;"
+            " write it again"
+        )
 
 
 def _to_microseconds(scenes: list[dict], path: Path) -> None:
