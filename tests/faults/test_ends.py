@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from occdistill import compiled, store
+from occdistill.data.contents import cache_places
 from occdistill.data.objects import MOST, Objects, velocities
 from occdistill.data.occ3d import Grid
-from occdistill.data.scenes import _cache_paths
 from occdistill.errors import UserError, run
 from occdistill.evaluation.card import publish
 from occdistill.runtime.backends import cache_folder
@@ -108,12 +108,12 @@ def test_without_a_home_there_is_no_cache_and_no_fault(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(store.Path, "home", lost)
     assert user_cache() is None
-    assert len(_cache_paths(tmp_path, "v1.0")) == 1
+    assert len(cache_places(tmp_path, "index-v1.0")) == 1
     with pytest.raises(UserError, match="no home folder .*XDG_CACHE_HOME.*eager"):
         cache_folder()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert user_cache() == tmp_path / "occdistill"
-    assert len(_cache_paths(tmp_path, "v1.0")) == 2 and cache_folder().is_dir()
+    assert len(cache_places(tmp_path, "index-v1.0")) == 2 and cache_folder().is_dir()
 
 
 def test_a_folder_that_can_be_written_to_is_left_as_it_was(tmp_path):
