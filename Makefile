@@ -32,7 +32,9 @@ weights: setup  ## data/demo-weights anew, 2 h; a world that is complete is left
 	$(BIN)/python tools/train_light.py configs/demo_train.py $(INTO)
 	$(BIN)/python tools/train_teacher.py configs/demo_train.py $(INTO)
 	$(BIN)/python tools/train_lidar_encoder.py configs/demo_lidar.py $(INTO)
+	$(BIN)/python tools/train_mfd.py configs/demo.py $(INTO) train_distill.compact=True
 	cp $(WEIGHTS)/*.pth data/demo-weights/
+	cp $(WEIGHTS)/mfd/student.pth data/demo-weights/
 	$(BIN)/python tests/test_demo_weights.py
 
 test: setup  ## the fast test suite

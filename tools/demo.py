@@ -23,10 +23,10 @@ def main() -> None:
     args = parser.parse_args()
     config = load_config(args.config)
     out = Path(config.work_dir)
-    student = out / "student.pth"
+    student = out / "mfd" / "student.pth"
 
     tool("make_world", *shlex.split(MAKE_WORLD)[2:])  # nothing to do where it is complete
-    tool("train_mfd", args.config, "--work-dir", out, "--resume")
+    tool("train_mfd", args.config, "--resume")
     tool("test", args.config, student, "--out", out)
     tool("benchmark", args.config, student, "--out", out)
     tool("realtime", args.config, student, "--source", "replay", "--frames", 40, "--rate", 2)

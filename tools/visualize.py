@@ -55,12 +55,12 @@ def main() -> None:
     if not 0 <= args.clip < len(dataset):
         raise UserError(f"no clip {args.clip}; the split has clips 0 to {len(dataset) - 1}")
     item = dataset[args.clip]
-    clip = [item[key][None] for key in ("past", "poses", "trajectory")]
+    past, poses, steps = (item[key][None] for key in ("past", "poses", "trajectory"))
     rows = {"truth": item["future"].numpy()}
     for entry in entries:
         nfe, count = entry.forecaster.nfe, 1 if entry.model == "teacher" else args.samples
         seed = torch_generator(args.seed)
-        futures = entry.forecaster(*clip, samples=count, generator=seed)
+        futures = entry.forecaster(past, poses, trajectory=steps, samples=count, generator=seed)
         futures = futures.view(count, *item["future"].shape)
         for number, future in enumerate(futures.cpu().numpy(), 1):
             steps = f"{nfe} step{'s' * (nfe > 1)}" + f", future {number}" * (count > 1)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from occdistill.data.occ3d import FREE, MOVABLE, NUM_CLASSES
+from occdistill.data.occ3d import FREE, MOVABLE
 from occdistill.data.poses import LIDAR_TO_EGO, displacements, invert
 from occdistill.latents.condition import Condition
-from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.forecaster import Forecaster, check_voxels
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,6 @@ class RollingForecaster:
         return self.forecaster.futures(self.condition(plan), samples, generator)[0]
 
     def _check(self, voxels: Tensor, pose: np.ndarray) -> None:
-        shape = self.forecaster.codec.vae.grid_shape
-        if tuple(voxels.shape) != shape or voxels.dtype != torch.uint8:
-            raise ValueError(f"a frame of {tuple(voxels.shape)} {voxels.dtype}, not {shape} uint8")
-        if int(voxels.max()) >= NUM_CLASSES:
-            raise ValueError(f"class id {int(voxels.max())} is not one of 0 to {NUM_CLASSES - 1}")
+        check_voxels(voxels, self.forecaster.codec.vae.grid_shape, "a frame")
         if np.shape(pose) != (4, 4) or not np.isfinite(pose).all():
             raise ValueError("an ego pose that is not a finite 4 x 4 matrix")
