@@ -3,15 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
+# the versions that the tests ran on; they are Python 3.11's
+PINNED := $(shell $(PYTHON) -c 'import sys; print("-c tests/constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: setup demo weights test test-slow mutate lint bench clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo weights test test-slow mutate lint bench clean
+
+help:  ## these lines
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(VENV)/.ready  ## virtual environment, packages, system libraries for rendering
 
 $(VENV)/.ready: requirements.txt tests/constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install -q -r requirements.txt -c tests/constraints.txt ruff import-linter
+	$(BIN)/python -m pip install -q -r requirements.txt $(PINNED) ruff import-linter
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	-@$(BIN)/python tools/system_packages.py
 	touch $@
@@ -54,5 +60,5 @@ lint: setup  ## style, and which package may import which
 bench: setup  ## one timing table: work_dirs/bench/bench.json
 	$(BIN)/python tools/bench.py
 
-clean:
+clean:  ## remove the environment and everything that was made
 	rm -rf $(VENV) work_dirs .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 
 from occdistill.build.config import load_config
 from occdistill.build.models import DECODERS, ENCODERS
+from occdistill.errors import Parser
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.views import VIEWS
 from occdistill.runtime.forecaster import BACKENDS
@@ -16,9 +17,9 @@ from occdistill.runtime.forecaster import BACKENDS
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> Parser:
     """A parser whose help says what the tool's docstring says first."""
-    return argparse.ArgumentParser(description=description.splitlines()[0])
+    return Parser(description=description.splitlines()[0])
 
 
 def positive(text: str) -> int:

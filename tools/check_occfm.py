@@ -7,19 +7,18 @@ an array is beyond tolerance (rms error over standard deviation 2e-5, largest er
 to three minutes on two cores.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
-from occdistill.errors import UserError, run
+from occdistill.errors import Parser, UserError, run
 from occdistill.occfm.golden import MAX_TOLERANCE, PARTS, RMS_TOLERANCE, compare_part
 from occdistill.store import read_npz
 
 
 def main() -> int:
     """Print one line per array."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--golden", type=Path, required=True, help="npz of the original networks' outputs")
     add("--seed", type=int, default=0, help="that the golden file was made with")
