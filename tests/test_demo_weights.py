@@ -1,6 +1,7 @@
 """The shipped weights: they fit in the repository and still give the scores committed with them.
 
-`make weights` trains them anew and runs `python tests/test_demo_weights.py`, which rewrites the scores.
+`make weights` trains them anew and runs `python tests/test_demo_weights.py`, which rewrites the scores
+and what the model cards in docs/models say of them.
 """
 
 import json
@@ -22,6 +23,8 @@ from occdistill.evaluation.rows import ceiling_row, forecast_row
 
 REPO = Path(__file__).parents[1]
 WEIGHTS = REPO / "data" / "demo-weights"
+CARDS = REPO / "docs" / "models"
+MARK = "<!-- facts: written by tests/test_demo_weights.py -->"
 
 
 def measured(world: Path) -> dict:
@@ -88,6 +91,43 @@ def literal(text: str):
     return {"True": True}.get(text, text)
 
 
+def facts(name: str) -> str:
+    """What a checkpoint and the committed scores say, as the list in its model card."""
+    state = checkpoints.load(WEIGHTS / f"{name}.pth")
+    weights, meta = checkpoints.weights(state), state["meta"]
+    kinds = {str(value.dtype).removeprefix("torch.") for value in weights.values()}
+    made_of = {k: v for k, v in state["fingerprints"].items() if k in ("vae", "teacher")}
+    known = {
+        "kind": state["kind"],
+        "numbers": f"{sum(value.numel() for value in weights.values()):,}, {', '.join(kinds)}",
+        "fingerprint": checkpoints.fingerprint(weights),
+        "made of": ", ".join(f"{k} {v}" for k, v in made_of.items()) or "nothing else",
+        "conditioning": state["fingerprints"].get("conditioning", "none"),
+        "updates, seed": f"{meta['step']:,}, {meta['seed']}",
+        "validation while training": ", ".join(f"{k} {v:.2f}" for k, v in meta["metrics"].items()),
+    }
+    scores = json.loads((WEIGHTS / "scores.json").read_text())["scores"]
+    for row, score in scores.items():
+        if row.partition("@")[0] == name or (row == "VAE ceiling" and name == "vae"):
+            known[row] = f"IoU {score['IoU']}, mIoU {score['mIoU']}"
+    return "".join(f"- {key}: {value}\n" for key, value in known.items())
+
+
+def card(name: str) -> tuple[str, str, str]:
+    """A model card up to its list, the list, and what comes after."""
+    head, mark, rest = (CARDS / f"{name}.md").read_text().partition(f"{MARK}\n")
+    listed, end, tail = rest.partition("<!-- end -->")
+    return head + mark, listed, end + tail
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in WEIGHTS.glob("*.pth")))
+def test_every_weight_has_a_card_that_is_about_it(name):
+    head, listed, rest = card(name)
+    assert listed == facts(name)
+    for heading in ("Data", "Training", "Facts and scores", "Limits", "Licence"):
+        assert f"**{heading}**" in head + rest
+
+
 if __name__ == "__main__":
     import tempfile
 
@@ -97,4 +137,7 @@ if __name__ == "__main__":
         make_world(Path(folder), scenes=3, val_scenes=1, seed=7, keyframes=12, workers=1)
         text = json.dumps(measured(Path(folder)), indent=1)
     (WEIGHTS / "scores.json").write_text(text + "\n")
+    for path in WEIGHTS.glob("*.pth"):
+        head, _, rest = card(path.stem)
+        (CARDS / f"{path.stem}.md").write_text(head + facts(path.stem) + rest)
     print(text)

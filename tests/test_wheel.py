@@ -133,9 +133,10 @@ from occdistill.data.scenes import load_index
 
 (scene,) = load_index("world", "v1.0-synthetic", "val")
 Path("clouds").mkdir()
-for i, frame in enumerate(scene.keyframes):
+frames = [frame for frame in scene.keyframes for _ in range(2)]  # eight seconds
+for i, frame in enumerate(frames):
     shutil.copy(Path("world", frame.lidar), f"clouds/{i:03}.pcd.bin")
-poses = [frame.lidar_to_global[:3].reshape(-1) for frame in scene.keyframes]
+poses = [frame.lidar_to_global[:3].reshape(-1) for frame in frames]
 np.savetxt("clouds/poses.txt", poses)
 """
 
