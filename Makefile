@@ -7,7 +7,7 @@ export MPLBACKEND := Agg
 PINNED := $(shell $(PYTHON) -c 'import sys; print("-c tests/constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights test test-slow mutate lint bench clean
+.PHONY: help setup demo weights test test-slow mutate lint bench docs clean
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -59,6 +59,10 @@ lint: setup  ## style, and which package may import which
 
 bench: setup  ## one timing table: work_dirs/bench/bench.json
 	$(BIN)/python tools/bench.py
+
+docs: setup  ## the documentation as a site: work_dirs/site
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[docs]"
+	$(BIN)/python -m mkdocs build
 
 clean:  ## remove the environment and everything that was made
 	rm -rf $(VENV) work_dirs .pytest_cache .ruff_cache

@@ -1,12 +1,13 @@
 """What the documents name exists."""
 
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -18,6 +19,21 @@ def test_every_file_that_a_page_names_exists(page):
     assert not missing
     if page.name == "architecture.md":
         assert len(named) > 40
+
+
+def test_the_site_has_every_page_and_no_other():
+    listed = set(re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert listed == pages
+
+
+def test_the_api_page_documents_what_there_is():
+    page = (ROOT / "docs" / "api.md").read_text()
+    for name in re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE):
+        found = pkgutil.resolve_name(name)
+        listed = page.partition(f"::: {name}\n")[2].partition(":::")[0]
+        for member in re.findall(r"members: \[(.*)\]", listed):
+            assert all(getattr(found, one).__doc__ for one in member.split(", "))
 
 
 def test_the_architecture_page_has_every_package():
