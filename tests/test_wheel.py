@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -93,7 +94,10 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def run(installed, tmp_path):
-    """Runs a program of the environment in an empty folder; gives what it printed."""
+    """Runs a program of the environment in an empty folder; gives what it printed.
+
+    All that a test runs must fit into two minutes of two cores, numba's compiling included.
+    """
     ours = ("PYTHONPATH", "PYTEST_CURRENT_TEST")
     environment = {k: v for k, v in os.environ.items() if k not in ours}
 
@@ -105,7 +109,15 @@ def run(installed, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    return call
+    before = _cpu_seconds()
+    yield call
+    assert _cpu_seconds() - before < 2 * 120
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that this one has started and seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.slow

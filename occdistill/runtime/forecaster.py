@@ -54,7 +54,7 @@ class Forecaster:
     """
 
     # from a name or a file to a forecaster takes configs: `build/pretrained.py`, above, fills it in
-    loader: ClassVar[Callable[..., Forecaster]]
+    loader: ClassVar[Callable[..., Forecaster] | None] = None
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> Forecaster:
@@ -72,6 +72,8 @@ class Forecaster:
             UserError: no such name or file, a file that is no checkpoint or doesn't hold its
                 config, or weights of another autoencoder.
         """
+        if cls.loader is None:
+            raise RuntimeError("take the class as occdistill.Forecaster: that brings its loader")
         return cls.loader(source, **options)
 
     def __init__(
