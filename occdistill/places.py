@@ -21,17 +21,22 @@ def tools() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in scripts}
 
 
-def found(name: str | Path, near: Path | None = None) -> Path:
+def typed(name: str | Path) -> Path:
+    """The file that a user means: from the current folder, else from what comes along."""
+    name = Path(name)
+    return ROOT / name if not name.exists() and (ROOT / name).is_file() else name
+
+
+def named(name: str | Path, source: Path) -> Path:
     """The file that a relative path in a config or checkpoint means.
 
     Args:
         name: the path; an absolute one is returned as it is.
-        near: the file that says it: the path counts from its folder or from one above it, such as
-            the root of the project that the file belongs to. Else from what comes along.
+        source: the file that says it. The path counts from its folder or from one above it, such
+            as the root of the project that it belongs to; else from what comes along.
 
     Returns:
         The first of these that is there; none: `name` itself.
     """
-    name = Path(name)
-    folders = [] if near is None else list(Path(near).absolute().parents)
-    return next((f / name for f in [*folders, ROOT] if (f / name).is_file()), name)
+    folders = [*source.absolute().parents, ROOT]
+    return next((f / name for f in folders if (f / name).is_file()), Path(name))

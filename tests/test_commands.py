@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from occdistill import __main__, errors
+from occdistill import __main__, errors, places
 from tests.commands import ROOT, blocks, commands, subcommand
 
 COMMANDS = commands()
@@ -153,7 +153,7 @@ def place(tmp_path_factory) -> Path:
     [command for command, (name, _) in OURS.items() if name not in ELSEWHERE],
     ids=lambda command: command.replace("/", "-")[:80],
 )
-def test_it_runs(command, place, request):
+def test_it_runs(command, place):
     name, arguments = OURS[command]
     arguments = [STAND_INS.get(word, word) for word in arguments]
     options = SMALL.get(name, [])
@@ -167,13 +167,16 @@ def test_it_runs(command, place, request):
             options, arguments = [], [*arguments[:-1], *options, "--cfg-options", arguments[-1]]
             arguments.remove("--cfg-options")
         options = [*options, *changes]
+    own = place / "made" / str(list(OURS).index(command))
+    if name == "make-world":
+        options = [*options, "--out", str(own)]
     if name.startswith("train"):
-        work = place / "trained" / str(abs(hash(command)))
-        arguments = [*arguments, "--work-dir", str(work)]
-    start(
-        place, "-m", "occdistill", name, *arguments, *options,
-        codes=(0, 1) if name == "doctor" else (0,),
-    )  # fmt: skip
+        arguments = [*arguments, "--work-dir", str(own)]
+    program = ["-m", "occdistill", name]
+    if command.startswith("torchrun"):
+        script = str(places.tools()[name])
+        program = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1", script]
+    start(place, *program, *arguments, *options, codes=(0, 1) if name == "doctor" else (0,))
 
 
 @pytest.mark.slow

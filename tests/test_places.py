@@ -12,22 +12,22 @@ def test_a_path_counts_from_the_file_that_says_it_or_from_above(tmp_path):
     for path in (config, weights):
         path.parent.mkdir(parents=True)
         path.touch()
-    assert places.found("weights/vae.pth", near=config) == weights
+    assert places.named("weights/vae.pth", config) == weights
     nearer = config.with_name("weights") / "vae.pth"
     nearer.parent.mkdir()
     nearer.touch()
-    assert places.found("weights/vae.pth", near=config) == nearer
-    assert places.found(weights, near=nearer) == weights
-    assert places.found("weights/none.pth", near=config).as_posix() == "weights/none.pth"
+    assert places.named("weights/vae.pth", config) == nearer
+    assert places.named(weights, nearer) == weights
+    assert places.named("weights/none.pth", config).as_posix() == "weights/none.pth"
 
 
 def test_what_comes_along_is_found_last(tmp_path):
     shipped = "data/demo-weights/vae.pth"
-    assert places.found(shipped, near=tmp_path / "mine.py") == places.ROOT / shipped
+    assert places.named(shipped, tmp_path / "mine.py") == places.ROOT / shipped
     mine = tmp_path / shipped
     mine.parent.mkdir(parents=True)
     mine.touch()
-    assert places.found(shipped, near=tmp_path / "mine.py") == mine
+    assert places.named(shipped, tmp_path / "mine.py") == mine
 
 
 def test_a_config_finds_its_weights_from_any_folder(monkeypatch, tmp_path):
@@ -40,6 +40,17 @@ def test_a_config_finds_its_weights_from_any_folder(monkeypatch, tmp_path):
     assert given.vae_checkpoint == "data/demo-weights/light.pth"
     monkeypatch.chdir(places.ROOT)
     assert load_config("configs/demo.py").vae_checkpoint == "data/demo-weights/vae.pth"
+
+
+def test_the_current_folder_is_for_what_is_typed_not_for_what_a_config_says(monkeypatch, tmp_path):
+    shipped = "data/demo-weights/vae.pth"
+    monkeypatch.chdir(tmp_path)
+    assert places.typed(shipped) == places.ROOT / shipped
+    other = tmp_path / shipped
+    other.parent.mkdir(parents=True)
+    other.touch()
+    assert load_config("configs/demo.py").vae_checkpoint == str(places.ROOT / shipped)
+    assert places.typed(shipped).resolve() == other
 
 
 @pytest.mark.parametrize("name", ["train-mfd", "doctor", "make-world"])

@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="a .safetensors file")
     args = parser.parse_args()
-    count = checkpoint.export(places.found(args.checkpoint), args.out)
+    count = checkpoint.export(places.typed(args.checkpoint), args.out)
     print(f"{args.out}: {count} tensors")
 
 

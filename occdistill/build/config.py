@@ -61,7 +61,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
             known one, or a value of another type or range than is declared.
     """
     path = Path(path)
-    if not path.is_file() and not (path := places.found(path)).is_file():
+    if not (path := places.typed(path)).is_file():
         raise UserError(f"no config file at {path}; the ones that come along are in configs/")
     try:
         config = Config.fromfile(path)
@@ -85,8 +85,12 @@ def _find_weights(config: Config, path: Path) -> None:
     Those that aren't there yet keep their path: that is where a training will put them.
     """
     for key, value in config.items():
-        if key.endswith("_checkpoint") and value and not Path(value).is_file():
-            config[key] = str(places.found(value, near=path))
+        if not key.endswith("_checkpoint") or not value:
+            continue
+        place = places.named(value, path)
+        here = Path(value).is_file() and place.samefile(value)  # then it stays as it is written
+        if place.is_file() and not here:
+            config[key] = str(place)
 
 
 def _drop_imports(config: Config) -> None:

@@ -118,7 +118,7 @@ class Models:
         return self._states[key]
 
     def _student(self, path: str | Path) -> dict:
-        state = checkpoints.load(places.found(path))
+        state = checkpoints.load(places.typed(path))
         if state["kind"] not in ("teacher", "distill"):
             raise UserError(f"{path} holds a {state['kind']}, not a teacher or a distilled student")
         if state["fingerprints"].get("vae") not in (None, self.vae_mark):

@@ -98,7 +98,7 @@ def checkpoint_config(path: str | Path) -> Config:
         if beside.is_file():
             content[key] = str(beside)
         elif content.get(key):
-            content[key] = str(places.found(content[key], near=path))
+            content[key] = str(places.named(content[key], path))
     _own_classes(content, path)
     check({k: v for k, v in content.items() if v is not None}, SCHEMA, path)
     return Config(content, cfg_text=text, filename=str(path))
