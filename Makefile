@@ -3,15 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
+# the versions that the tests ran on; they are Python 3.11's
+PINNED := $(shell $(PYTHON) -c 'import sys; print("-c tests/constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: setup demo weights test test-slow mutate lint bench clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo weights test test-slow mutate lint bench docs clean
+
+help:  ## these lines
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(VENV)/.ready  ## virtual environment, packages, system libraries for rendering
 
 $(VENV)/.ready: requirements.txt tests/constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	$(BIN)/python -m pip install -q -r requirements.txt -c tests/constraints.txt ruff import-linter
+	$(BIN)/python -m pip install -q -r requirements.txt $(PINNED) ruff import-linter
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	-@$(BIN)/python tools/system_packages.py
 	touch $@
@@ -32,7 +38,9 @@ weights: setup  ## data/demo-weights anew, 2 h; a world that is complete is left
 	$(BIN)/python tools/train_light.py configs/demo_train.py $(INTO)
 	$(BIN)/python tools/train_teacher.py configs/demo_train.py $(INTO)
 	$(BIN)/python tools/train_lidar_encoder.py configs/demo_lidar.py $(INTO)
+	$(BIN)/python tools/train_mfd.py configs/demo.py $(INTO) train_distill.compact=True
 	cp $(WEIGHTS)/*.pth data/demo-weights/
+	cp $(WEIGHTS)/mfd/student.pth data/demo-weights/
 	$(BIN)/python tests/test_demo_weights.py
 
 test: setup  ## the fast test suite
@@ -52,5 +60,9 @@ lint: setup  ## style, and which package may import which
 bench: setup  ## one timing table: work_dirs/bench/bench.json
 	$(BIN)/python tools/bench.py
 
-clean:
+docs: setup  ## the documentation as a site: work_dirs/site
+	$(BIN)/python -m pip install -q --no-build-isolation -e ".[docs]"
+	$(BIN)/python -m mkdocs build
+
+clean:  ## remove the environment and everything that was made
 	rm -rf $(VENV) work_dirs .pytest_cache .ruff_cache

@@ -1,7 +1,7 @@
 """The demo on what a car really has: merged LiDAR sweeps instead of labels, encoded sparsely.
 
-python tools/test.py configs/demo_lidar.py work_dirs/demo/student.pth --encoder full lidar
-python tools/realtime.py configs/demo_lidar.py work_dirs/demo/student.pth --source lidar --encoder lidar
+python tools/test.py configs/demo_lidar.py work_dirs/demo/mfd/student.pth --encoder full lidar
+python tools/realtime.py configs/demo_lidar.py work_dirs/demo/mfd/student.pth --source lidar --encoder lidar
 
 The encoder is shipped; `make weights` trains it anew, with the rest of data/demo-weights.
 """

@@ -14,6 +14,7 @@ A checkpoint is a dict of tensors and plain Python values:
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -211,6 +212,33 @@ def newest(folder: str | Path, kind: str) -> tuple[Path, dict] | None:
     if failed:
         raise failed
     return None
+
+
+def export(path: str | Path, out: str | Path) -> int:
+    """Write a checkpoint's weights as safetensors, for code that isn't this project's.
+
+    Args:
+        path: the checkpoint.
+        out: the file to write; its metadata has `kind`, `config_text`, `fingerprints` and `meta`,
+            the last two as JSON.
+
+    Returns:
+        How many tensors there are.
+
+    Raises:
+        UserError: no such checkpoint, or safetensors isn't installed.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise UserError("safetensors isn't installed: pip install safetensors") from error
+    state = load(path)
+    tensors = {key: value.contiguous().clone() for key, value in weights(state).items()}
+    about = {name: json.dumps(state.get(name) or {}) for name in ("fingerprints", "meta")}
+    about |= {name: state.get(name) or "" for name in ("kind", "config_text")}
+    with atomic(out, "weights") as part:
+        save_file(tensors, part, metadata=about)
+    return len(tensors)
 
 
 def _first_line(error: Exception) -> str:

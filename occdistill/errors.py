@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import re
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 # what brings the demo's data: many a sentence ends with it
 MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0"
@@ -29,6 +31,22 @@ class Diverged(UserError):
     """A training whose loss is no longer a number."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, and leaves the options to `--help`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"error: {message}; `{self.prog} --help` lists the options\n")
+
+
+def as_typed(text: str) -> str:
+    """A sentence that names tools, with them called as this one was: as scripts or subcommands."""
+    if not sys.argv[0].startswith("occdistill "):
+        return text
+    name = r"python tools/(\w+)\.py"
+    return re.sub(name, lambda found: f"occdistill {found[1].replace('_', '-')}", text)
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a tool's `main` and exit: 0 on success, 2 with one line on stderr for what a user can mend:
     a `UserError`, a file or disk that isn't as it should be, or too little memory.
@@ -44,7 +62,7 @@ def run(main: Callable[[], int | None]) -> None:
         sentence = in_words(error)
         if sentence is None:
             raise
-        code = _say(f"error: {sentence}", 2)
+        code = _say(f"error: {as_typed(sentence)}", 2)
     sys.exit(code or 0)
 
 

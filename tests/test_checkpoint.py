@@ -138,3 +138,22 @@ def test_step_files_are_ordered_by_number(tmp_path):
     for name in ("iter_1000.pth", "iter_200.pth", "best.pth", "iter_x.pth", ".iter_7.pth.1.tmp"):
         (tmp_path / name).touch()
     assert [p.name for p in ckpt.step_files(tmp_path)] == ["iter_200.pth", "iter_1000.pth"]
+
+
+def test_weights_leave_as_safetensors_with_what_they_are(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    state = {"a": torch.arange(6.0).half().view(2, 3), "b": torch.ones(2)}
+    fingerprints = {"vae": "0123456789ab"}
+    made = {"kind": "vae", "model": state, "fingerprints": fingerprints, "config_text": "x = 1"}
+    ckpt.save(tmp_path / "vae.pth", made)
+    out = tmp_path / "vae.safetensors"
+    assert ckpt.export(tmp_path / "vae.pth", out) == 2
+    assert numpy.load_file(out)["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    header = out.read_bytes()[8:].partition(b"}}")[0].decode()
+    assert '"kind":"vae"' in header and "0123456789ab" in header and "x = 1" in header
+
+
+def test_without_safetensors_there_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match="pip install safetensors"):
+        ckpt.export(tmp_path / "vae.pth", tmp_path / "out")

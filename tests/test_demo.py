@@ -33,7 +33,7 @@ def test_it_makes_the_world_that_its_config_reads_then_a_student_then_everything
     assert all((TOOLS / f"{name}.py").is_file() for name in names)
     config = load_config("configs/demo.py")
     assert shlex.join(demo.calls[0]) == MAKE_WORLD and config.data.dataroot in MAKE_WORLD
-    student = f"{config.work_dir}/student.pth"
+    student = f"{config.work_dir}/mfd/student.pth"
     assert all(call[2:4] == ["configs/demo.py", student] for call in demo.calls[2:])
 
 

@@ -1,6 +1,7 @@
 """The shipped weights: they fit in the repository and still give the scores committed with them.
 
-`make weights` trains them anew and runs `python tests/test_demo_weights.py`, which rewrites the scores.
+`make weights` trains them anew and runs `python tests/test_demo_weights.py`, which rewrites the scores
+and what the model cards in docs/models say of them.
 """
 
 import json
@@ -22,6 +23,8 @@ from occdistill.evaluation.rows import ceiling_row, forecast_row
 
 REPO = Path(__file__).parents[1]
 WEIGHTS = REPO / "data" / "demo-weights"
+CARDS = REPO / "docs" / "models"
+MARK = "<!-- facts: written by tests/test_demo_weights.py -->"
 
 
 def measured(world: Path) -> dict:
@@ -29,8 +32,8 @@ def measured(world: Path) -> dict:
     config = load_config("configs/demo.py", {"data.dataroot": str(world)})
     clips = build_dataset(config, "train")  # of a world that is new to the weights
     models = Models(config)
-    entries = lineup(models, None, (10, 1))
-    rows = [forecast_row("teacher", entry.forecaster, share="past") for entry in entries]
+    entries = lineup(models, WEIGHTS / "student.pth", (10, 1))
+    rows = [forecast_row(entry.model, entry.forecaster, share="past") for entry in entries]
     rows.append(ceiling_row(models.codec()))
     scores = {}
     for row, counts in zip(rows, count(rows, clips, progress=False)):
@@ -38,7 +41,7 @@ def measured(world: Path) -> dict:
         scores[row.name] = {k: round(all_scores[k]["avg@1,2,3s"], 2) for k in ("IoU", "mIoU")}
     marks = {
         name: checkpoints.fingerprint(checkpoints.load(WEIGHTS / f"{name}.pth")["model"])
-        for name in ("vae", "teacher")
+        for name in ("vae", "teacher", "student")
     }
     return {"weights": marks, "scores": scores}
 
@@ -54,7 +57,7 @@ def test_the_shipped_weights_give_the_committed_scores(tiny_world):
 
 
 def test_the_shipped_weights_are_small():
-    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.pth")) <= 12e6
+    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.pth")) <= 16.5e6
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
@@ -63,17 +66,66 @@ def test_make_weights_trains_each_of_them_on_those_it_has_just_trained():
     done = subprocess.run(dry_run, cwd=REPO, capture_output=True, text=True, check=True)
     trainings = [shlex.split(line) for line in done.stdout.splitlines() if "tools/train_" in line]
     made = set()
+    parts = {file.stem for file in WEIGHTS.glob("*.pth")} - {"student"}
     for _, tool, path, resume, flag, *options in trainings:
         assert (resume, flag) == ("--resume", "--cfg-options")
-        config = load_config(path, dict(option.split("=") for option in options))
-        for part in (file.stem for file in WEIGHTS.glob("*.pth")):
+        config = load_config(
+            path, {k: literal(v) for k, _, v in (o.partition("=") for o in options)}
+        )
+        for part in parts:
             place = Path(config[f"{part}_checkpoint"])
             assert place == Path(config.work_dir, f"{part}.pth")
             if Path(tool).stem == f"train_{part}":
                 assert config[f"train_{part}"].iterations
                 made.add(place.name)
+    # the student comes last, from the teacher just trained, in half precision
+    assert Path(tool).stem == "train_mfd" and config.train_distill.compact is True
+    student = Path(config.work_dir, "mfd", "student.pth")
+    assert f"cp {student} data/demo-weights/" in done.stdout
+    made.add(student.name)
     assert made == {file.name for file in WEIGHTS.glob("*.pth")}
     assert f"cp {config.work_dir}/*.pth data/demo-weights/" in done.stdout
+
+
+def literal(text: str):
+    return {"True": True}.get(text, text)
+
+
+def facts(name: str) -> str:
+    """What a checkpoint and the committed scores say, as the list in its model card."""
+    state = checkpoints.load(WEIGHTS / f"{name}.pth")
+    weights, meta = checkpoints.weights(state), state["meta"]
+    kinds = {str(value.dtype).removeprefix("torch.") for value in weights.values()}
+    made_of = {k: v for k, v in state["fingerprints"].items() if k in ("vae", "teacher")}
+    known = {
+        "kind": state["kind"],
+        "numbers": f"{sum(value.numel() for value in weights.values()):,}, {', '.join(kinds)}",
+        "fingerprint": checkpoints.fingerprint(weights),
+        "made of": ", ".join(f"{k} {v}" for k, v in made_of.items()) or "nothing else",
+        "conditioning": state["fingerprints"].get("conditioning", "none"),
+        "updates, seed": f"{meta['step']:,}, {meta['seed']}",
+        "validation while training": ", ".join(f"{k} {v:.2f}" for k, v in meta["metrics"].items()),
+    }
+    scores = json.loads((WEIGHTS / "scores.json").read_text())["scores"]
+    for row, score in scores.items():
+        if row.partition("@")[0] == name or (row == "VAE ceiling" and name == "vae"):
+            known[row] = f"IoU {score['IoU']}, mIoU {score['mIoU']}"
+    return "".join(f"- {key}: {value}\n" for key, value in known.items())
+
+
+def card(name: str) -> tuple[str, str, str]:
+    """A model card up to its list, the list, and what comes after."""
+    head, mark, rest = (CARDS / f"{name}.md").read_text().partition(f"{MARK}\n")
+    listed, end, tail = rest.partition("<!-- end -->")
+    return head + mark, listed, end + tail
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in WEIGHTS.glob("*.pth")))
+def test_every_weight_has_a_card_that_is_about_it(name):
+    head, listed, rest = card(name)
+    assert listed == facts(name)
+    for heading in ("Data", "Training", "Facts and scores", "Limits", "Licence"):
+        assert f"**{heading}**" in head + rest
 
 
 if __name__ == "__main__":
@@ -85,4 +137,7 @@ if __name__ == "__main__":
         make_world(Path(folder), scenes=3, val_scenes=1, seed=7, keyframes=12, workers=1)
         text = json.dumps(measured(Path(folder)), indent=1)
     (WEIGHTS / "scores.json").write_text(text + "\n")
+    for path in WEIGHTS.glob("*.pth"):
+        head, _, rest = card(path.stem)
+        (CARDS / f"{path.stem}.md").write_text(head + facts(path.stem) + rest)
     print(text)

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from occdistill.build.config import load_config
 from occdistill.build.models import DECODERS, ENCODERS
 from occdistill.build.options import Options, out_folder  # noqa: F401
+from occdistill.errors import Parser
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.views import VIEWS
 from occdistill.runtime.forecaster import BACKENDS
@@ -17,10 +18,10 @@ from occdistill.runtime.forecaster import BACKENDS
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> Parser:
     """A parser whose help says what the tool's docstring says first."""
     raw = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(description=description.splitlines()[0], formatter_class=raw)
+    return Parser(description=description.splitlines()[0], formatter_class=raw)
 
 
 def positive(text: str) -> int:

@@ -1,32 +1,34 @@
 """Compare our OccFM networks with golden vectors made by the original ones.
 
-    python tools/check_occfm.py --golden tests/occfm/golden_seed0.npz --seed 0
+    python tools/check_occfm.py [--golden tests/occfm/golden_seed0.npz --seed 0]
 
 Weights and inputs are drawn by a rule from the seed, outputs are compared with the file. Exits 1 if
 an array is beyond tolerance (rms error over standard deviation 2e-5, largest error 2e-4). Takes two
 to three minutes on two cores.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
-from occdistill.errors import UserError, run
+from occdistill import places
+from occdistill.errors import Parser, UserError, run
 from occdistill.occfm.golden import MAX_TOLERANCE, PARTS, RMS_TOLERANCE, compare_part
 from occdistill.store import read_npz
+
+GOLDEN = places.ROOT / "tests" / "occfm" / "golden_seed0.npz"  # in a checkout, not in a wheel
 
 
 def main() -> int:
     """Print one line per array."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--golden", type=Path, required=True, help="npz of the original networks' outputs")
+    add("--golden", type=Path, default=GOLDEN, help="npz of the original networks' outputs")
     add("--seed", type=int, default=0, help="that the golden file was made with")
     add("--part", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     add("--device", default="cpu")
     args = parser.parse_args()
-    place = "seed 0's is tests/occfm/golden_seed0.npz"
+    place = "seed 0's is tests/occfm/golden_seed0.npz in the repository"
     golden = read_npz(args.golden, (), "golden file", place)
     if args.device != "cpu":
         if not torch.cuda.is_available():

@@ -6,9 +6,7 @@ A run is a row of a report whose folder still holds its `counts/`; the first is 
 such intervals hold the truth is measured in `docs/evaluation.md`.
 """
 
-import argparse
-
-from occdistill.errors import run
+from occdistill.errors import Parser, run
 from occdistill.evaluation.compare import compare, comparison_page, load_run
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
 from occdistill.store import check_place, write_json
@@ -16,7 +14,7 @@ from occdistill.store import check_place, write_json
 
 def main() -> None:
     """Compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="REPORT.json[:ROW]")
     parser.add_argument("--protocol", default="occdistill", help=", ".join(PROTOCOLS))
     parser.add_argument("--confidence", type=float, default=0.95)

@@ -5,7 +5,6 @@
 World, MFD, scores, timing, real-time replay and pictures go to work_dirs/demo/.
 """
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -13,20 +12,20 @@ import time
 from pathlib import Path
 
 from occdistill.build.config import load_config
-from occdistill.errors import MAKE_WORLD, UserError, run
+from occdistill.errors import MAKE_WORLD, Parser, UserError, run
 
 
 def main() -> None:
     """Run the tools in order."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("config", nargs="?", default="configs/demo.py")
     args = parser.parse_args()
     config = load_config(args.config)
     out = Path(config.work_dir)
-    student = out / "student.pth"
+    student = out / "mfd" / "student.pth"
 
     tool("make_world", *shlex.split(MAKE_WORLD)[2:])  # nothing to do where it is complete
-    tool("train_mfd", args.config, "--work-dir", out, "--resume")
+    tool("train_mfd", args.config, "--resume")
     tool("test", args.config, student, "--out", out)
     tool("benchmark", args.config, student, "--out", out)
     tool("realtime", args.config, student, "--source", "replay", "--frames", 40, "--rate", 2)

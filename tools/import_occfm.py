@@ -11,7 +11,7 @@ containers. Anything else is refused, and nothing is written.
 import argparse
 from pathlib import Path
 
-from occdistill.errors import UserError, run
+from occdistill.errors import Parser, UserError, run
 from occdistill.occfm.checkpoints import read
 from occdistill.occfm.importing import describe, import_infos, import_latents, import_weights
 
@@ -20,7 +20,7 @@ INDEX = "keep the file's table of the Swin blocks (what OccFM evaluated), or put
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     what = parser.add_subparsers(dest="what", required=True)
     add = what.add_parser("weights", help="a checkpoint of OccFM's").add_argument
     add("file", type=Path)

@@ -1,16 +1,15 @@
 """Make the embedded world: a town's traffic as a nuScenes dataset with Occ3D labels."""
 
-import argparse
 from pathlib import Path
 
-from occdistill.errors import run
+from occdistill.errors import Parser, run
 from occdistill.store import read_json
 from occdistill.world import VERSION, make_world
 
 
 def main() -> None:
     """Parse the command line and write the world."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--scenes", type=int, default=20, help="training scenes")
     parser.add_argument("--val-scenes", type=int, help="default: a fifth as many, at least 1")

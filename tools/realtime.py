@@ -28,7 +28,7 @@ from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet
 from occdistill.runtime.stream import RollingForecaster
 from occdistill.store import write_json
-from occdistill.visualization.open3d_scene import Viewer
+from occdistill.visualization.open3d_scene import Viewer, require_screen
 
 
 def parse() -> argparse.Namespace:
@@ -56,6 +56,8 @@ def parse() -> argparse.Namespace:
     add("--out", type=Path, help="folder for realtime.json; default: the config's work_dir")
     common.add_forecaster(add)
     args = parser.parse_args()
+    if args.window:
+        require_screen()
     if args.rate <= 0:
         raise UserError("--rate must be positive")
     if (args.source == "folder") != (args.folder is not None):

@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
     add("--labels", choices=list(LABEL_SETS), help="score against these labels, not Occ3D's own")
     add("--labels-root", type=Path, help="where they lie; default: the data set's folder")
     common.add_skip(add)
+    add("--allow-missing", action="store_true", help="score what is there, and say how much it is")
     add("--copy-last", action="store_true", help="add the copy-last row")
     add("--device", default="cpu", help="where grids are counted")
     common.add_scoring(add)
@@ -82,7 +83,7 @@ def main() -> None:
         labels = {"labels": f"{args.labels}, {NOT_COMPARABLE}"} if args.labels else {}
         records = score_predictions(
             folder, manifest, dataset, protocols, name=args.name, conditioning=args.conditioning,
-            copy_last=args.copy_last, views=args.view, common={"git_commit": git_commit(), **labels},
+            copy_last=args.copy_last, allow_missing=args.allow_missing, views=args.view, common={"git_commit": git_commit(), **labels},
             device=args.device, workers=args.workers, out=out / "counts",
         )  # fmt: skip
         about = describe_dataset(dataset, args.version, args.split)

@@ -9,7 +9,7 @@ minutes on one core.
 import argparse
 import time
 
-from occdistill.errors import run
+from occdistill.errors import Parser, run
 from occdistill.store import check_folder
 from occdistill.studies import STUDIES, run_study
 
@@ -17,7 +17,7 @@ from occdistill.studies import STUDIES, run_study
 def main() -> None:
     """Run the studies that were asked for."""
     names = "\n".join(f"  {name:20} {what}" for name, what in STUDIES.items())
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=f"{__doc__.splitlines()[0]}\n\nstudies:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

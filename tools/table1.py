@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from occdistill.errors import UserError, run
+from occdistill.errors import Parser, UserError, run
 from occdistill.store import write_json
 from occdistill.studies.table1.plan import BUDGETS, Plan, load_plan, search_plan
 from occdistill.studies.table1.report import search_page, search_results, write
@@ -27,7 +27,7 @@ from occdistill.studies.table1.workers import train
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("config", help="a file in configs/table1/")
     add("--out", type=Path, help="default: the config's work_dir")

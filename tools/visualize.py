@@ -21,6 +21,7 @@ from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
 from occdistill.store import check_place, write_npz
 from occdistill.visualization import panels
+from occdistill.visualization.open3d_scene import require_screen
 
 
 def parse() -> argparse.Namespace:
@@ -39,7 +40,9 @@ def parse() -> argparse.Namespace:
     add("--window", action="store_true", help="open a window instead")
     common.add_forecaster(add)
     args = parser.parse_args()
-    if not args.window and args.out is None:
+    if args.window:
+        require_screen()
+    elif args.out is None:
         raise UserError("nothing to do: pass --out FILE.gif, --out FILE.png, or --window")
     return args
 
@@ -54,12 +57,12 @@ def main() -> None:
     if not 0 <= args.clip < len(dataset):
         raise UserError(f"no clip {args.clip}; the split has clips 0 to {len(dataset) - 1}")
     item = dataset[args.clip]
-    clip = [item[key][None] for key in ("past", "poses", "trajectory")]
+    past, poses, drive = (item[key][None] for key in ("past", "poses", "trajectory"))
     rows = {"truth": item["future"].numpy()}
     for entry in entries:
         nfe, count = entry.forecaster.nfe, 1 if entry.model == "teacher" else args.samples
         seed = torch_generator(args.seed)
-        futures = entry.forecaster(*clip, samples=count, generator=seed)
+        futures = entry.forecaster(past, poses, trajectory=drive, samples=count, generator=seed)
         futures = futures.view(count, *item["future"].shape)
         for number, future in enumerate(futures.cpu().numpy(), 1):
             steps = f"{nfe} step{'s' * (nfe > 1)}" + f", future {number}" * (count > 1)

@@ -14,6 +14,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 
+from occdistill import places
 from occdistill.build.schema import Built, arguments, check
 from occdistill.build.settings import PARTS
 from occdistill.data.clips import ClipDataset
@@ -56,16 +57,17 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """Read a config file, apply `{"dotted.key": value}` overrides, and check every key and value.
 
     Raises:
-        UserError: no such file, a file that doesn't parse, an unknown key, named with the closest
+        UserError: no such file, here or among those that come along, a file that doesn't parse, an unknown key, named with the closest
             known one, or a value of another type or range than is declared.
     """
     path = Path(path)
-    if not path.is_file():
+    if not (path := places.typed(path)).is_file():
         raise UserError(f"no config file at {path}; the ones that come along are in configs/")
     try:
         config = Config.fromfile(path)
     except (SyntaxError, ImportError, AttributeError, NameError) as error:
         raise UserError(f"the config {path} doesn't load: {error}") from error
+    _find_weights(config, path)
     if overrides:
         # a copy: merging takes `_delete_` out of nested dicts
         try:
@@ -78,6 +80,20 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         if key not in (config.get("data") or {}):
             raise UserError(f"{path} lacks data.{key}")
     return config
+
+
+def _find_weights(config: Config, path: Path) -> None:
+    """Let weights that lie where the config counts from be found from any current folder.
+
+    Those that aren't there yet keep their path: that is where a training will put them.
+    """
+    for key, value in config.items():
+        if not key.endswith("_checkpoint") or not value:
+            continue
+        place = places.named(value, path)
+        here = Path(value).is_file() and place.samefile(value)  # then it stays as it is written
+        if place.is_file() and not here:
+            config[key] = str(place)
 
 
 def _drop_imports(config: Config) -> None:

@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config
 
 from occdistill import checkpoint as checkpoints
+from occdistill import places
 from occdistill.autoencoder.light import Light, Lightened
 from occdistill.build.builders import (
     build_codec,
@@ -117,7 +118,7 @@ class Models:
         return self._states[key]
 
     def _student(self, path: str | Path) -> dict:
-        state = checkpoints.load(path)
+        state = checkpoints.load(places.typed(path))
         if state["kind"] not in ("teacher", "distill"):
             raise UserError(f"{path} holds a {state['kind']}, not a teacher or a distilled student")
         if state["fingerprints"].get("vae") not in (None, self.vae_mark):

@@ -214,8 +214,18 @@ def _split(split: str, splits: dict[str, list[str]], root: Path) -> set[str]:
 
 
 def official_splits() -> dict[str, list[str]]:
-    """nuScenes' own, from the devkit."""
-    from nuscenes.utils import splits  # slow: the devkit imports all it has
+    """nuScenes' own, from the devkit.
+
+    Raises:
+        UserError: the devkit isn't installed.
+    """
+    try:
+        from nuscenes.utils import splits  # slow: the devkit imports all it has
+    except ImportError as error:
+        raise UserError(
+            "nuScenes' official splits come from nuscenes-devkit, which isn't installed: use Python"
+            " 3.11 or 3.12 and `pip install nuscenes-devkit`, or put a splits.json into the data root"
+        ) from error
 
     names = ("train", "val", "test", "mini_train", "mini_val")
     return {name: list(getattr(splits, name)) for name in names}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +18,7 @@ PACKAGES = (
     ("torch", "everything but this doctor", False),
     ("numba", f"{CLIPS}, make_world", False),
     ("mmengine", f"{TRAIN}, test, visualize, benchmark, realtime (their configs)", False),
+    ("pydantic", f"{TRAIN}, test, visualize, benchmark, realtime (their configs)", False),
     ("tqdm", CLIPS, False),
     ("nuscenes-devkit", "the official split names, when there is no splits.json", True),
     ("tensorboard", "training logs", True),
@@ -27,11 +27,7 @@ PACKAGES = (
     ("open3d", "3-D pictures (bird's-eye views work without)", True),
     ("spconv", "the sparse LiDAR encoder", True),
 )
-_RENDER = (
-    "import open3d as o3d;"
-    "o3d.visualization.rendering.OffscreenRenderer(16, 16).render_to_image();"
-    "print('renders')"
-)
+NEWEST = {"nuscenes-devkit": (3, 12), "open3d": (3, 12), "spconv": (3, 11)}  # Python with wheels
 
 
 def check_environment(folder: Path = Path(), render: bool = True) -> list[Finding]:
@@ -75,7 +71,10 @@ def _package(name: str, blocks: str, optional: bool) -> Finding:
         return _say("ok", f"{name} {version}")
     wheel = "spconv-cu120" if name == "spconv" else name
     level = "note" if optional else "missing"
-    return _say(level, f"{name} isn't installed; stops: {blocks}", "", f"pip install {wheel}")
+    newest = NEWEST.get(name, sys.version_info)
+    older = f"use Python {newest[0]}.{newest[1]} or older, then " * (sys.version_info[:2] > newest)
+    remedy = f"{older}pip install {wheel}"
+    return _say(level, f"{name} isn't installed; stops: {blocks}", "", remedy)
 
 
 def _torch() -> list[Finding]:
@@ -110,22 +109,20 @@ def _machine(folder: Path) -> list[Finding]:
 
 
 def _open3d() -> Finding:
-    remedy = "python tools/system_packages.py names the missing system packages"
+    """Drawn as pictures are: by the renderer itself."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", _RENDER],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return _say("note", "Open3D doesn't answer; pictures are bird's-eye views", "", remedy)
-    if "renders" in done.stdout:
-        return _say("ok", "Open3D renders without a screen")
-    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    message = f"Open3D can't render here ({reason[:160]}); pictures are bird's-eye views"
-    return _say("note", message, "", remedy)
+        import numpy as np
+
+        from occdistill.data.occ3d import OCC3D
+        from occdistill.visualization.open3d_scene import RenderError, missing_packages, render
+    except ImportError as error:
+        return _say("note", f"Open3D can't be tried ({error})", "", "install the packages above")
+    try:
+        render([np.zeros(OCC3D.shape, np.uint8)], OCC3D, (16, 16))
+    except RenderError as error:
+        fix = "python tools/system_packages.py" if missing_packages() else "draw with --style bev"
+        return _say("note", f"{error}; pictures are bird's-eye views", "", fix)
+    return _say("ok", "Open3D renders without a screen")
 
 
 def check_weights(folder: Path = Path("data")) -> list[Finding]:

@@ -134,7 +134,10 @@ def save_predictions(folder: Path, dataset: ClipDataset, rows: Sequence[Row], **
 
 
 def find_predictions(
-    folder: str | Path, windows: Sequence[Window], protocols: Sequence[Protocol]
+    folder: str | Path,
+    windows: Sequence[Window],
+    protocols: Sequence[Protocol],
+    allow_missing: bool = False,
 ) -> dict[int, Path]:
     """Which file belongs to which window.
 
@@ -142,6 +145,7 @@ def find_predictions(
         folder: predictions in either layout.
         windows: all windows of the data set, scene by scene.
         protocols: what is to be scored; numbered files count the windows of the first.
+        allow_missing: leave windows without their file out; the scores say how many there are.
 
     Returns:
         Index into `windows` to file, for the windows that any protocol uses.
@@ -165,11 +169,13 @@ def find_predictions(
         else:
             files = {i: result.get(i, folder / "(not numbered)") for i in chosen}
         missing = [i for i, path in files.items() if not path.exists()]
-        if missing:
+        if missing and allow_missing and len(missing) < len(chosen):
+            files = {i: path for i, path in files.items() if path.exists()}
+        elif missing:
             raise UserError(
                 f"{len(missing)} of the {len(chosen)} windows of protocol {protocol.name!r} have "
                 f"no prediction; the first is {windows[missing[0]].id}, expected at "
-                f"{files[missing[0]]}"
+                f"{files[missing[0]]}; --allow-missing scores those that are there"
             )
         result.update(files)
     if not result:

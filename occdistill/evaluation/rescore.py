@@ -31,6 +31,7 @@ def score_predictions(
     name: str | None = None,
     conditioning: str | None = None,
     copy_last: bool = False,
+    allow_missing: bool = False,
     **options: Any,
 ) -> list[dict]:
     """Rows of `report.json` for a folder of predictions, in either layout of `predictions`.
@@ -43,9 +44,10 @@ def score_predictions(
         name: for the table; default: the manifest's, or the folder's.
         conditioning: instead of the manifest's.
         copy_last: add that row.
+        allow_missing: score the windows that have a prediction; the row says how many.
         **options: others of `evaluate`.
     """
-    files = find_predictions(folder, windows_of(dataset), protocols)
+    files = find_predictions(folder, windows_of(dataset), protocols, allow_missing)
     name = name or manifest.model or folder.name
     rows = [prediction_row(manifest, dataset, files, name, conditioning)]
     if copy_last:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from occdistill.data.poses import trajectory_from_poses
+from occdistill.data.occ3d import NUM_CLASSES, Grid
+from occdistill.data.poses import extrapolate, invert, trajectory_from_poses
 from occdistill.errors import UserError
 from occdistill.flow.guidance import Guided
 from occdistill.flow.networks.base import VelocityNetwork
@@ -22,7 +26,7 @@ from occdistill.runtime.stages import Decode, Encode, Velocity
 from occdistill.seeds import torch_generator
 from occdistill.types import Count, Positive, Weight
 
-__all__ = ["BACKENDS", "Forecaster", "disagreement", "same_noise"]
+__all__ = ["BACKENDS", "Forecaster", "check_voxels", "disagreement", "same_noise"]
 
 
 class Forecaster:
@@ -42,10 +46,36 @@ class Forecaster:
         backend: how they are run, see `runtime.backends`. All but `plain` read the autoencoder's
             weights once, now.
 
+    Attributes:
+        past: frames that it is given, P; None for fields that don't say.
+
     Raises:
         UserError: unknown back end, a device or compiler that isn't there, or a network that takes
             other aligned frames than the codec gives.
     """
+
+    # from a name or a file to a forecaster takes configs: `build/pretrained.py`, above, fills it in
+    loader: ClassVar[Callable[..., Forecaster] | None] = None
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> Forecaster:
+        """A forecaster from weights: `Forecaster.from_pretrained("demo")`.
+
+        Args:
+            source: a name of `occdistill.build.pretrained.PRETRAINED`, a checkpoint's path, or a
+                folder that holds `student.pth` or `teacher.pth`. The checkpoint says what network
+                it is; its autoencoder lies beside it as `vae.pth`, or where its config says.
+            **options: `nfe` and `guidance` (default: one plain evaluation for a student, the
+                config's for a teacher); `decoder` and `encoder`, `full` or the checkpoint's
+                `light` ones; `device`, `dtype`, `backend` as for the constructor.
+
+        Raises:
+            UserError: no such name or file, a file that is no checkpoint or doesn't hold its
+                config, or weights of another autoencoder.
+        """
+        if cls.loader is None:
+            raise RuntimeError("take the class as occdistill.Forecaster: that brings its loader")
+        return cls.loader(source, **options)
 
     def __init__(
         self,
@@ -71,6 +101,8 @@ class Forecaster:
                 f"{type(field).__name__} takes {field.takes.get('aligned', 0)} aligned frames, but"
                 f" conditioning.align gives {len(codec.align)}: make them agree in the config"
             )
+        self.network = type(field).__name__
+        self.past = _past_frames(codec, field)
         for net in (codec.vae, field):
             if isinstance(net, nn.Module):
                 net.to(self.device).eval()
@@ -86,20 +118,45 @@ class Forecaster:
         velocity = Velocity(field, *where)
         self._field = _Field(backends.build(backend, velocity), velocity.two_time)
 
+    def __repr__(self) -> str:
+        codec = self.codec
+        guided = "plain" if self.guidance is None else f"guidance {self.guidance:g}"
+        grid = f"{'×'.join(map(str, self.grid.shape))} voxels of {self.grid.voxel_size:g} m"
+        known = {0: "the past alone", 1: "the past and the next pose"}.get(
+            codec.plan, f"the past and {codec.plan} future poses"
+        )
+        return (
+            f"Forecaster({self.network}: {self.past or 'any'} past → {codec.future} future frames"
+            f" of {grid}, from {known}; {self.nfe} evaluation{'s' * (self.nfe > 1)}, {guided};"
+            f" {self.backend} on {self.device}, {str(self.dtype).removeprefix('torch.')})"
+        )
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels are."""
+        return self.codec.grid
+
     @torch.no_grad()
     def __call__(
         self,
-        past: Tensor,
-        poses: Tensor,
+        past: Tensor | np.ndarray,
+        poses: Tensor | np.ndarray,
+        plan: Tensor | np.ndarray | None = None,
+        *,
         trajectory: Tensor | None = None,
         samples: int = 1,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Forecast the future of a batch of clips.
+        """Forecast the future of a batch of clips, 0.5 s from frame to frame.
 
         Args:
-            past: uint8 `(B, P, X, Y, Z)`.
-            poses: frame to newest past ego frame, `(B, P [+ F], 4, 4)`.
+            past: class ids uint8 `(B, P, X, Y, Z)`, oldest first, each in its own ego frame.
+            poses: of the ego in any fixed frame, `(B, P [+ F], 4, 4)`, metres. What follows the
+                past is the plan, where none is given.
+            plan: poses in the same frame that the ego will have, `(B, N, 4, 4)`: with conditioning
+                `gt` all F of them, with `hist+1` the next one; one more makes the last step of
+                `gt` exact, which else repeats the one before. Default, where the conditioning
+                needs a plan: the last motion goes on (`occdistill.constant_velocity`).
             trajectory: LiDAR displacements `(B, >= L, 2)`; None: from the poses, with the LiDAR
                 where nuScenes cars carry it.
             samples: futures per clip, S. The past is encoded once for all of them.
@@ -109,17 +166,51 @@ class Forecaster:
             uint8 `(B, F, X, Y, Z)`, or `(B, S, F, X, Y, Z)` for several samples.
 
         Raises:
-            ValueError: neither poses nor trajectory say what the model is to know of the future.
+            ValueError: voxels or poses of another shape or type than these, or too few of them.
         """
+        past, poses = self._clip(past, poses, plan, trajectory is not None)
         if trajectory is None:
-            if poses.shape[1] < past.shape[1] + self.codec.plan:
-                raise ValueError(
-                    f"conditioning {self.codec.conditioning} needs the ego's next"
-                    f" {self.codec.plan} poses, or the trajectory"
-                )
             trajectory = trajectory_from_poses(poses)
         condition = self.condition(past, poses, trajectory)
         return self.futures(condition, samples, generator)
+
+    def _clip(
+        self,
+        past: Tensor | np.ndarray,
+        poses: Tensor | np.ndarray,
+        plan: Tensor | np.ndarray | None,
+        steps_known: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """The past, and its and the plan's poses relative to the newest frame, all checked."""
+        past = torch.as_tensor(past)
+        shape = (
+            f"(batch, {self.past or 'frames'}, {', '.join(map(str, self.codec.vae.grid_shape))})"
+        )
+        if past.ndim != 5:
+            hint = ": a single clip is past[None], poses[None]" if past.ndim == 4 else ""
+            raise ValueError(f"the past is {tuple(past.shape)}, not {shape}{hint}")
+        check_voxels(past, self.codec.vae.grid_shape, "the past holds frames")
+        frames = past.shape[1]
+        if self.past not in (None, frames):
+            raise ValueError(f"the past has {frames} frames, and {self.network} takes {self.past}")
+        poses = _poses(poses, len(past), "poses")
+        if poses.shape[1] < frames:
+            raise ValueError(f"{poses.shape[1]} poses for {frames} past frames: each needs its own")
+        if plan is not None:
+            ahead = _poses(plan, len(past), "the plan").to(poses)
+            poses = torch.cat([poses[:, :frames], ahead], dim=1)
+        newest = poses[:, frames - 1 : frames]
+        if not torch.allclose(newest, torch.eye(4).to(newest), rtol=0, atol=1e-5):
+            poses = invert(newest) @ poses
+        needed = self.codec.plan
+        if poses.shape[1] == frames and needed and not steps_known:
+            poses = torch.cat([poses, extrapolate(poses, needed + 1)], dim=1)
+        if poses.shape[1] < frames + needed:
+            raise ValueError(
+                f"conditioning {self.codec.conditioning} needs a plan of {needed} poses,"
+                f" and {poses.shape[1] - frames} are given"
+            )
+        return past, poses.float()
 
     def futures(
         self,
@@ -147,8 +238,10 @@ class Forecaster:
     @torch.no_grad()
     def spread(
         self,
-        past: Tensor,
-        poses: Tensor,
+        past: Tensor | np.ndarray,
+        poses: Tensor | np.ndarray,
+        plan: Tensor | np.ndarray | None = None,
+        *,
         trajectory: Tensor | None = None,
         samples: int = 8,
         generator: torch.Generator | None = None,
@@ -158,7 +251,9 @@ class Forecaster:
         Returns:
             occupancy probability and class entropy per voxel, `(B, F, X, Y, Z)`.
         """
-        futures = self(past, poses, trajectory, samples, generator)
+        futures = self(
+            past, poses, plan, trajectory=trajectory, samples=samples, generator=generator
+        )
         return spread(futures if samples > 1 else futures[:, None])
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
@@ -236,6 +331,51 @@ class Forecaster:
         """Wait for the device, so that a clock read next is honest."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def check_voxels(
+    voxels: Tensor, shape: tuple[int, ...], what: str, axes: int | None = None
+) -> None:
+    """Refuse voxels `(…, X, Y, Z)` that are no class ids on the grid of `shape`.
+
+    Args:
+        voxels: from a user or a source.
+        shape: of the grid.
+        what: they are, for the error.
+        axes: how many there must be; default any number.
+
+    Raises:
+        ValueError: beginning with `what`.
+    """
+    found = f"a {type(voxels).__name__}"
+    if isinstance(voxels, Tensor):
+        found = f"{tuple(voxels.shape)} {str(voxels.dtype).removeprefix('torch.')}"
+    fits = isinstance(voxels, Tensor) and voxels.dtype == torch.uint8
+    if not fits or voxels.shape[-3:] != shape or voxels.ndim != (axes or voxels.ndim):
+        raise ValueError(f"{what} of {found:.80}, not {shape} uint8")
+    if voxels.numel() and int(voxels.max()) >= NUM_CLASSES:
+        raise ValueError(f"class id {int(voxels.max())} is not one of 0 to {NUM_CLASSES - 1}")
+
+
+def _poses(poses: Tensor | np.ndarray, batch: int, what: str) -> Tensor:
+    """Float poses `(batch, N, 4, 4)`, checked."""
+    if poses is None:
+        raise ValueError(f"{what} are missing: a matrix (4, 4) of the ego for each frame")
+    poses = torch.as_tensor(poses)
+    if poses.ndim != 4 or poses.shape[0] != batch or poses.shape[2:] != (4, 4):
+        raise ValueError(f"{what}: {tuple(poses.shape)}, not ({batch}, frames, 4, 4)")
+    poses = poses if poses.is_floating_point() else poses.float()
+    if not bool(poses.isfinite().all()):
+        raise ValueError(f"{what}: not all are finite")
+    return poses
+
+
+def _past_frames(codec: Codec, field: VelocityField) -> int | None:
+    """How many past frames belong to a clip, as the network's trajectory tells."""
+    steps = getattr(field, "takes", {}).get("trajectory")
+    if not steps:
+        return None
+    return steps + {"gt": -codec.future, "hist": 1, "hist+1": 0}[codec.conditioning]
 
 
 class _Field(VelocityNetwork):

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from occdistill.data.occ3d import FREE, MOVABLE, NUM_CLASSES
+from occdistill.data.occ3d import FREE, MOVABLE
 from occdistill.data.poses import FASTEST, LIDAR_TO_EGO, displacements, invert, is_rigid
 from occdistill.latents.condition import Condition
-from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.forecaster import Forecaster, check_voxels
 
 PER_SLOT = 250  # frames, of a sensor of 500 Hz: more aren't half a second's
 SLACK = 5.0  # metres that localisation may be off, besides what a car drives
@@ -80,7 +80,7 @@ class RollingForecaster:
                 is none or lies before the newest frame's, too many frames for the window, or
                 latents that aren't finite. The window is left as it was.
         """
-        self._check(voxels)
+        check_voxels(voxels, self.forecaster.codec.vae.grid_shape, "a frame", axes=3)
         ego_to_global = rigid_matrix(ego_to_global, "an ego pose")
         lidar_to_ego = rigid_matrix(lidar_to_ego, "a LiDAR mounting")
         if time is None:
@@ -208,16 +208,6 @@ class RollingForecaster:
         samples. Arguments as for `condition` and for calling a `Forecaster`.
         """
         return self.forecaster.futures(self.condition(plan), samples, generator)[0]
-
-    def _check(self, voxels: Tensor) -> None:
-        shape = self.forecaster.codec.vae.grid_shape
-        found = f"a {type(voxels).__name__}"
-        if isinstance(voxels, Tensor):
-            found = f"{tuple(voxels.shape)} {voxels.dtype}"
-        if found != f"{shape} torch.uint8":
-            raise ValueError(f"a frame of {found:.80}, not a tensor of {shape} uint8")
-        if int(voxels.max()) >= NUM_CLASSES:
-            raise ValueError(f"class id {int(voxels.max())} is not one of 0 to {NUM_CLASSES - 1}")
 
 
 def rigid_matrix(pose: np.ndarray, what: str) -> np.ndarray:

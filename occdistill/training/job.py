@@ -16,6 +16,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from occdistill import checkpoint as ckpt
 from occdistill.autoencoder.losses import balanced_weights
 from occdistill.build.builders import build_dataset, build_vae
+from occdistill.build.config import advice
 from occdistill.build.settings import PARTS
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import NUM_CLASSES
@@ -74,9 +75,11 @@ class Job:
         key = f"train_{part}"
         given = dict(config.get(key) or {})
         if not given:
+            other = advice(config, part)
+            known = other if other.startswith("make") else "use a config that trains this part"
             raise UserError(
-                f"{config.filename} has no {key}: add {key}=dict(iterations=…, batch_size=…), or "
-                "use a config that trains this part"
+                f"{config.filename} has no {key}: {known}, or add "
+                f"{key}=dict(iterations=…, batch_size=…)"
             )
         if seed is not None:
             given["seed"] = seed

@@ -231,6 +231,19 @@ def triangle_mesh(mesh: Mesh):
     return out
 
 
+def require_screen() -> None:
+    """Refuse a window at once where none can be opened, not after the models are loaded.
+
+    Raises:
+        RenderError: neither an X nor a Wayland display is named.
+    """
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        raise RenderError(
+            "there is no screen to open a window on (DISPLAY isn't set); leave --window out, or log"
+            " in with `ssh -X`"
+        )
+
+
 class Viewer:
     """A window that shows the newest frame given to it; the mouse moves the camera.
 
@@ -239,6 +252,7 @@ class Viewer:
     """
 
     def __init__(self, grid: Grid, title: str = "occdistill", size: tuple[int, int] = (1280, 800)):
+        require_screen()
         import open3d as o3d
 
         self.grid, self._view = grid, View()

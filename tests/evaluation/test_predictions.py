@@ -74,6 +74,11 @@ def test_a_missing_clip_is_named(tmp_path, windows, forecast):
     paths[1].unlink()
     with pytest.raises(UserError, match="1 of the 2 windows .* scene-0001/1-3"):
         find_predictions(tmp_path, windows, [PROTOCOLS["dome"]])
+    found = find_predictions(tmp_path, windows, [PROTOCOLS["dome"]], allow_missing=True)
+    assert list(found.values()) == [paths[0]]
+    paths[0].unlink()
+    with pytest.raises(UserError, match="2 of the 2 windows"):
+        find_predictions(tmp_path, windows, [PROTOCOLS["dome"]], allow_missing=True)
     with pytest.raises(UserError, match="no folder"):
         find_predictions(tmp_path / "nowhere", windows, [PROTOCOLS["dome"]])
 

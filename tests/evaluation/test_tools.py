@@ -191,3 +191,29 @@ def test_wrong_command_lines_are_sentences(setup, tiny_world, monkeypatch, tmp_p
         call(monkeypatch, "score", tmp_path)
     with pytest.raises(UserError, match="no folder"):
         call(monkeypatch, "score", tmp_path / "nowhere", "--dataset", tiny_world)
+
+
+def test_predictions_of_some_clips_are_scored_as_such(setup, tiny_world, monkeypatch, capsys):
+    call(
+        monkeypatch, "test", setup / "config.py", setup / "student.pth", "--out", setup / "some",
+        "--rows", "student", "--limit-clips", 1, "--repeats", 0, "--device", "cpu",
+        "--save-predictions", setup / "some-predictions",
+    )  # fmt: skip
+    (folder,) = (setup / "some-predictions").iterdir()
+    given = (
+        "score",
+        folder,
+        "--dataset",
+        tiny_world,
+        "--version",
+        "v1.0-synthetic",
+        "--out",
+        folder,
+    )
+    with pytest.raises(UserError, match="--allow-missing scores those that are there"):
+        call(monkeypatch, *given)
+    call(monkeypatch, *given, "--allow-missing")
+    row = json.loads((folder / "report.json").read_text())["rows"][0]
+    first = json.loads((setup / "some" / "report.json").read_text())["rows"][0]
+    assert (row["clips"], row["clips_expected"]) == (1, first["clips_expected"])
+    assert row["mIoU"] == first["mIoU"] and "1 of " in capsys.readouterr().out

@@ -31,12 +31,12 @@ def test_from_a_published_file_to_a_forecast(tmp_path, tiny_world, future_file, 
     forecaster = Models(config).forecaster(nfe=2, guidance=2.0)
     past, poses, trajectory = (clip[key][None] for key in ("past", "poses", "trajectory"))
     generator = torch.Generator().manual_seed(0)
-    future = forecaster(past, poses, trajectory, generator=generator)
+    future = forecaster(past, poses, trajectory=trajectory, generator=generator)
     assert future.shape == (1, 6, 200, 200, 16) and future.dtype == torch.uint8
     assert int(future.max()) < 18 and len(future.unique()) > 5
     shifted = trajectory + torch.tensor([0.0, 5.0])
     generator.manual_seed(0)
-    assert not torch.equal(forecaster(past, poses, shifted, generator=generator), future)
+    assert not torch.equal(forecaster(past, poses, trajectory=shifted, generator=generator), future)
 
 
 def test_bytes_are_counted_while_they_live():

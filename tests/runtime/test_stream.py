@@ -38,7 +38,7 @@ def test_streaming_equals_the_batch_path_and_encodes_each_frame_once():
         torch.testing.assert_close(condition.trajectory, batch.trajectory)
         seed = torch.Generator().manual_seed(newest)
         one = stream.forecast(plan, generator=seed)
-        other = forecaster(past, every, steps, generator=seed.manual_seed(newest))
+        other = forecaster(past, every, trajectory=steps, generator=seed.manual_seed(newest))
         assert torch.equal(one, other[0])
 
 

@@ -235,8 +235,9 @@ def test_counts_start_at_one(tool, option, value, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         call(monkeypatch, tool, "config.py", "student.pth", option, value)
     assert stop.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith(f"argument {option}: '{value}' is not a whole number from 1 on")
+    (said,) = capsys.readouterr().err.splitlines()  # and no usage
+    wrong = f"error: argument {option}: '{value}' is not a whole number from 1 on; "
+    assert said.startswith(wrong)
 
 
 def bench_rows(setup, monkeypatch, *options):

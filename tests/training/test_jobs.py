@@ -274,8 +274,12 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(config, tmp_pa
         run(config, "vae", nowhere, work_dir=tmp_path)
     with pytest.raises(UserError, match="needs torchrun"):
         run(config, "vae", work_dir=tmp_path, launcher="pytorch")
-    with pytest.raises(UserError, match="tiny.py has no train_light: add"):
+    with pytest.raises(UserError, match="tiny.py has no train_light: .*add"):
         run(config, "light", work_dir=tmp_path)
+    with pytest.raises(
+        UserError, match=r"has no train_vae: make .*train_vae.py configs/demo_train.py"
+    ):
+        train(load_config("configs/demo.py"), "vae", work_dir=tmp_path)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no GPU for --device cuda"):
             run(config, "vae", device="cuda")

@@ -17,6 +17,7 @@ from occdistill.visualization.open3d_scene import (
 
 GRID = Grid((6, 6, 4), 0.5, (-1.5, -1.5, -1.0))
 CAR, ROAD, TREE = 4, 11, 16
+from tests.tool import call
 
 
 def frame(**voxels):
@@ -116,3 +117,12 @@ def test_a_picture_shows_the_voxels_in_their_colours():
     assert pixels(right, TREE) > 50 and pixels(left, TREE) == 0
     assert pixels(left, ROAD) > 500 and pixels(right, ROAD) > 500
     assert (picture[0] == 255).all()  # the sky
+
+
+def test_a_window_without_a_screen_is_refused_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(RenderError, match="there is no screen"):
+        call(monkeypatch, "visualize", tmp_path / "no.py", tmp_path / "no.pth", "--window")
+    with pytest.raises(RenderError, match="there is no screen"):
+        call(monkeypatch, "realtime", tmp_path / "no.py", tmp_path / "no.pth", "--window")

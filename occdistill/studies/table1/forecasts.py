@@ -56,10 +56,11 @@ def draw(
             weights = found[0][0] / "student.pth"
             forecasters[plan.rows[key].title] = models.forecaster(weights, device=device)
     item = dataset[clip]
-    known = [item[name][None] for name in ("past", "poses", "trajectory")]
+    past, poses, steps = (item[name][None] for name in ("past", "poses", "trajectory"))
     rows = {"truth": item["future"].numpy()}
     for name, forecaster in forecasters.items():
         generator = torch_generator(0)
-        rows[name] = forecaster(*known, generator=generator)[0].cpu().numpy()
+        future = forecaster(past, poses, trajectory=steps, generator=generator)
+        rows[name] = future[0].cpu().numpy()
     panels.save(path, item["past"].numpy(), rows, dataset.grid, size, style)
     return list(rows)
