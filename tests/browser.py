@@ -72,6 +72,7 @@ class Browser:
     def open(self, address, timeout=60):
         """Load a file or address and wait until the page has drawn."""
         if isinstance(address, Path):
+            assert address.is_file(), address
             address = address.resolve().as_uri()
         self._call("Page.navigate", url=address)
         self.wait("document.body && document.body.dataset.ready", timeout)

@@ -150,28 +150,35 @@ def scores(future: np.ndarray, truth: np.ndarray) -> list[str]:
 
 
 def panels(
-    truth: np.ndarray | None, found: Mapping[str, Forecast], rule: np.ndarray, shown: int = 3
+    clip: Clip,
+    found: Mapping[str, Forecast],
+    rule: np.ndarray,
+    first: str = "truth",
+    shown: int = 3,
 ) -> list[Panel]:
-    """Truth and forecasts; and, to be switched on, the errors, the rule, and what is likely.
+    """What came and forecasts; and, to be switched on, the errors, the rule, and what is likely.
 
     Args:
-        truth: uint8 `(F, X, Y, Z)`, or None.
+        clip: of the forecasts.
         found: of `forecasts`.
         rule: of `carried_on`.
+        first: what to call the clip's future; forecasts are scored where it is the `truth`.
         shown: panels at most that are shown at first.
     """
-    known = truth is not None
+    truth = None if clip.future is None else clip.future.numpy()
+    known = truth is not None and first == "truth"
 
     def notes(future: np.ndarray) -> list[str]:
         return scores(future, truth) if known else []
 
-    first = {name: forecast.futures[0] for name, forecast in found.items()}
-    result = [Panel("truth", truth)] if known else []
-    for name, future in first.items():
+    single = {name: forecast.futures[0] for name, forecast in found.items()}
+    kind = "classes" if known else "height"
+    result = [] if truth is None else [Panel(first, truth, kind)]
+    for name, future in single.items():
         result.append(Panel(name, future, notes=notes(future), shown=len(result) < shown))
     if known:
-        for name, future in first.items():
-            room = len(result) < shown and name == [*first][-1]
+        for name, future in single.items():
+            room = len(result) < shown and name == [*single][-1]
             result.append(Panel(f"error: {name}", future, "error", notes(future), room))
     for name, forecast in found.items():
         if forecast.occupancy is not None:

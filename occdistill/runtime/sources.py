@@ -6,7 +6,7 @@ the frame's turn comes: a dropped frame costs nothing, and reading counts as a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -117,9 +117,13 @@ def _look(world: SceneWorld, k: int, transform: GridTransform) -> Tensor:
 
 
 def lidar_folder(
-    folder: str | Path, transform: GridTransform, rate: float = 2.0, merge: int = 5, plan: int = 0
+    folder: str | Path,
+    transform: GridTransform,
+    rate: float = 2.0,
+    merge: int = 5,
+    plan: int = 0,
 ) -> Iterator[Packet]:
-    """Raw sweeps: `*.pcd.bin` in order of name, `poses.txt`, and labels where there are any.
+    """nuScenes' raw sweeps: `*.pcd.bin`, `poses.txt`, and labels where there are any.
 
     `poses.txt` holds a line per sweep: the 12 numbers of the top three rows of the LiDAR's pose in
     any fixed frame. `<name>_lidarseg.bin` beside `<name>.pcd.bin` gives the points' raw classes;
@@ -141,21 +145,50 @@ def lidar_folder(
     if not files:
         raise UserError(f"no *.pcd.bin files in {folder}; pass a folder of LiDAR sweeps")
     lidar_to_global = _poses(folder / "poses.txt", len(files))
-    ego_to_global = lidar_to_global @ invert(LIDAR_TO_EGO)
-    step = max(1, round(0.5 * rate))
 
     @lru_cache(merge)  # neighbouring frames share all sweeps but one
     def read(i: int) -> Sweep:
         return _sweep(files[i], lidar_to_global[i])
 
-    for i in range(len(files) - plan * step):
-        window = range(max(0, i - merge + 1), i + 1)
+    names = [file.name for file in files]
+    yield from sweeps(read, names, lidar_to_global, transform, rate, merge, plan)
+
+
+def sweeps(
+    read: Callable[[int], Sweep],
+    names: Sequence[str],
+    lidar_to_global: np.ndarray,
+    transform: GridTransform,
+    rate: float,
+    merge: int = 5,
+    plan: int = 0,
+    lidar_to_ego: np.ndarray = LIDAR_TO_EGO,
+    apart: int = 1,
+) -> Iterator[Packet]:
+    """Frames of sweeps, each merged with some before it.
+
+    Args:
+        read: sweep i.
+        names: of the sweeps, N.
+        lidar_to_global: their poses `(N, 4, 4)`.
+        transform: to the model's grid.
+        rate: sweeps per second.
+        merge: sweeps merged into one grid, the newest and those before it.
+        plan: future poses, 0.5 s apart, that a packet must carry.
+        lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
+        apart: of the sweeps before it, every so many are merged.
+    """
+    ego_to_global = lidar_to_global @ invert(lidar_to_ego)
+    step = max(1, round(0.5 * rate))
+    for i in range(len(names) - plan * step):
+        window = range(i % apart if i < merge * apart else i - (merge - 1) * apart, i + 1, apart)
         yield Packet(
             partial(_merge, read, window, ego_to_global[i], transform),
             ego_to_global[i],
             i / rate,
             ego_to_global[i + step : i + step * (plan + 1) + 1 : step] if plan else None,
-            files[i].name,
+            names[i],
+            lidar_to_ego,
         )
 
 
@@ -186,9 +219,9 @@ def _merge(
     ego_to_global: np.ndarray,
     transform: GridTransform,
 ) -> Tensor:
-    sweeps = []
+    taken = []
     for i in window[:-1]:
         with suppress(UserError):  # told when it was the newest
-            sweeps.append(read(i))
-    sweeps.append(read(window[-1]))
-    return torch.from_numpy(transform(voxelize.merge(sweeps, ego_to_global).voxels))
+            taken.append(read(i))
+    taken.append(read(window[-1]))
+    return torch.from_numpy(transform(voxelize.merge(taken, ego_to_global).voxels))

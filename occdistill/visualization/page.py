@@ -30,14 +30,15 @@ class Panel:
         name: its caption, unique on the page.
         frames: uint8 `(F, X, Y, Z)`, classes of the future frames; for `probability`, float in
             [0, 1], the share of several futures that fill a voxel.
-        kind: what the frames are. An `error` panel shows where its frames differ from the truth.
+        kind: what the frames are. An `error` panel shows where its frames differ from the truth, a
+            `height` panel what has no class, by its height.
         notes: a remark per future frame, beside the caption: its scores.
         shown: whether it is shown before anybody switches panels on and off.
     """
 
     name: str
     frames: np.ndarray
-    kind: Literal["classes", "error", "probability"] = "classes"
+    kind: Literal["classes", "height", "error", "probability"] = "classes"
     notes: Sequence[str] = ()
     shown: bool = True
 
@@ -92,9 +93,9 @@ def content(
 
     before = [] if past is None else add(past)
     own = [add(shares(p.frames) if p.kind == "probability" else p.frames) for p in panels]
-    empty = {"classes": before, "error": before}
+    earlier = dict.fromkeys(("classes", "height", "error"), before)
     if any(p.kind == "probability" for p in panels):  # the past is certain
-        empty["probability"] = [] if past is None else add(shares(past != FREE))
+        earlier["probability"] = [] if past is None else add(shares(past != FREE))
     first = 1 - len(before)
     count = len(before) + len(panels[0].frames)
     return {
@@ -110,7 +111,7 @@ def content(
             {
                 "name": panel.name,
                 "kind": panel.kind,
-                "frames": empty[panel.kind] + frames,
+                "frames": earlier[panel.kind] + frames,
                 "truth": before + own[0] if panel.kind == "error" else None,
                 "notes": [""] * len(before) + list(panel.notes) if panel.notes else None,
                 "shown": panel.shown,
