@@ -17,6 +17,7 @@ from occdistill.build.showing import Clip, forecasts, from_packets
 from occdistill.data.clouds import (
     check_motion,
     cloud_files,
+    guessed_classes,
     mounting,
     read_cloud,
     read_poses,
@@ -138,7 +139,8 @@ def own_sweeps(
 
     @lru_cache(merge * step)
     def read(i: int) -> Sweep:
-        return Sweep(read_cloud(files[i], layout), None, placed[i])
+        points = read_cloud(files[i], layout)
+        return Sweep(points, guessed_classes(points, found), placed[i])
 
     names, where = [file.name for file in files], mounting(found, ahead)
     grid = build_transform(config)

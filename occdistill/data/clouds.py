@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from occdistill.data.occ3d import CLASS_NAMES
 from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, invert, pose_matrix
 from occdistill.errors import UserError
 from occdistill.store import reading
@@ -27,6 +28,8 @@ LARGEST = 1 << 28  # bytes: ten million points; a sweep has a hundred thousand
 MISSING = 0.5  # share of points without a return, at most
 HEIGHTS = (0.3, 4.0)  # metres of a sensor on a car above the ground
 SLACK = 0.4  # metres between a height that is said and the one that is found
+GROUND = 0.4  # metres: what is lower is ground
+ROAD, STANDING = (CLASS_NAMES.index(name) for name in ("driveable_surface", "manmade"))
 _CELL, _REACH = 0.4, 25.0  # metres
 
 
@@ -195,6 +198,19 @@ def sensor_height(clouds: Sequence[np.ndarray], said: float | None = None) -> fl
             "say --height in metres if it is right"
         )
     return -level if said is None else said
+
+
+def guessed_classes(points: np.ndarray, height: float) -> np.ndarray:
+    """Classes by height alone, uint8 (N,): what lies on the ground is road, what stands is manmade.
+
+    The demo's encoder was trained on labelled points, and reads nothing out of points without: a
+    rough guess tells it at least where the street is.
+
+    Args:
+        points: (N, 3) in the sensor's frame, metres.
+        height: of the sensor above the ground.
+    """
+    return np.where(points[:, 2] + height < GROUND, ROAD, STANDING).astype(np.uint8)
 
 
 def mounting(height: float, ahead: str) -> np.ndarray:

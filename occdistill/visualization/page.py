@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from occdistill.data.occ3d import CLASS_NAMES, FREE, PALETTE, Grid
+from occdistill.data.occ3d import CLASS_NAMES, FREE, Grid
 from occdistill.store import write_text
+from occdistill.visualization.palette import COLOURS, ERROR_NAMES
 
 INTERVAL = 0.5  # seconds between keyframes
 
@@ -105,7 +106,8 @@ def content(
         "voxel": grid.voxel_size,
         "origin": list(grid.origin),
         "classes": CLASS_NAMES[:FREE],
-        "palette": PALETTE[:FREE].tolist(),
+        "errors": ERROR_NAMES,
+        "palette": COLOURS.tolist(),
         "times": [INTERVAL * (first + i) for i in range(count)],
         "panels": [
             {
