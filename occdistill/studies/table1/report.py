@@ -278,6 +278,10 @@ def _cost_table(rows: Mapping) -> str:
 # six colours that people with any eyesight tell apart (Okabe and Ito, without black and yellow),
 # no greys: the baselines have them
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_REFERENCES = {
+    "teacher@10": "--", "teacher@1": ":", "ego-warp": "-.",
+    "ego-warp, objects carried": (0, (3, 1, 1, 1, 1, 1)),
+}  # fmt: skip
 _LINES = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1)), "^"), ((0, (5, 1, 1, 1)), "D"))
 
 
@@ -313,9 +317,10 @@ def horizon_figure(content: Mapping) -> Figure:
         axis.plot(*_horizons(above), **style)
 
     for axis, (budget, rows) in zip(axes, budgets.items()):
-        for name, line in (("teacher@10", "--"), ("teacher@1", ":"), ("ego-warp", "-.")):
+        for name, line in _REFERENCES.items():
             if name in references:
-                draw(axis, references[name]["mIoU"], color="grey", linestyle=line, label=name)
+                style = {"color": "grey", "linestyle": line, "label": name}
+                draw(axis, references[name]["mIoU"], **style)
         for key, row in rows.items():
             means = {name: value["mean"] for name, value in row["mIoU"].items()}
             draw(axis, means, **styles[key])
