@@ -14,7 +14,7 @@ from PIL import Image
 from occdistill.data.occ3d import FREE, OCC3D, PALETTE, Grid
 from occdistill.errors import UserError
 from occdistill.visualization.live_view import LiveView
-from occdistill.visualization.open3d_scene import CREASE, GRAIN, SHADE
+from occdistill.visualization.open3d_scene import CREASE, GRAIN, SHADE, surface
 from occdistill.visualization.page import Panel, content, html, shares, write_page
 from tests.browser import Browser, find_chromium
 
@@ -177,9 +177,50 @@ def test_an_error_panel_shows_what_is_missed_invented_and_confused(browser, tmp_
     browser.run("show(0)")  # the cars are at one place
     image = picture(browser)
     assert pixels(image, missed) == pixels(image, invented) == 0 and pixels(image, confused) > 200
+    extra = forecast.copy()
+    extra[:, 12:15, 2:5, 1:3] = TREE  # one tree more than there is
+    for one, other, colour, none in (
+        (forecast, extra, invented, missed),
+        (extra, forecast, missed, invented),
+    ):
+        open_page(browser, tmp_path, [Panel("truth", one, shown=False), Panel("e", other, "error")])
+        image = picture(browser)
+        assert pixels(image, colour) > 200 and pixels(image, none) == pixels(image, confused) == 0
+    open_page(
+        browser, tmp_path, [Panel("truth", truth, shown=False), Panel("e", forecast, "error")]
+    )
+    browser.run("show(0)")
     # what is switched off is no error
     browser.run("(hidden.add(3), hidden.add(16), forget(), show(0))")
     assert pixels(picture(browser), confused) == 0
+
+
+def test_its_faces_are_those_of_the_other_pictures(browser, tmp_path):
+    """Merged ones taken apart again: as many, as open at their corners, as Open3D is given."""
+    rng = np.random.default_rng(0)
+    voxels = np.where(rng.random(GRID.shape) < 0.35, TREE, FREE).astype(np.uint8)
+    voxels[:8, :, 0] = TREE
+    open_page(browser, tmp_path, [Panel("truth", voxels[None])])
+    words = np.array(browser.run("[...faces(painted(scene.panels[0], 0))]"), np.int64).reshape(
+        -1, 2
+    )
+    corners, lengths = words[:, 1] >> 8 & 255, words[:, 1] >> 16
+    opened = np.sort(corners[:, None] >> np.array([0, 2, 4, 6]) & 3, axis=1).repeat(lengths, 0)
+    known = (
+        surface(voxels, GRID, ego=False).colours.reshape(-1, 4, 3)[..., 1] * 255 / PALETTE[TREE][1]
+    )
+    table = np.array([[s * c * g for c in CREASE for g in (1, GRAIN)] for s in SHADE.values()])
+    per_direction = [len(np.argwhere(seen(voxels, *d))) for d in SHADE]
+    light = table.repeat(per_direction, 0)  # faces come direction by direction
+    nearest = np.abs(known[..., None] - light[:, None]).argmin(-1) // 2
+    assert sorted(map(tuple, opened)) == sorted(map(tuple, np.sort(nearest, axis=1)))
+    assert len(words) < len(opened)  # and some were merged
+
+
+def seen(voxels, axis, side):
+    """Filled voxels whose neighbour in a direction is free."""
+    filled = np.pad(voxels != FREE, 1)
+    return filled & ~np.roll(filled, -side, axis)
 
 
 def test_a_probability_panel_shades_by_the_share(browser, tmp_path):
