@@ -102,7 +102,7 @@ def follow(grid: Grid, out: Path | None = None) -> Callable[[LiveRunner, Tensor]
     """A listener of live runs that shows each newest frame and the forecast from it, 1 s ahead
     and its last frame, on the sensor's time line; arguments as for `RerunScene`.
     """
-    scene = RerunScene(("now", "in 1 s", "last"), grid, "live", out)
+    scene = RerunScene(("now", "in 1 s", "last of the forecast"), grid, "live", out)
 
     def listen(runner: LiveRunner, future: Tensor) -> bool:
         newest = runner.rolling.frames[-1]
@@ -110,4 +110,5 @@ def follow(grid: Grid, out: Path | None = None) -> Callable[[LiveRunner, Tensor]
             scene.show(name, voxels.cpu().numpy(), newest.time, "sensor")
         return True
 
+    listen.close = scene.close
     return listen

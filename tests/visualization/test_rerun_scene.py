@@ -1,12 +1,14 @@
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from occdistill.data.occ3d import FREE, Grid
 from occdistill.errors import UserError
 from occdistill.visualization.page import Panel
-from occdistill.visualization.rerun_scene import RerunScene, load_rerun, record
+from occdistill.visualization.rerun_scene import RerunScene, follow, load_rerun, record
 
 GRID = Grid((6, 6, 4), 1.0, (-3.0, -3.0, 0.0))
 
@@ -37,3 +39,14 @@ def test_a_recording_holds_every_panel_of_classes(tmp_path):
     one, two = ((tmp_path / f"{name}.rrd").stat().st_size for name in ("one", "two"))
     assert one > 10_000 and two > one + 5000
     assert b"truth" in (tmp_path / "one.rrd").read_bytes()
+
+
+def test_a_live_run_is_recorded_on_the_sensors_clock(tmp_path):
+    pytest.importorskip("rerun", reason="no Rerun: pip install rerun-sdk", exc_type=ImportError)
+    listen = follow(GRID, tmp_path / "live.rrd")
+    for second in range(3):
+        newest = SimpleNamespace(voxels=torch.from_numpy(frames(1)[0]), time=float(second))
+        runner = SimpleNamespace(rolling=SimpleNamespace(frames=[newest]))
+        assert listen(runner, torch.from_numpy(frames(6))) is True
+    listen.close()
+    assert b"sensor" in (tmp_path / "live.rrd").read_bytes()
