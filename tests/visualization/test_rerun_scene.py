@@ -38,7 +38,6 @@ def test_a_recording_holds_every_panel_of_classes(tmp_path):
     record([*panels, Panel("b", truth)], GRID, past, "clip", tmp_path / "two.rrd")
     one, two = ((tmp_path / f"{name}.rrd").stat().st_size for name in ("one", "two"))
     assert one > 10_000 and two > one + 5000
-    assert b"truth" in (tmp_path / "one.rrd").read_bytes()
 
 
 def test_a_live_run_is_recorded_on_the_sensors_clock(tmp_path):
@@ -49,4 +48,4 @@ def test_a_live_run_is_recorded_on_the_sensors_clock(tmp_path):
         runner = SimpleNamespace(rolling=SimpleNamespace(frames=[newest]))
         assert listen(runner, torch.from_numpy(frames(6))) is True
     listen.close()
-    assert b"sensor" in (tmp_path / "live.rrd").read_bytes()
+    assert (tmp_path / "live.rrd").stat().st_size > 10_000
