@@ -1,18 +1,22 @@
 """Folders of memory-mapped arrays that know what they were made from.
 
 `meta.json` holds what they depend on; they are opened only for the same. They are built in
-`<folder>.part`, from which an interrupted build goes on, and renamed when all are whole.
+`<folder>.part`, from which an interrupted build goes on after what is there has been checked, and
+renamed when all are whole. A second process that needs the same waits for the first.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -24,6 +28,7 @@ from occdistill.untrusted import inside, open_file
 
 Arrays = dict[str, np.memmap]
 _BLOCKS, _BLOCK_BYTES = 1024, 1 << 20
+_log = logging.getLogger(__name__)
 
 
 def open_arrays(folder: str | Path, depends: Mapping[str, object]) -> Arrays:
@@ -75,38 +80,45 @@ def build_arrays(
 ) -> None:
     """Make arrays, or go on where a build was interrupted.
 
+    While another process builds the same, this one says so and waits; if that one makes them, there
+    is nothing left to do, and if it ends before, this one goes on from there.
+
     Args:
         folder: where they will be.
         depends: what the arrays are made from; JSON values by name.
-        arrays: shape and dtype by name.
+        arrays: shape, of which the first side is `items`, and dtype by name.
         fill: `fill(arrays, start, stop)` writes what belongs to items start … stop - 1.
         items: how many items there are.
         chunk: items per call of `fill`.
         title: of the progress bar.
 
     Raises:
-        UserError: if the disk is full, or another process is building the same.
+        UserError: if the disk is full.
     """
     folder = Path(folder)
     part = folder.with_name(f"{folder.name}.part")
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        with open(part / "lock", "w") as lock:
-            _lock(lock, part)
-            mapped, done = _resume(part, depends, arrays)
+        lock = _lock(part, folder)
+        if lock is None:
+            return
+        with lock:
+            mapped, marks = _resume(part, depends, arrays, items, chunk)
+            done = min(items, len(marks) * chunk)
             bar = tqdm(total=items, initial=done, desc=title, unit="", mininterval=0.5)
             for start in range(done, items, chunk):
                 stop = min(items, start + chunk)
                 fill(mapped, start, stop)
                 for array in mapped.values():
                     array.flush()
-                write_json(part / "progress.json", {"depends": dict(depends), "done": stop})
+                marks.append(_mark(mapped, start, stop))
+                progress = {"depends": dict(depends), "chunk": chunk, "marks": marks}
+                write_json(part / "progress.json", progress, indent=None)
                 bar.update(stop - start)
             bar.close()
             mapped.clear()
             checksums = {name: _checksum(part / f"{name}.npy") for name in arrays}
             write_json(part / "meta.json", {"depends": dict(depends), "arrays": checksums})
-            (part / "progress.json").unlink()
+            (part / "progress.json").unlink(missing_ok=True)
             (part / "lock").unlink()
             os.rename(part, folder)
     except OSError as error:
@@ -116,21 +128,62 @@ def build_arrays(
         ) from error
 
 
-def _lock(file, part: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another process is building {part}: wait for it to end") from error
+def _lock(part: Path, folder: Path) -> IO | None:
+    """The lock of a build, or None where another process has made `folder` meanwhile."""
+    told = False
+    while not folder.exists():
+        part.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = open(part / "lock", "a")  # noqa: SIM115 - the caller holds it
+        except FileNotFoundError:  # renamed in between
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not told:
+                _log.warning("waiting for another process that is building %s", folder)
+            told = True
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists() and _same(lock.fileno(), part / "lock"):
+            return lock
+        lock.close()
+    with suppress(OSError):  # a folder that this loop made after the other's was renamed
+        (part / "lock").unlink()
+        part.rmdir()
+    return None
 
 
-def _resume(part: Path, depends: Mapping, arrays: Mapping) -> tuple[Arrays, int]:
-    """Arrays to write to and how many items they already hold."""
+def _same(descriptor: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
+
+
+def _mark(arrays: Arrays, start: int, stop: int) -> int:
+    """A checksum of items start … stop - 1 of all arrays."""
+    crc = 0
+    for name in sorted(arrays):
+        crc = zlib.crc32(np.ascontiguousarray(arrays[name][start:stop]).view(np.uint8), crc)
+    return crc
+
+
+def _resume(
+    part: Path, depends: Mapping, arrays: Mapping, items: int, chunk: int
+) -> tuple[Arrays, list[int]]:
+    """Arrays to write to, and the marks of the chunks that they already hold, whole."""
     try:
-        progress = read_json(part / "progress.json")
-        if progress["depends"] == json.loads(json.dumps(dict(depends))):
-            mapped = {name: np.load(part / f"{name}.npy", mmap_mode="r+") for name in arrays}
-            return mapped, progress["done"]
-    except (UserError, OSError, ValueError, KeyError, EOFError):
+        progress = read_json(part / "progress.json", kind=dict)
+        same = progress["depends"] == json.loads(json.dumps(dict(depends)))
+        if same and progress["chunk"] == chunk:
+            mapped = {name: _mapped(part / f"{name}.npy", *arrays[name]) for name in arrays}
+            whole: list[int] = []
+            for start, mark in zip(range(0, items, chunk), progress["marks"]):
+                if _mark(mapped, start, min(items, start + chunk)) != mark:
+                    _log.warning("%s is damaged from item %d on, and made again", part, start)
+                    break
+                whole.append(mark)
+            return mapped, whole
+    except (UserError, OSError, ValueError, KeyError, TypeError, EOFError):
         pass  # nothing usable: start again
     mapped = {}
     for name, (shape, dtype) in arrays.items():
@@ -142,7 +195,14 @@ def _resume(part: Path, depends: Mapping, arrays: Mapping) -> tuple[Arrays, int]
         mapped[name] = open_memmap(path, "w+", dtype, shape)
         with open(path, "rb+") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    return mapped, 0
+    return mapped, []
+
+
+def _mapped(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    array = np.load(path, mmap_mode="r+")
+    if array.shape != tuple(shape) or array.dtype != dtype:
+        raise ValueError(f"{path} is of another build")
+    return array
 
 
 def _checksum(path: Path) -> str:

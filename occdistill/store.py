@@ -18,7 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from occdistill.errors import UserError
-from occdistill.untrusted import load_json, open_file
+from occdistill.untrusted import open_file, reading, reason
+from occdistill.untrusted import read_json as read_json  # noqa: PLC0414 - also from here
 
 ARRAY_BYTES = 8 << 30  # of an npz that is read whole: OccFM's training latents have 4.5 GB
 _SPACE = "free some space or choose another place"
@@ -54,7 +55,7 @@ def atomic(path: str | Path, what: str = "", advice: str = _SPACE) -> Iterator[P
     except OSError as error:
         kept = "the previous file is intact" if path.is_file() else "nothing was lost"
         named = f"{what} {path}" if what else path
-        raise UserError(f"cannot write {named} ({_reason(error)}); {kept}: {advice}") from error
+        raise UserError(f"cannot write {named} ({reason(error)}); {kept}: {advice}") from error
 
 
 def remove_unfinished(folder: str | Path) -> None:
@@ -86,48 +87,6 @@ def write_npz(path: str | Path, arrays: Mapping[str, np.ndarray], compress: bool
     """Write an npz of plain arrays; errors as `atomic`."""
     with atomic(path) as part, open(part, "wb") as file:
         (np.savez_compressed if compress else np.savez)(file, **arrays)
-
-
-@contextmanager
-def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
-    """Turn what a missing or damaged file raises in the block into a sentence.
-
-    Args:
-        path: the file that is read.
-        what: what it should be, such as "label file".
-        advice: what to do about it.
-
-    Raises:
-        UserError: naming all three.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except FileNotFoundError as error:
-        raise UserError(f"no {what} at {path}; {advice}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({_reason(error)}); {advice}") from error
-    except MemoryError as error:
-        raise UserError(f"{path} needs more memory than there is; {advice}") from error
-    except Exception as error:  # damaged files raise many kinds
-        raise UserError(f"{path} is truncated or no {what} ({_reason(error)}); {advice}") from error
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0][:120]
-
-
-def read_json(
-    path: str | Path,
-    what: str = "JSON file",
-    advice: str = "write it again",
-    kind: type | tuple[type, ...] = object,
-) -> Any:
-    """Read a JSON file that holds a `kind`, such as dict; errors as `reading`."""
-    with reading(path, what, advice):
-        return load_json(path, kind)
 
 
 def read_npz(

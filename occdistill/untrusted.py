@@ -1,14 +1,18 @@
-"""What a file may say that anybody may have written: names of other files, and JSON.
+"""Reading what anybody may have written: names of other files, JSON, and the errors that it makes.
 
 Only the standard library: the doctor asks the same questions where no package is installed.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
+import re
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -121,3 +125,125 @@ def load_json(path: str | Path, kind: type | tuple[type, ...] = object) -> Any:
         return content
     wanted = {dict: "an object", list: "a list"}.get(kind, "another thing")
     raise ValueError(f"it holds a {type(content).__name__}, not {wanted}")
+
+
+@contextmanager
+def reading(path: str | Path, what: str, advice: str) -> Iterator[None]:
+    """Turn what a missing or damaged file raises in the block into a sentence.
+
+    Args:
+        path: the file that is read.
+        what: what it should be, such as "label file".
+        advice: what to do about it.
+
+    Raises:
+        UserError: naming all three.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"no {what} at {path}; {advice}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}); {advice}") from error
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than there is; {advice}") from error
+    except Exception as error:  # damaged files raise many kinds
+        raise UserError(f"{path} is truncated or no {what} ({reason(error)}); {advice}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why reading or writing has failed, in a line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0][:120]
+
+
+def read_json(
+    path: str | Path,
+    what: str = "JSON file",
+    advice: str = "write it again",
+    kind: type | tuple[type, ...] = object,
+) -> Any:
+    """Read a JSON file that holds a `kind`, such as dict; errors as `reading`."""
+    with reading(path, what, advice):
+        return load_json(path, kind)
+
+
+def each_record(path: str | Path, skip: Callable[[str], bool] = lambda text: False) -> Iterator:
+    """The values of a JSON list in a file of any size, one after the other.
+
+    Args:
+        path: of a file in UTF-8, UTF-16 or UTF-32.
+        skip: asked for the text of a flat record, whether it can be passed over unparsed: tables
+            hold millions of records of which few are wanted.
+
+    Raises:
+        OSError: as `open_file`.
+        ValueError: it is no list, a value is no JSON or nested too deep, or the list has no end.
+    """
+    with open_file(path) as file:
+        start = file.read(4)
+        file.seek(0)
+        decode = codecs.getincrementaldecoder(json.detect_encoding(start))().decode
+        text, place, ended = decode(file.read(_CHUNK)), 0, False
+        place = _pass(text, place, "[", "it holds no list")
+        first = True
+        while True:
+            try:
+                found, place = _next_record(text, place, first, skip)
+            except ValueError as error:  # also where a record goes on in the next chunk
+                if ended or len(text) - place > _RECORD:
+                    raise ValueError(f"it is cut off or no JSON: {error}") from error
+                more = file.read(_CHUNK)
+                ended = not more
+                text, place = text[place:] + decode(more, ended), 0
+                continue
+            if found is _END:
+                return
+            if found is not _PASSED:
+                yield found
+            first = False
+
+
+_CHUNK, _RECORD = 1 << 24, 1 << 26  # bytes read at a time; characters of a record at most
+_SPACE = re.compile(r"[ \t\n\r]*")
+_END, _PASSED = object(), object()
+
+
+def _pass(text: str, place: int, mark: str, wrong: str) -> int:
+    """The place behind `mark` and the white space around it."""
+    place = _SPACE.match(text, place).end()
+    if text[place : place + 1] != mark:
+        raise ValueError(wrong)
+    return _SPACE.match(text, place + 1).end()
+
+
+def _next_record(
+    text: str, place: int, first: bool, skip: Callable[[str], bool]
+) -> tuple[Any, int]:
+    """The value that begins at `place`, or what stands for none, and the place behind it."""
+    place = _SPACE.match(text, place).end()
+    if text[place : place + 1] == "]":
+        return _END, place
+    if not first:
+        place = _pass(text, place, ",", "no comma between records")
+    end = text.find("}", place) + 1
+    flat = text[place:end]
+    # One "{", no list, no escape and only whole strings: this "}" ends the record.
+    if (
+        flat.count("{") == 1
+        and flat[0] == "{"
+        and "[" not in flat
+        and "\\" not in flat
+        and flat.count('"') % 2 == 0
+        and skip(flat)
+    ):
+        return _PASSED, end
+    try:
+        return _DECODER.raw_decode(text, place)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+_DECODER = json.JSONDecoder()

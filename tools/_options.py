@@ -37,11 +37,19 @@ def add_config(add, **config: Any) -> None:
     """A config file, and changes to it; `read_config` reads both."""
     add("config", **{"help": "a file in configs/", **config})
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE")
+    add_skip(add)
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    """The config that `add_config`'s options say."""
-    return load_config(args.config, args.cfg_options)
+def add_skip(add) -> None:
+    """What to do about keyframes that can't be used."""
+    told = "leave out, and count, clips that hold a keyframe without a usable pose or time"
+    add("--skip-bad-frames", action="store_true", help=told)
+
+
+def read_config(args: argparse.Namespace, path: str | Path | None = None) -> Config:
+    """The config that `add_config`'s options say; `path`: one of several that it took."""
+    skip = {"data.skip_bad_frames": True} if args.skip_bad_frames else {}
+    return load_config(path or args.config, {**args.cfg_options, **skip})
 
 
 def add_forecaster(add, several: bool = False) -> None:

@@ -19,7 +19,6 @@ import _options as common
 import numpy as np
 import torch
 
-from occdistill.build.config import load_config
 from occdistill.build.models import Models
 from occdistill.data.occ3d import OCC3D
 from occdistill.errors import run
@@ -80,7 +79,7 @@ def main() -> None:
     }
     rows = []
     for path in args.config:
-        config = load_config(path, args.cfg_options)
+        config = common.read_config(args, path)
         models = Models.of_what_is_there(config)
         rows += bench(
             path, forecaster_of(models, args.device), ceilings, config.guidance,

@@ -22,6 +22,7 @@ def main() -> int:
     add = parser.add_argument
     add("dataroot", nargs="?", type=Path, help="a nuScenes or Occ3D folder")
     add("--full", action="store_true", help="look into every file, not a sample")
+    add("--layout", default="xyzir", help="columns of LiDAR clouds; KITTI's are xyzi")
     add("--json", action="store_true", help="print the findings for a script")
     add("--weights", type=Path, default=Path("data"), help="folder of checkpoints")
     add("--caches", type=Path, default=Path("work_dirs"), help="folder of encoded clips")
@@ -38,7 +39,7 @@ def main() -> int:
         findings += check_environment(args.dataroot or Path(), render=not args.no_render)
         findings += check_weights(args.weights) + check_caches(args.caches)
     if args.dataroot:
-        findings += Doctor(args.dataroot, args.full)()
+        findings += Doctor(args.dataroot, args.full, args.layout)()
     print(json.dumps(as_json(findings), indent=1) if args.json else report(findings))
     return int(any(f.problem for f in findings))
 

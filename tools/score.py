@@ -40,6 +40,7 @@ def parse() -> argparse.Namespace:
     add("--coarsen", type=int, help="predictions merge this many voxels along each axis")
     add("--labels", choices=list(LABEL_SETS), help="score against these labels, not Occ3D's own")
     add("--labels-root", type=Path, help="where they lie; default: the data set's folder")
+    common.add_skip(add)
     add("--copy-last", action="store_true", help="add the copy-last row")
     add("--device", default="cpu", help="where grids are counted")
     common.add_scoring(add)
@@ -56,6 +57,7 @@ def truth(args: argparse.Namespace, manifest: Manifest, masks: bool) -> ClipData
         future=args.future,
         transform=GridTransform(args.crop or manifest.crop, args.coarsen or manifest.coarsen),
         masks=masks,
+        skip_bad_frames=args.skip_bad_frames,
     )  # fmt: skip
     if not args.labels:
         return dataset

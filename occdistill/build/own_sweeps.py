@@ -144,7 +144,8 @@ def own_sweeps(
 
     names, where = [file.name for file in files], mounting(found, ahead)
     grid = build_transform(config)
-    packets = sweeps(read, names, placed, grid, rate, merge, 0, where, apart=step)
+    times = np.arange(len(files)) / rate
+    packets = sweeps(read, names, placed, times, step, grid, merge, 0, where, apart=step)
     return OwnSweeps(folder.resolve().name, list(packets), step, past, told)
 
 

@@ -43,15 +43,17 @@ def packets(
     """
     data, transform = config.data, build_transform(config)
     merge = data.get("merge", 5)
+    lidar = {key: data[key] for key in ("layout", "own_car") if key in data}
     if source == "synthetic":
         return synthetic(transform, seed, rate, plan)
     if source == "folder":
-        return lidar_folder(folder, transform, rate, merge, plan)
-    scenes = load_index(data_root(config), data.version, data.val_split)
+        return lidar_folder(folder, transform, rate, merge, plan, **lidar)
+    skip = data.get("skip_bad_frames", False)
+    scenes = load_index(data_root(config), data.version, data.val_split, skip)
     if scene is not None:
         names = [one.name for one in scenes]
         if scene not in names:
             raise UserError(f"no scene {scene}; the split has {', '.join(names[:5])} …")
         scenes = [scenes[names.index(scene)]]
     kind = "lidar" if source == "lidar" else data.get("past_from", "occ3d")
-    return replay(FrameReader(data.dataroot, transform, kind, merge), scenes, plan)
+    return replay(FrameReader(data.dataroot, transform, kind, merge, **lidar), scenes, plan)

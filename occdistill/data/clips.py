@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from occdistill.data.contents import checksums
 from occdistill.data.occ3d import GridTransform, load_labels, load_semantics
 from occdistill.data.poses import invert
 from occdistill.data.scenes import Keyframe, Scene, load_index
-from occdistill.data.voxelize import Merged, Sweep, load_point_labels, load_points, merge
+from occdistill.data.tables import blob_folders
+from occdistill.data.voxelize import NEAR, Box, Layout, Merged, Sweep, merge, read_sweep
 from occdistill.errors import MAKE_WORLD, UserError
 from occdistill.types import Count, Whole
 from occdistill.untrusted import inside
@@ -39,10 +41,15 @@ class ClipDataset(Dataset):
             observed.
         future_poses: False leaves everything about the future motion out of an item.
         merge: keyframes merged into one LiDAR voxel grid, the newest and those before it.
+        layout: of the LiDAR clouds, see `load_points`.
+        own_car: where returns are the own car's, see `read_sweep`.
+        skip_bad_frames: leave out the clips that hold a keyframe with a `fault`, instead of
+            refusing all.
 
     Attributes:
         scenes: scenes of at least one window.
         skipped: names of the scenes that are too short.
+        bad_frames: keyframes with a fault, and `clips_left_out` for them.
         clips: (index into `scenes`, first keyframe) of each window.
         grid: the grid of the items.
         fingerprint: identifies keyframes, files, grid and `past_from`: what a cache of encodings
@@ -62,6 +69,9 @@ class ClipDataset(Dataset):
         masks: bool = False,
         future_poses: bool = True,
         merge: Count = 5,
+        layout: Layout = "xyzir",
+        own_car: Box = NEAR,
+        skip_bad_frames: bool = False,
     ) -> None:
         if past < 1 or future < 0 or stride < 1:
             raise UserError(
@@ -69,7 +79,7 @@ class ClipDataset(Dataset):
                 " empty; set past and stride to at least 1"
             )
         self.past, self.future, self.masks, self.future_poses = past, future, masks, future_poses
-        scenes = load_index(dataroot, version, split)
+        scenes = load_index(dataroot, version, split, skip_bad_frames)
         length = past + future
         self.scenes = [scene for scene in scenes if len(scene.keyframes) >= length]
         self.skipped = [scene.name for scene in scenes if len(scene.keyframes) < length]
@@ -80,12 +90,31 @@ class ClipDataset(Dataset):
             )
         if self.skipped:
             _log.warning("%s: %d scenes are shorter than a clip", split, len(self.skipped))
-        self.clips = [
+        windows = [
             (index, start)
             for index, scene in enumerate(self.scenes)
             for start in range(0, len(scene.keyframes) - length + 1, stride)
         ]
-        self.reader = FrameReader(dataroot, transform, past_from, merge)
+        self.clips = [
+            (index, start)
+            for index, start in windows
+            if not any(f.fault for f in self.scenes[index].keyframes[start : start + length])
+        ]
+        self.bad_frames = {
+            "keyframes": sum(f.fault is not None for scene in scenes for f in scene.keyframes),
+            "clips_left_out": len(windows) - len(self.clips),
+        }
+        if self.bad_frames["keyframes"]:
+            _log.warning(
+                "%s: %d keyframes cannot be used; %d of %d clips are left out", split,
+                self.bad_frames["keyframes"], self.bad_frames["clips_left_out"], len(windows),
+            )  # fmt: skip
+        if not self.clips:
+            raise UserError(
+                f"every clip of split {split!r} in {dataroot} holds a keyframe that cannot be used;"
+                " `python tools/doctor.py` says why"
+            )
+        self.reader = FrameReader(dataroot, transform, past_from, merge, layout, own_car)
         self.grid = transform.grid
         self.fingerprint = self.reader.fingerprint(self.scenes)
 
@@ -151,7 +180,7 @@ class FrameReader:
     """Reads keyframes from disk onto one grid; datasets and the live runner share it.
 
     Args:
-        dataroot, transform, past_from, merge: as for `ClipDataset`.
+        dataroot, transform, past_from, merge, layout, own_car: as for `ClipDataset`.
     """
 
     def __init__(
@@ -160,11 +189,14 @@ class FrameReader:
         transform: GridTransform = GridTransform(),  # noqa: B008 - frozen
         past_from: PastFrom = "occ3d",
         merge: int = 5,
+        layout: Layout = "xyzir",
+        own_car: Box = NEAR,
     ) -> None:
         if past_from not in get_args(PastFrom):
             raise UserError(f"past_from is {past_from!r}; choose occ3d or lidar")
         self.root = Path(dataroot)
         self.transform, self.past_from, self.merge = transform, past_from, merge
+        self.layout, self.own_car = layout, tuple(own_car)
 
     def past(self, scene: Scene, start: int, stop: int) -> np.ndarray:
         """What is known at keyframes `start` … `stop - 1`: class ids uint8 (stop-start, X, Y, Z)."""
@@ -175,13 +207,16 @@ class FrameReader:
     def merged(self, scene: Scene, start: int, stop: int) -> Merged:
         """From LiDAR, `past` and where the rays went: each uint8 (stop-start, X, Y, Z).
 
-        A keyframe sees its own sweep and up to `merge - 1` before it, none after.
+        A keyframe sees its own sweep and up to `merge - 1` before it, none after, and none from
+        before a keyframe with a fault, nor that one's.
         """
         first = max(0, start - self.merge + 1)
         sweeps = self.sweeps(scene, first, stop)
         grids = []
         for i in range(start, stop):
             oldest = max(first, i - self.merge + 1)
+            broken = [k + 1 for k in range(oldest, i + 1) if scene.keyframes[k].fault]
+            oldest = max([oldest, *broken])
             known = sweeps[oldest - first : i - first + 1]
             grids.append(merge(known, scene.keyframes[i].ego_to_global))
         voxels, seen = zip(*grids)
@@ -197,36 +232,40 @@ class FrameReader:
 
     def sweeps(self, scene: Scene, start: int, stop: int) -> list[Sweep]:
         """Labelled LiDAR sweeps of keyframes `start` … `stop - 1`."""
-        sweeps = []
-        for frame in scene.keyframes[start:stop]:
-            points = load_points(self._path(frame, "lidar"))
-            labels = load_point_labels(self._path(frame, "lidarseg"), len(points))
-            sweeps.append(Sweep(points, labels, frame.lidar_to_global))
-        return sweeps
+        return [
+            read_sweep(
+                self._path(frame, "lidar"), self._path(frame, "lidarseg"),
+                frame.lidar_to_global, self.layout, self.own_car,
+            )
+            for frame in scene.keyframes[start:stop]
+        ]  # fmt: skip
 
     def fingerprint(self, scenes: list[Scene]) -> str:
-        """64 hex digits of tokens, poses, sizes of the files that are read, grid and `past_from`.
+        """64 hex digits of tokens, poses, contents of the files read, grid and `past_from`.
 
         Raises a `UserError` that counts the files that are not there.
         """
-        what = repr(
-            (self.transform, self.past_from, self.merge if self.past_from == "lidar" else 0)
-        )
+        lidar = (self.merge, self.layout, self.own_car) if self.past_from == "lidar" else 0
+        what = repr((self.transform, self.past_from, lidar))
         digest = hashlib.sha256(what.encode())
         frames = [(scene, frame) for scene in scenes for frame in scene.keyframes]
         for kind in ("labels",) if self.past_from == "occ3d" else ("labels", "lidar", "lidarseg"):
-            sizes = [self._size(getattr(frame, kind)) for _, frame in frames]
-            if missing := sizes.count(None):
-                scene, frame = frames[sizes.index(None)]
+            marks = checksums(self.root, [getattr(frame, kind) for _, frame in frames])
+            if missing := marks.count(None):
+                scene, frame = frames[marks.index(None)]
                 where = getattr(frame, kind) or f"{_FOLDERS[kind]} for {scene.name}/{frame.token}"
+                blobs = blob_folders(self.root)
+                moved = f"; move what is in {blobs[0]} up into {self.root}" if blobs else ""
                 raise UserError(
                     f"{missing} of {len(frames)} {kind} files are missing, the first being"
                     f" {self.root / where}; put {_DOWNLOADS[kind]} there, or make the embedded"
-                    f" world with `{MAKE_WORLD}`"
+                    f" world with `{MAKE_WORLD}`{moved}"
                 )
-            for (_, frame), size in zip(frames, sizes):
-                digest.update(f"{frame.token} {size}\n".encode())
+            for (_, frame), mark in zip(frames, marks):
+                digest.update(f"{frame.token} {mark}\n".encode())
         for _, frame in frames:
+            if frame.fault:
+                digest.update(b"fault")
             for motion in (frame.ego_to_global, frame.lidar_to_ego, frame.trajectory):
                 digest.update(np.ascontiguousarray(motion, np.float64))
         return digest.hexdigest()
@@ -239,13 +278,6 @@ class FrameReader:
                 f" put {_DOWNLOADS[kind]} under the data root"
             )
         return inside(self.root, path, f"keyframe {frame.token}")
-
-    def _size(self, path: str | None) -> int | None:
-        """Bytes of a file below the data root, None if it is not there."""
-        try:
-            return None if path is None else (self.root / path).stat().st_size
-        except OSError:
-            return None
 
 
 _FOLDERS = {"labels": "gts", "lidar": "samples/LIDAR_TOP", "lidarseg": "lidarseg"}

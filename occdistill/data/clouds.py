@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from occdistill.data.occ3d import CLASS_NAMES
-from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, invert, pose_matrix
+from occdistill.data.poses import LIDAR_POSITION, LIDAR_ROTATION, invert, is_rigid, pose_matrix
 from occdistill.errors import UserError
 from occdistill.store import reading
 from occdistill.untrusted import open_file
@@ -251,9 +251,7 @@ def read_poses(path: str | Path, count: int) -> np.ndarray:
     else:
         poses = np.tile(np.eye(4), (count, 1, 1))
         poses[:, :3] = rows[:, :12].reshape(-1, 3, 4)
-    rotation = poses[:, :3, :3]
-    stretched = np.abs(rotation @ rotation.swapaxes(1, 2) - np.eye(3)).max((1, 2))
-    if (bad := np.flatnonzero(~(stretched < 0.01))).size:
+    if (bad := np.flatnonzero(~is_rigid(poses, 0.01))).size:
         raise UserError(f"pose {bad[0]} of {path} is no rotation; write rigid poses")
     return poses
 

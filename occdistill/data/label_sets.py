@@ -234,7 +234,10 @@ class LabelSetReader(FrameReader):
     def __init__(
         self, reader: FrameReader, labels: LabelSet, root: str | os.PathLike, scenes: list[Scene]
     ) -> None:
-        super().__init__(reader.root, reader.transform, reader.past_from, reader.merge)
+        super().__init__(
+            reader.root, reader.transform, reader.past_from, reader.merge, reader.layout,
+            reader.own_car,
+        )  # fmt: skip
         self.label_set, self.labels_root = labels, Path(root)
         self._place = {
             frame.token: (scene, i) for scene in scenes for i, frame in enumerate(scene.keyframes)

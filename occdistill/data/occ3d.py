@@ -270,4 +270,6 @@ def _problem(name: str, array: np.ndarray) -> str | None:
         return problem
     if name == "semantics" and array.max() >= NUM_CLASSES:
         return f"holds class id {array.max()}, beyond {NUM_CLASSES - 1} (free)"
+    if name.startswith("mask") and array.max() > 1:
+        return f"holds {array.max()}, but a mask is 0 or 1"
     return None

@@ -8,7 +8,8 @@ y left, z up; LIDAR_TOP has x right, y forward, z up, as in nuScenes. Quaternion
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ Poses = TypeVar("Poses", np.ndarray, Tensor)
 # frame, and a quarter turn to the right.
 LIDAR_POSITION = (0.94, 0.0, 1.84)
 LIDAR_ROTATION = (0.5**0.5, 0.0, 0.0, -(0.5**0.5))
+FASTEST = 100.0  # metres a second; no car on a road drives further
+SHARPEST = math.pi  # radians a second; nor turns further
 
 
 def invert(poses: Poses) -> Poses:
@@ -38,6 +41,17 @@ def rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     out = np.zeros((*rotation.shape[:-2], 4, 4))
     out[..., :3, :3], out[..., :3, 3], out[..., 3, 3] = rotation, translation, 1
     return out
+
+
+def is_rigid(poses: np.ndarray, tolerance: float = 1e-3) -> np.ndarray:
+    """Whether matrices (…, 4, 4) are finite and turn and move without stretching: bool (…)."""
+    poses = np.asarray(poses, np.float64)
+    rotation, last = poses[..., :3, :3], poses[..., 3, :]
+    with np.errstate(invalid="ignore", over="ignore"):
+        turns = np.abs(rotation @ np.swapaxes(rotation, -1, -2) - np.eye(3)).max((-2, -1))
+        right = np.abs(last - (0, 0, 0, 1)).max(-1)
+        handed = np.linalg.det(rotation) > 0
+        return np.isfinite(poses).all((-2, -1)) & (turns < tolerance) & (right == 0) & handed
 
 
 def rotation_matrix(quaternion: np.ndarray) -> np.ndarray:
@@ -70,6 +84,103 @@ def pose_matrix(translation: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     q = np.asarray(rotation, np.float64)
     unit = q / np.linalg.norm(q, axis=-1, keepdims=True)
     return rigid(rotation_matrix(unit), np.asarray(translation, np.float64))
+
+
+def read_poses(records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, list[str | None]]:
+    """Poses as tables have them, as matrices, and what is wrong with each.
+
+    Args:
+        records: of N poses `{translation, rotation}`: metres and a quaternion w, x, y, z.
+
+    Returns:
+        float64 (N, 4, 4), the identity where there is none; why, or None, N times.
+    """
+    reasons: list[str | None] = [None] * len(records)
+    parts = {"translation": 3, "rotation": 4}
+    try:
+        numbers = [np.array([r[key] for r in records]) for key in parts]
+        shapes = [(len(records), width) for width in parts.values()]
+        regular = all(x.shape == s and x.dtype.kind in "iuf" for x, s in zip(numbers, shapes))
+    except ValueError:  # of several lengths
+        regular = False
+    if not regular:
+        reasons = [_not_numbers(record) for record in records]
+        still = {"translation": [0.0] * 3, "rotation": [1.0, 0.0, 0.0, 0.0]}
+        used = [still if reason else record for record, reason in zip(records, reasons)]
+        numbers = [np.array([r[key] for r in used], np.float64).reshape(-1, n)
+                   for key, n in parts.items()]  # fmt: skip
+    places, turns = (np.asarray(x, np.float64) for x in numbers)
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = np.linalg.norm(turns, axis=1)
+        finite = np.isfinite(places).all(1) & np.isfinite(turns).all(1)
+        unit = np.abs(length - 1) < _UNIT
+    for i in np.flatnonzero(~(finite & unit)):
+        reasons[i] = reasons[i] or (
+            f"its rotation is a quaternion of length {length[i]:.3g}, not 1"
+            if finite[i]
+            else "its pose is NaN or infinite"
+        )
+    good = np.array([reason is None for reason in reasons], bool)
+    poses = np.tile(np.eye(4), (len(records), 1, 1))
+    poses[good] = pose_matrix(places[good], turns[good])
+    return poses, reasons
+
+
+_UNIT = 0.01  # quaternions written with two decimals are as far from 1
+
+
+def _not_numbers(record: Mapping[str, Any]) -> str | None:
+    """Why a pose isn't three and four numbers, or None."""
+    for key, width in (("translation", 3), ("rotation", 4)):
+        value = record[key]
+        flat = np.array(value, object).ravel().tolist() if isinstance(value, list) else [value]
+        if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in flat):
+            return f"its {key} isn't {width} numbers"
+        if key == "rotation" and len(flat) == 9:
+            return "its rotation is a matrix, not a quaternion w, x, y, z"
+        if not isinstance(value, list) or len(value) != width or len(flat) != width:
+            return f"its {key} has {len(flat)} numbers, not {width}"
+        if any(isinstance(x, int) and abs(x) > 10**300 for x in flat):
+            return "its pose is NaN or infinite"
+    return None
+
+
+def broken_motion(
+    poses: np.ndarray, seconds: np.ndarray, longest: float, upright: bool = True
+) -> list[str | None]:
+    """What no car does from one frame of a drive to the next.
+
+    Args:
+        poses: rigid, of car or sensor, (N, 4, 4) in one frame.
+        seconds: (N,), NaN where unknown.
+        longest: seconds between two frames, at most.
+        upright: the pose's z points up, unless the car lies on its side.
+
+    Returns:
+        Of each frame why it doesn't follow the one before it, or doesn't stand on a road, or None.
+    """
+    reasons: list[str | None] = [None] * len(poses)
+    step = np.diff(seconds)
+    time = np.clip(np.nan_to_num(step, nan=longest), 0.05, None)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
+        turned = invert(poses[:-1])[:, :3, :3] @ poses[1:, :3, :3]
+        angle = np.arccos(np.clip((np.trace(turned, axis1=1, axis2=2) - 1) / 2, -1, 1))
+    for i in np.flatnonzero(poses[:, 2, 2] < _UPRIGHT) if upright else ():
+        reasons[i] = "the car lies on its side (quaternions are w, x, y, z)"
+    told = (
+        (step <= 0, lambda i: f"its time is {abs(step[i]):.3g} s earlier than the one before"),
+        (step > longest, lambda i: f"it comes {step[i]:.3g} s after the one before"),
+        (~(moved <= FASTEST * time), lambda i: f"the car jumps {moved[i]:.4g} m to it"),
+        (angle > SHARPEST * time, lambda i: f"the car turns {np.degrees(angle[i]):.0f}° to it"),
+    )
+    for wrong, say in told:
+        for i in np.flatnonzero(wrong):
+            reasons[i + 1] = reasons[i + 1] or say(i)
+    return reasons
+
+
+_UPRIGHT = 0.5  # cosine of 60°
 
 
 LIDAR_TO_EGO = pose_matrix(LIDAR_POSITION, LIDAR_ROTATION)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from occdistill.arrays import build_arrays, open_arrays
 from occdistill.data.clips import ClipDataset
+from occdistill.data.occ3d import FREE
 
 
 class VoxelCache(Dataset):
@@ -53,6 +54,8 @@ class VoxelCache(Dataset):
                 scene, frame = dataset.scenes[place[0]], place[1]
                 if kind == "labels":
                     return dataset.reader.labels(scene.keyframes[frame])[0]
+                if scene.keyframes[frame].fault:  # of no clip
+                    return np.full(dataset.grid.shape, FREE, np.uint8)
                 return dataset.reader.past(scene, frame, frame + 1)[0]
 
             with ThreadPoolExecutor(os.cpu_count()) as pool:

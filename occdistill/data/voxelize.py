@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numba
 import numpy as np
@@ -78,23 +78,121 @@ class Sweep(NamedTuple):
     lidar_to_global: np.ndarray
 
 
-def load_points(path: str | os.PathLike) -> np.ndarray:
-    """Read a nuScenes `.pcd.bin`: float32 (N, 5), x, y, z in metres, intensity, ring."""
+def load_points(path: str | os.PathLike, layout: Layout = "xyzir") -> np.ndarray:
+    """Read a cloud of float32 rows, as nuScenes' `.pcd.bin` and KITTI's `.bin` are.
+
+    Args:
+        path: of the file.
+        layout: what stands in a row: x, y, z in metres, intensity, ring, time.
+
+    Returns:
+        float32 (N, columns), as in the file; rows without a place (`placed`) belong to rays that
+        did not come back.
+
+    Raises:
+        UserError: it can't be read, holds no whole rows or none, more than `BAD_SHARE` of them have
+            no place, or it looks as if it had another layout.
+    """
     with reading(path, "LiDAR file", "unpack nuScenes' LIDAR_TOP files under the data root"):
         raw = _bytes(path, _CLOUD_BYTES)
-    if len(raw) % 20:
+    width = 4 * len(layout)
+    if len(raw) % width:
         raise UserError(
-            f"{path} has {len(raw)} bytes, not a multiple of 20 (five float32 per point);"
-            " it is truncated, fetch it again"
+            f"{path} has {len(raw)} bytes, not a multiple of {width} ({len(layout)} float32 per"
+            f" point); it is truncated, fetch it again{_other_layouts(raw, layout)}"
         )
-    points = np.frombuffer(raw, np.float32).reshape(-1, 5)
-    if not np.isfinite(points[:, :3]).all():
-        bad = int((~np.isfinite(points[:, :3])).any(axis=1).sum())
+    if not raw:
+        raise UserError(f"{path} is empty; fetch it again")
+    points = np.frombuffer(raw, np.float32).reshape(-1, len(layout))
+    bad = len(points) - int(np.count_nonzero(placed(points)))
+    if bad > BAD_SHARE * len(points):
         raise UserError(
-            f"{path} holds {bad} of {len(points)} points with NaN or infinite coordinates;"
-            " fetch it again, or remove those points"
+            f"{path} holds {bad} of {len(points)} points with NaN, infinite or absurd coordinates;"
+            f" fetch it again{_other_layouts(raw, layout)}"
+        )
+    if reason := _implausible(points, layout):
+        raise UserError(
+            f"{path} is no cloud of {layout}: {reason}; fetch it again{_other_layouts(raw, layout)}"
         )
     return points
+
+
+Layout = Literal["xyzir", "xyzi", "xyz", "xyzirt"]
+BAD_SHARE = 0.5  # of a cloud's points: organised ones keep a row for each ray that found nothing
+FARTHEST = 1000.0  # metres from the sensor along an axis
+_WRONG_SHARE = 0.01  # of the points looked at, for a layout to be another
+_LOOKED_AT = 1000  # points of a cloud
+
+
+def placed(points: np.ndarray) -> np.ndarray:
+    """Which points are somewhere: finite, and not farther than any LiDAR sees; bool (N,)."""
+    x, y, z = np.abs(points[:, :3]).T
+    return (x < FARTHEST) & (y < FARTHEST) & (z < FARTHEST)
+
+
+def _implausible(points: np.ndarray, layout: str) -> str | None:
+    """Why the columns behind the places can't be what the layout says, judged by some rows."""
+    some = points[:: max(1, len(points) // _LOOKED_AT)]
+    some = some[placed(some)]
+    wrong = {}
+    if "r" in layout:
+        ring = some[:, layout.index("r")]
+        wrong["rings aren't whole numbers below 256"] = ~(
+            (ring >= 0) & (ring < 256) & (ring == np.rint(ring))
+        )
+    if "i" in layout:
+        intensity = some[:, layout.index("i")]
+        wrong["intensities aren't 0 to 65535"] = ~((intensity >= 0) & (intensity <= 65535))
+    for reason, found in wrong.items():
+        if np.count_nonzero(found) > _WRONG_SHARE * len(some):
+            return reason
+    return None
+
+
+def _other_layouts(raw: bytes, layout: str) -> str:
+    """The layouts that would fit a file, as the end of an advice."""
+    fitting = []
+    for other in get_args(Layout):
+        if other != layout and raw and len(raw) % (4 * len(other)) == 0:
+            points = np.frombuffer(raw, np.float32).reshape(-1, len(other))
+            whole = np.count_nonzero(placed(points)) >= (1 - BAD_SHARE) * len(points)
+            if whole and not _implausible(points, other):
+                fitting.append(other)
+    # three columns say nothing that could be wrong
+    fitting = [other for other in fitting if other != "xyz"]
+    return f", or set data.layout to {' or '.join(fitting)}" if fitting else ""
+
+
+Box = tuple[float, float, float, float]
+NEAR = (-1.0, 1.0, -1.0, 1.0)  # what nuScenes' devkit takes for the own car when it merges sweeps
+
+
+def read_sweep(
+    cloud: str | os.PathLike,
+    labels: str | os.PathLike | None,
+    lidar_to_global: np.ndarray,
+    layout: Layout = "xyzir",
+    own_car: Box = NEAR,
+) -> Sweep:
+    """A sweep without the points that are nowhere, and without the own car.
+
+    The own car moves along with the sensor: merged sweeps would draw it out into a trail.
+
+    Args:
+        cloud, labels: files of the points and of their lidarseg classes, or None.
+        lidar_to_global: rigid transform (4, 4).
+        layout: of the cloud.
+        own_car: x from, x to, y from, y to in metres in the LiDAR's frame, whatever the height.
+
+    Raises:
+        UserError: as `load_points` and `load_point_labels`.
+    """
+    points = load_points(cloud, layout)
+    classes = None if labels is None else load_point_labels(labels, len(points))
+    x, y = points[:, 0], points[:, 1]
+    own = (x > own_car[0]) & (x < own_car[1]) & (y > own_car[2]) & (y < own_car[3])
+    kept = placed(points) & ~own
+    return Sweep(points[kept], None if classes is None else classes[kept], lidar_to_global)
 
 
 _CLOUD_BYTES = 1 << 28  # ten million points; a sweep has 35 thousand

@@ -1,25 +1,28 @@
-"""A data root: tables, labels, clouds, point labels, side files, caches."""
+"""A data root: tables, labels, clouds, point labels, side files, caches.
+
+What loading would say is said here, in the same words, by the same functions.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from occdistill.data.chains import follow
-from occdistill.doctor.files import (
-    check_arrays,
-    check_cloud,
-    check_labels,
-    check_pickle,
-    check_point_labels,
-    parse_json,
+from occdistill.data.tables import (
+    NEEDED,
+    blob_folders,
+    index_annotations,
+    index_tables,
+    read_splits,
+    version_folders,
 )
+from occdistill.doctor import files
 from occdistill.doctor.findings import CLIPS, LIDAR, Finding
+from occdistill.errors import UserError
 from occdistill.untrusted import outside
 
-NEEDED = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sensor")
 OTHERS = ("attribute", "category", "instance", "log", "map", "sample_annotation", "visibility")
 FETCH_TABLES = "fetch the nuScenes metadata again (nuscenes.org, or tools/make_world.py)"
 FETCH_LABELS = "fetch Occ3D's gts again (or make the world anew)"
@@ -33,19 +36,29 @@ class Doctor:
     Args:
         root: its folder.
         full: look into every file instead of a sample.
+        layout: of the LiDAR clouds, see `voxelize.load_points`.
     """
 
-    def __init__(self, root: Path, full: bool = False) -> None:
-        self.root, self.full = root, full
+    def __init__(self, root: Path, full: bool = False, layout: str = "xyzir") -> None:
+        self.root, self.full, self.layout = root, full, layout
         self.findings: list[Finding] = []
         self.frames: dict[str, list[dict]] = {}  # scene name to keyframes: token, lidar, lidarseg
+        self.own_splits: dict[str, list[str]] = {}
 
     def __call__(self) -> list[Finding]:
         """Everything there is to say."""
-        versions = sorted(p for p in self.root.glob("v1.0-*") if p.is_dir())
-        for folder in versions:
-            self.tables(folder)
-        self.annotations(bool(versions))
+        if not files.CAN_READ:
+            message = "poses, labels and clouds aren't looked into: packages are missing"
+            self._say("contents", "note", message, remedy="pip install -r requirements.txt")
+        folders = version_folders(self.root)
+        whole = [f for f in folders if all((f / f"{n}.json").exists() for n in NEEDED)]
+        self.annotations(bool(whole))
+        for folder in folders:
+            # a folder that isn't complete stops nobody who has another list
+            self.tables(folder, needed=folder in whole or not self.frames)
+        for folder in blob_folders(self.root):
+            remedy = f"move what is in {folder} up into {self.root}"
+            self._say("blobs", "note", "unpacked into a folder of its own", folder, remedy=remedy)
         if not self.frames:
             self._say("tables", "missing", "no usable list of scenes", blocks=CLIPS)
         self.splits()
@@ -58,159 +71,102 @@ class Doctor:
         place = None if path is None else str(path)
         self.findings.append(Finding(area, level, message, place, **more))
 
+    def _told(
+        self, area: str, sentence: str, path: Path, blocks: str = CLIPS, level="damaged"
+    ) -> None:
+        """What loading would say: the fault, and behind the last semicolon what to do."""
+        message, _, remedy = sentence.rpartition("; ")
+        self._say(area, level, message, path, blocks=blocks, remedy=remedy)
+
     # ------------------------------------------------------------------ tables
 
-    def tables(self, folder: Path) -> None:
+    def tables(self, folder: Path, needed: bool = True) -> None:
         """A version's tables: all there, readable, and fitting together."""
-        tables: dict[str, list[dict]] = {}
-        for name in (*NEEDED, *OTHERS):
-            path = folder / f"{name}.json"
-            blocks = CLIPS if name in NEEDED else ""
-            level = "missing" if name in NEEDED else "note"
-            if not path.exists():
-                message = "no such table" if blocks else "no such table (only the devkit wants it)"
-                self._say("tables", level, message, path, blocks=blocks, remedy=FETCH_TABLES)
-                continue
-            content, problem = parse_json(path) if self._small(path) else _edges(path)
-            if problem is None and not (
-                isinstance(content, list) and all(isinstance(record, dict) for record in content)
-            ):
-                problem = "isn't a list of records"
-            if problem:
-                level = "damaged" if name in NEEDED else "note"
-                self._say("tables", level, problem, path, blocks=blocks, remedy=FETCH_TABLES)
-            else:
-                tables[name] = content
-        if all(name in tables for name in NEEDED):
-            before = len(self.findings)
-            self._references(folder, tables)
-            if len(self.findings) == before:
-                scenes, frames = len(tables["scene"]), len(tables["sample"])
-                self._say("tables", "ok", f"{scenes} scenes, {frames} keyframes", folder)
+        for name in OTHERS:
+            if not (path := folder / f"{name}.json").exists():
+                message = "no such table (only the devkit wants it)"
+                self._say("tables", "note", message, path, remedy=FETCH_TABLES)
+        missing = [path for n in NEEDED if not (path := folder / f"{n}.json").is_file()]
+        for path in missing:
+            level, blocks = ("missing", CLIPS) if needed else ("note", "")
+            message = f"no such table, without which {folder.name} can't be used"
+            self._say("tables", level, message, path, blocks=blocks, remedy=FETCH_TABLES)
+        if not missing:
+            self._scenes("tables", folder, index_tables)
 
-    def _small(self, path: Path) -> bool:
-        return self.full or path.stat().st_size < 200e6
-
-    def _references(self, folder: Path, tables: dict[str, list[dict]]) -> None:
-        """Tokens that point nowhere, and scenes as lists of keyframes."""
-        known = {name: {r.get("token") for r in rows} for name, rows in tables.items() if rows}
-        for table, field, target in (
-            ("sample", "scene_token", "scene"),
-            ("sample_data", "sample_token", "sample"),
-            ("sample_data", "ego_pose_token", "ego_pose"),
-            ("sample_data", "calibrated_sensor_token", "calibrated_sensor"),
-            ("calibrated_sensor", "sensor_token", "sensor"),
-        ):
-            if target not in known:  # too big to be read
-                continue
-            lost = [r for r in tables[table] if r.get(field) not in known[target]]
-            if lost:
-                message = (
-                    f"{len(lost)} records name a {field} that {target}.json doesn't have, "
-                    f"the first is {lost[0].get('token')}"
-                )
-                path = folder / f"{table}.json"
-                self._say("tables", "damaged", message, path, blocks=CLIPS, remedy=FETCH_TABLES)
-        self._chains(folder, tables)
-
-    def _chains(self, folder: Path, tables: dict[str, list[dict]]) -> None:
-        samples = {s["token"]: s for s in tables["sample"]}
-        sensors = {s["token"] for s in tables["sensor"] if s.get("channel") == "LIDAR_TOP"}
-        mounted = {
-            c["token"] for c in tables["calibrated_sensor"] if c.get("sensor_token") in sensors
-        }
-        clouds = {
-            d["sample_token"]: d
-            for d in tables["sample_data"]
-            if d.get("is_key_frame") and d.get("calibrated_sensor_token") in mounted
-        }
-        content, _ = parse_json(folder / "lidarseg.json")
-        points = {r.get("sample_data_token"): r.get("filename") for r in content or ()}
-        taken: dict[str, str] = {}
-        for scene in tables["scene"]:
-            tokens, problem = follow(scene, samples, taken)
-            frames = []
-            for token in tokens:
-                cloud = clouds.get(token, {})
-                labels = points.get(cloud.get("token"))
-                frames.append({"token": token, "lidar": cloud.get("filename"), "lidarseg": labels})
-            if problem:
-                message = f"scene {scene.get('name')} {problem}"
-                path = folder / "sample.json"
-                self._say("tables", "damaged", message, path, blocks=CLIPS, remedy=FETCH_TABLES)
-            self.frames[scene.get("name")] = frames
+    def _scenes(
+        self, area: str, source: Path, index: Callable[..., dict], level="damaged"
+    ) -> dict[str, list[str]] | None:
+        """Scenes and their keyframes, as loading reads and checks them; the splits, if any."""
+        faults: list[str] = []
+        found: dict = {"scenes": []}
+        try:
+            found = index(source, faults.append)
+        except UserError as error:
+            faults.append(str(error))
+        for scene in found["scenes"]:
+            self.frames[scene["name"]] = scene["frames"]
+            looked = scene["frames"] or not faults  # else what is wrong is told
+            if files.CAN_READ and looked and (sentence := files.bad_frames(self.root, scene)):
+                faults.append(sentence)
+        for sentence in faults:
+            self._told(area, sentence, source, CLIPS if level == "damaged" else "", level)
+        if not faults:
+            frames = sum(len(scene["frames"]) for scene in found["scenes"])
+            self._say(area, "ok", f"{len(found['scenes'])} scenes, {frames} keyframes", source)
+        return found.get("splits")
 
     def annotations(self, tables: bool) -> None:
-        """Occ3D's own list of scenes, enough by itself."""
+        """Occ3D's own list of scenes, enough by itself; where there are tables, they count."""
         path = self.root / "annotations.json"
-        if not path.exists():
-            level, blocks = ("note", "") if tables else ("missing", CLIPS)
-            self._say(
-                "annotations",
-                level,
-                "not there (needed only without tables)",
-                path,
-                blocks=blocks,
-                remedy="fetch it with Occ3D's gts",
-            )
+        level = "note" if tables else "damaged"
+        if path.exists():
+            splits = self._scenes("annotations", path, lambda p, _: index_annotations(p), level)
+            self.own_splits = splits or {}
             return
-        content, problem = parse_json(path)
-        scenes = content.get("scene_infos") if isinstance(content, dict) else None
-        if problem or not _are_infos(scenes):
-            level, blocks = ("note", "") if tables else ("damaged", CLIPS)
-            message = problem or "holds no usable scene_infos"
-            self._say("annotations", level, message, path, blocks=blocks, remedy=FETCH_LABELS)
-            return
-        before = len(self.findings)
-        for name, frames in scenes.items():
-            known = {f["token"] for f in self.frames.get(name, ())}
-            if known and known != set(frames):
-                message = f"scene {name} has other keyframes than the tables"
-                self._say("annotations", "damaged", message, path, remedy=FETCH_LABELS)
-            ordered = sorted(frames, key=lambda t: int(frames[t].get("timestamp", 0)))
-            self.frames.setdefault(name, [{"token": t} for t in ordered])
-        for split in ("train_split", "val_split"):
-            lost = [name for name in content.get(split, ()) if name not in scenes]
-            if lost:
-                message = f"{split} names {len(lost)} scenes that it doesn't describe: {lost[0]}"
-                self._say("annotations", "damaged", message, path, remedy=FETCH_LABELS)
-        if len(self.findings) == before:
-            self._say("annotations", "ok", f"{len(scenes)} scenes", path)
+        level, blocks = ("note", "") if tables else ("missing", CLIPS)
+        self._say(
+            "annotations", level, "not there (needed only without tables)", path,
+            blocks=blocks, remedy="fetch it with Occ3D's gts",
+        )  # fmt: skip
 
     def splits(self) -> None:
-        """The data set's own splits, where it has them."""
+        """The data set's own splits, where it has them, or nuScenes' own."""
         path = self.root / "splits.json"
         if not path.exists():
+            if files.CAN_READ and not self.own_splits:
+                self.own_splits = files.official_splits()
             return
-        content, problem = parse_json(path, dict)
-        if problem is None and not all(
-            isinstance(names, list) and all(isinstance(name, str) for name in names)
-            for names in content.values()
-        ):
-            content, problem = None, "holds something else than lists of scenes"
-        names = [name for names in content.values() for name in names] if content else []
+        try:
+            self.own_splits = read_splits(path)
+        except UserError as error:
+            self._told("splits", str(error), path)
+            return
+        names = [name for names in self.own_splits.values() for name in names]
         lost = [name for name in names if name not in self.frames]
-        if problem is None and lost:
-            problem = f"names {len(lost)} scenes that aren't there: {lost[0]}"
-        if problem is None and len(set(names)) < len(names):
-            problem = "puts a scene into two splits: scores on it would mean nothing"
-        if problem:
-            self._say("splits", "damaged", problem, path, blocks=CLIPS, remedy=FETCH_TABLES)
-        else:
-            sizes = ", ".join(f"{len(v)} {k}" for k, v in content.items())
-            self._say("splits", "ok", sizes, path)
+        if lost:
+            message = f"names {len(lost)} scenes that aren't there: {lost[0]}"
+            self._say("splits", "note", message, path)
+        sizes = ", ".join(f"{len(v)} {k}" for k, v in self.own_splits.items())
+        self._say("splits", "ok", sizes, path)
 
     # ------------------------------------------------------------------ files per keyframe
 
     def labels(self) -> None:
         """Occ3D's `gts/<scene>/<token>/labels.npz`."""
-        names = [
-            f"gts/{name}/{frame['token']}/labels.npz"
-            for name, frames in self.frames.items()
-            for frame in frames
-        ]
+        tested = {name for split, names in self.own_splits.items() if split != "test"
+                  for name in names}  # fmt: skip
+        names, without = [], []
+        for name, frames in self.frames.items():
+            if tested and name not in tested and not (self.root / "gts" / str(name)).is_dir():
+                without.append(name)
+                continue
+            names += [f"gts/{name}/{frame['token']}/labels.npz" for frame in frames]
+        if without:
+            message = f"none for {len(without)} scenes that are in no split but test: {without[0]}"
+            self._say("labels", "note", message, self.root / "gts")
         paths = list(self._inside("labels", names, CLIPS).values())
-        self._files("labels", paths, check_labels, CLIPS, FETCH_LABELS)
+        self._files("labels", paths, files.check_labels, CLIPS, FETCH_LABELS)
 
     def clouds(self) -> None:
         """Keyframe sweeps and their point labels."""
@@ -221,7 +177,9 @@ class Doctor:
         if clouds and not any(p.exists() for p in clouds):
             self._say("lidar", "note", "no sweeps here", clouds[0].parent, remedy=remedy)
         else:
-            self._files("lidar", clouds, check_cloud, LIDAR, remedy)
+            self._files(
+                "lidar", clouds, partial(files.check_cloud, layout=self.layout), LIDAR, remedy
+            )
         both = [f for f in frames if f.get("lidarseg") and f.get("lidar")]
         labelled = self._inside("lidarseg", [f["lidarseg"] for f in both], CLIPS)
         pairs = {
@@ -231,7 +189,7 @@ class Doctor:
         }
 
         def check(path: Path) -> str | None:
-            return check_point_labels(path, pairs[path])
+            return files.check_point_labels(path, pairs[path], self.layout)
 
         remedy = "fetch nuScenes-lidarseg again"
         if not pairs:
@@ -272,9 +230,10 @@ class Doctor:
             self._say(area, "missing", "no such file", path, blocks=blocks, remedy=remedy)
         there = [p for p in paths if p.is_file()]
         looked = there if self.full else _spread(there, SAMPLE)
+        looked = looked if files.CAN_READ else []
         damaged = [(path, problem) for path in looked if (problem := check(path))]
         for path, problem in damaged[:SHOWN]:
-            self._say(area, "damaged", problem, path, blocks=blocks, remedy=remedy)
+            self._told(area, problem, path, blocks)
         for word, found in (("missing", missing), ("damaged", damaged)):
             if len(found) > SHOWN:
                 self._say(area, word, f"and {len(found) - SHOWN} more {word} files")
@@ -288,11 +247,11 @@ class Doctor:
         """Pickles, which nothing here needs, and the index cache."""
         pickles = [*self.root.glob("*.pkl"), *self.root.parent.glob("nuscenes_infos_*.pkl")]
         for path in sorted(set(pickles)):
-            problem = check_pickle(path)
+            problem = files.check_pickle(path)
             message = problem or "not needed, and never loaded: it could run code"
             self._say("pickles", "note", message, path)
         for path in sorted((self.root / ".occdistill").glob("*.json")):
-            _, problem = parse_json(path)
+            _, problem = files.parse_json(path)
             if problem:
                 remedy = f"delete {path}; it is built again"
                 self._say("caches", "damaged", problem, path, remedy=remedy)
@@ -301,35 +260,17 @@ class Doctor:
 def check_caches(folder: Path) -> list[Finding]:
     """Encoded clips and voxel caches below a folder."""
     findings = []
-    for meta in sorted(folder.rglob("meta.json")):
-        if meta.parent.name.endswith(".part"):
-            findings.append(Finding("caches", "note", "an interrupted build", str(meta.parent)))
-        elif problem := check_arrays(meta.parent):
-            findings.append(
-                Finding(
-                    "caches",
-                    "damaged",
-                    problem,
-                    str(meta.parent),
-                    "training from this cache",
-                    f"delete {meta.parent}; it is built again",
-                )
-            )
+    for meta in sorted(folder.rglob("meta.json")) if files.CAN_READ else ():
+        place = str(meta.parent)
+        if place.endswith(".part"):
+            findings.append(Finding("caches", "note", "an interrupted build", place))
+        elif problem := files.check_cache(meta.parent):
+            remedy = f"delete {place}; it is built again"
+            stopped = "training from this cache"
+            findings.append(Finding("caches", "damaged", problem, place, stopped, remedy))
         else:
-            findings.append(Finding("caches", "ok", "whole", str(meta.parent)))
+            findings.append(Finding("caches", "ok", "whole", place))
     return findings
-
-
-def _are_infos(scenes: Any) -> bool:
-    """Whether this is by scene, by token, an object with a timestamp."""
-    return isinstance(scenes, dict) and all(
-        isinstance(frames, dict)
-        and all(
-            isinstance(frame, dict) and str(frame.get("timestamp", 0)).isdecimal()
-            for frame in frames.values()
-        )
-        for frames in scenes.values()
-    )
 
 
 def _spread(items: list[Any], count: int) -> list[Any]:
@@ -337,14 +278,3 @@ def _spread(items: list[Any], count: int) -> list[Any]:
     if len(items) <= count:
         return items
     return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
-
-
-def _edges(path: Path) -> tuple[Iterable, str | None]:
-    """For a table too big to parse in passing: does it begin and end like a list?"""
-    with open(path, "rb") as file:
-        first = file.read(64).lstrip()[:1]
-        file.seek(-64, os.SEEK_END)
-        last = file.read().rstrip()[-1:]
-    if first != b"[" or last != b"]":
-        return [], "is cut off"
-    return [], None

@@ -46,7 +46,7 @@ def report(findings: Sequence[Finding]) -> str:
     for area in dict.fromkeys(f.area for f in findings):
         lines.append(area)
         for f in (f for f in findings if f.area == area):
-            place = f"{f.path}: " if f.path else ""
+            place = f"{f.path}: " if f.path and f.path not in f.message else ""
             lines.append(f"  {f.level:<8} {place}{f.message}")
             if f.problem and f.blocks:
                 lines.append(f"           stops: {f.blocks}")

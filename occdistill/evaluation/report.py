@@ -92,6 +92,7 @@ def describe_dataset(dataset: ClipDataset, version: str, split: str) -> dict[str
         "past_from": dataset.reader.past_from,
         "scenes": len(dataset.scenes),
         "clips": len(dataset),
+        "bad_frames": dataset.bad_frames,
         "past": dataset.past,
         "future": dataset.future,
         "grid": {"shape": grid.shape, "voxel_size": grid.voxel_size, "origin": grid.origin},
@@ -138,7 +139,16 @@ def _about(data: dict | None) -> str:
     return (
         f"{data['version']}, {data['split']}: {data['scenes']} scenes, {data['clips']} clips of "
         f"{data['past']} past and {data['future']} future keyframes, {shape} voxels of "
-        f"{data['grid']['voxel_size']:g} m."
+        f"{data['grid']['voxel_size']:g} m.{_left_out(data.get('bad_frames'))}"
+    )
+
+
+def _left_out(bad: dict[str, int] | None) -> str:
+    if not bad or not bad["keyframes"]:
+        return ""
+    return (
+        f" Left out: {bad['clips_left_out']} clips, for {bad['keyframes']} keyframes that cannot be"
+        " used (--skip-bad-frames)."
     )
 
 

@@ -18,11 +18,15 @@ from torch import Tensor
 
 from occdistill.data import voxelize
 from occdistill.data.clips import FrameReader
+from occdistill.data.clouds import natural
 from occdistill.data.occ3d import GridTransform
-from occdistill.data.poses import LIDAR_TO_EGO, invert
+from occdistill.data.poses import LIDAR_TO_EGO, broken_motion, invert, is_rigid
 from occdistill.data.scenes import Scene
-from occdistill.data.voxelize import Sweep, load_point_labels, load_points
+from occdistill.data.tables import seconds_of, unit_of
+from occdistill.data.voxelize import NEAR, Box, Layout, Sweep, read_sweep
 from occdistill.errors import UserError
+from occdistill.store import reading
+from occdistill.untrusted import open_file
 from occdistill.world.simulate import SPLITS, SceneWorld, between_keyframes, build_scene
 
 GAP = 60.0  # seconds between two scenes, so that no window spans both
@@ -58,6 +62,8 @@ def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Itera
         reader: reads labels or merges LiDAR sweeps.
         scenes: of a data set.
         plan: future poses that a packet must carry, `codec.plan`; a scene ends where they end.
+
+    Keyframes with a fault, and those whose plan holds one, are left out.
     """
     begin = 0.0
     for scene in scenes:
@@ -65,6 +71,8 @@ def replay(reader: FrameReader, scenes: Iterable[Scene], plan: int = 0) -> Itera
         poses = np.stack([frame.ego_to_global for frame in frames])
         times = [1e-6 * (frame.timestamp - frames[0].timestamp) for frame in frames]
         for i in range(len(frames) - plan):
+            if any(frame.fault for frame in frames[i : i + 1 + plan + (plan > 0)]):
+                continue
             yield Packet(
                 partial(_read, reader, scene, i),
                 poses[i],
@@ -122,44 +130,63 @@ def lidar_folder(
     rate: float = 2.0,
     merge: int = 5,
     plan: int = 0,
+    layout: Layout = "xyzir",
+    own_car: Box = NEAR,
 ) -> Iterator[Packet]:
     """nuScenes' raw sweeps: `*.pcd.bin`, `poses.txt`, and labels where there are any.
 
-    `poses.txt` holds a line per sweep: the 12 numbers of the top three rows of the LiDAR's pose in
-    any fixed frame. `<name>_lidarseg.bin` beside `<name>.pcd.bin` gives the points' raw classes;
-    without it all of them are "others". A sweep that can't be read makes one bad frame, and is left
+    Numbers in names count as numbers: 2 comes before 10. `poses.txt` holds a line per sweep: the 12
+    numbers of the top three rows of the LiDAR's pose in any fixed frame. `timestamps.txt`, if it is
+    there, holds a time per sweep, in seconds or in milli-, micro- or nanoseconds.
+    `<name>_lidarseg.bin` beside `<name>.pcd.bin` gives the points' raw classes; without it all of them are "others". A sweep that can't be read makes one bad frame, and is left
     out of the frames after it.
 
     Args:
         folder: where they are.
         transform: to the model's grid.
-        rate: sweeps per second.
+        rate: sweeps per second, where there is no timestamps.txt.
         merge: sweeps merged into one grid, the newest and those before it.
         plan: future poses, 0.5 s apart, that a packet must carry.
+        layout, own_car: as for `read_sweep`.
 
     Raises:
-        UserError: no sweeps, or poses that are missing, unreadable or of another number.
+        UserError: no sweeps; poses or times that are missing, unreadable, of another number, or
+            not a car's; or times in another order than the names.
     """
     folder = Path(folder)
-    files = sorted(folder.glob("*.pcd.bin"))
+    files = sorted(folder.glob("*.pcd.bin"), key=natural)
     if not files:
         raise UserError(f"no *.pcd.bin files in {folder}; pass a folder of LiDAR sweeps")
-    lidar_to_global = _poses(folder / "poses.txt", len(files))
+    lidar_to_global = _poses(folder / "poses.txt", files)
+    if (folder / "timestamps.txt").exists():
+        times = _times(folder / "timestamps.txt", files)
+        rate = 1 / float(np.median(np.diff(times))) if len(times) > 1 else rate
+    else:
+        times = np.arange(len(files)) / rate
+    for file, fault in zip(files, broken_motion(lidar_to_global, times, np.inf, upright=False)):
+        if fault:
+            raise UserError(
+                f"at {file}, {fault}; correct poses.txt, or --rate (now {rate:g} sweeps a second)"
+            )
 
     @lru_cache(merge)  # neighbouring frames share all sweeps but one
     def read(i: int) -> Sweep:
-        return _sweep(files[i], lidar_to_global[i])
+        labels = files[i].with_name(files[i].name.replace(".pcd.bin", "_lidarseg.bin"))
+        known = labels if labels.is_file() else None
+        return read_sweep(files[i], known, lidar_to_global[i], layout, own_car)
 
     names = [file.name for file in files]
-    yield from sweeps(read, names, lidar_to_global, transform, rate, merge, plan)
+    step = max(1, round(0.5 * rate))
+    yield from sweeps(read, names, lidar_to_global, times, step, transform, merge, plan)
 
 
 def sweeps(
     read: Callable[[int], Sweep],
     names: Sequence[str],
     lidar_to_global: np.ndarray,
+    times: np.ndarray,
+    step: int,
     transform: GridTransform,
-    rate: float,
     merge: int = 5,
     plan: int = 0,
     lidar_to_ego: np.ndarray = LIDAR_TO_EGO,
@@ -171,46 +198,60 @@ def sweeps(
         read: sweep i.
         names: of the sweeps, N.
         lidar_to_global: their poses `(N, 4, 4)`.
+        times: seconds, `(N,)`.
+        step: sweeps in 0.5 s.
         transform: to the model's grid.
-        rate: sweeps per second.
         merge: sweeps merged into one grid, the newest and those before it.
         plan: future poses, 0.5 s apart, that a packet must carry.
         lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
         apart: of the sweeps before it, every so many are merged.
     """
     ego_to_global = lidar_to_global @ invert(lidar_to_ego)
-    step = max(1, round(0.5 * rate))
     for i in range(len(names) - plan * step):
         window = range(i % apart if i < merge * apart else i - (merge - 1) * apart, i + 1, apart)
         yield Packet(
             partial(_merge, read, window, ego_to_global[i], transform),
             ego_to_global[i],
-            i / rate,
+            float(times[i]),
             ego_to_global[i + step : i + step * (plan + 1) + 1 : step] if plan else None,
             names[i],
             lidar_to_ego,
         )
 
 
-def _poses(path: Path, count: int) -> np.ndarray:
-    try:
-        rows = np.loadtxt(path, ndmin=2)
-    except (OSError, ValueError) as error:
+def _numbers(path: Path, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """A text file of numbers, float64 of a shape."""
+    advice = f"write {shape[0]} lines of {shape[1]} numbers"
+    with reading(path, what, advice), open_file(path, _TEXT_BYTES) as file:
+        rows = np.loadtxt(file, ndmin=2, encoding="utf-8")
+    if rows.shape != shape:
+        raise UserError(f"{path} holds {rows.shape} numbers; {shape[0]} sweeps need {shape}")
+    return rows
+
+
+_TEXT_BYTES = 1 << 28
+
+
+def _poses(path: Path, files: list[Path]) -> np.ndarray:
+    poses = np.tile(np.eye(4), (len(files), 1, 1))
+    poses[:, :3] = _numbers(path, (len(files), 12), "file of LiDAR poses").reshape(-1, 3, 4)
+    for i in np.flatnonzero(~is_rigid(poses)):
         raise UserError(
-            f"{path} with the LiDAR poses, 12 numbers a line, cannot be read ({error})"
-        ) from error
-    if rows.shape != (count, 12) or not np.isfinite(rows).all():
-        raise UserError(f"{path} holds {rows.shape} numbers; {count} sweeps need ({count}, 12)")
-    poses = np.tile(np.eye(4), (count, 1, 1))
-    poses[:, :3] = rows.reshape(-1, 3, 4)
+            f"line {i + 1} of {path}, for {files[i].name}, is no rigid motion (it isn't finite,"
+            " stretches or mirrors); write the top three rows of a pose, row by row"
+        )
     return poses
 
 
-def _sweep(file: Path, lidar_to_global: np.ndarray) -> Sweep:
-    points = load_points(file)
-    labels = file.with_name(file.name.replace(".pcd.bin", "_lidarseg.bin"))
-    known = load_point_labels(labels, len(points)) if labels.is_file() else None
-    return Sweep(points, known, lidar_to_global)
+def _times(path: Path, files: list[Path]) -> np.ndarray:
+    """Seconds since the first sweep, float64 (N,)."""
+    times = _numbers(path, (len(files), 1), "file of times")[:, 0]
+    for i in np.flatnonzero(~(np.diff(times) > 0)):
+        raise UserError(
+            f"{files[i + 1].name} comes after {files[i].name}, but not by its time in {path}; give"
+            " the sweeps names in the order of their times"
+        )
+    return (times - times[0]) * seconds_of(unit_of([times.tolist()], (0.005, 4.0), str(path)))
 
 
 def _merge(

@@ -4,10 +4,12 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
@@ -192,8 +194,18 @@ def _each(job: Callable, items: list, workers: int) -> Iterator:
         return
     # Spawned, not forked: torch's and numba's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         yield from pool.map(job, items)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however that was."""
+
+    def watch() -> None:
+        wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:

@@ -89,7 +89,7 @@ def test_fingerprint_follows_what_is_read(tiny):
     turned.scenes[0].keyframes[1].ego_to_global[0, 3] += 0.1
     others.append(turned.reader.fingerprint(turned.scenes))
     path = tiny.root / "gts/scene-0001" / tiny.token(0, 0) / "labels.npz"
-    path.write_bytes(path.read_bytes() + b"x")
+    path.write_bytes(b"x")
     others.append(clips(tiny).fingerprint)
     assert len({same, *others}) == 7
 

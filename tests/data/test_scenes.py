@@ -72,7 +72,7 @@ def test_index_is_cached_until_a_table_changes(tiny, monkeypatch):
     cache = tiny.root / ".occdistill" / f"index-{tiny.version}.json"
     assert cache.is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(scenes, "_index_tables", lambda folder: pytest.fail("read again"))
+        patch.setattr(scenes, "index_tables", lambda folder: pytest.fail("read again"))
         again = load(tiny)
     assert [k.token for s in again for k in s.keyframes] == [
         k.token for s in before for k in s.keyframes
@@ -90,7 +90,7 @@ def test_cache_goes_to_the_user_when_the_data_are_read_only(tiny, monkeypatch):
     (tiny.root / ".occdistill").write_text("")
     load(tiny)
     (cache,) = (tiny.root.parent / "user-cache" / "occdistill").iterdir()
-    monkeypatch.setattr(scenes, "_index_tables", lambda folder: pytest.fail("read again"))
+    monkeypatch.setattr(scenes, "index_tables", lambda folder: pytest.fail("read again"))
     assert len(load(tiny)) == 2 and cache.suffix == ".json"
 
 

@@ -139,14 +139,11 @@ def test_merging_keeps_what_stands_still():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_points_that_are_no_places_are_refused(tmp_path, bad):
+def test_points_that_are_no_places_are_refused(bad):
     points = np.ones((4, 5), np.float32)
     points[2, 1] = bad
     with pytest.raises(UserError, match="NaN or infinite"):
         merge([sweep(points, [1] * 4)], EYE)
-    points.tofile(tmp_path / "cloud.pcd.bin")
-    with pytest.raises(UserError, match="cloud.pcd.bin holds 1 of 4 points with NaN"):
-        load_points(tmp_path / "cloud.pcd.bin")
 
 
 def test_labels_that_are_no_classes_are_refused():
@@ -179,7 +176,8 @@ def test_point_files(tmp_path):
     with pytest.raises(UserError, match="77 bytes, not a multiple of 20"):
         load_points(cloud)
     cloud.write_bytes(b"")
-    assert load_points(cloud).shape == (0, 5)
+    with pytest.raises(UserError, match="is empty"):
+        load_points(cloud)
     with pytest.raises(UserError, match="no LiDAR file at"):
         load_points(tmp_path / "b.pcd.bin")
     with pytest.raises(UserError, match="cannot be read"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from occdistill.arrays import build_arrays
 from occdistill.doctor import dataset, environment, files
 from occdistill.doctor.findings import Finding, report
 
@@ -72,26 +73,26 @@ def test_ten_planted_faults_are_found_and_named(world):
         return path
 
     plant(labels[0], "no such file").unlink()
-    path = plant(labels[3], "damaged")
+    path = plant(labels[3], "is truncated or no label file")
     path.write_bytes(path.read_bytes()[:-500])
     rewrite(plant(labels[5], "class id 200"), semantics=lambda a: poke(a, 200))
     rewrite(plant(labels[7], "shape (100, 200, 16)"), semantics=lambda a: a[:100])
-    rewrite(plant(labels[9], "no array 'mask_camera'"), mask_camera=lambda a: None)
-    rewrite(plant(labels[11], "expected 0..1"), mask_lidar=lambda a: poke(a, 7))
+    rewrite(plant(labels[9], "no array named 'mask_camera'"), mask_camera=lambda a: None)
+    rewrite(plant(labels[11], "holds 7, but a mask is 0 or 1"), mask_lidar=lambda a: poke(a, 7))
     plant(clouds[0], "no such file").unlink()
     path = plant(clouds[2], "multiple of 20")
     path.write_bytes(path.read_bytes()[:-7])
     path = plant(clouds[4], "NaN")
-    cloud = np.fromfile(path, np.float32)
-    cloud[5 * 17 + 1] = np.nan
+    cloud = np.fromfile(path, np.float32).reshape(-1, 5)
+    cloud[: 2 * len(cloud) // 3, 1] = np.nan
     cloud.tofile(path)
-    path = plant(points[6], "raw label 99")
+    path = plant(points[6], "class id 99")
     path.write_bytes(b"\x63" + path.read_bytes()[1:])
-    path = plant(points[8], "its cloud has")
+    path = plant(points[8], "but the cloud has")
     path.write_bytes(path.read_bytes()[:-3])
-    path = plant(world / "splits.json", "scene-9999")
+    path = plant(world / "splits.json", "into train and into val")
     splits = json.loads(path.read_text())
-    path.write_text(json.dumps(splits | {"val": [*splits["val"], "scene-9999"]}))
+    path.write_text(json.dumps(splits | {"val": [*splits["val"], splits["train"][0]]}))
     cache = plant(world / ".occdistill" / "index-broken.json", "JSON")
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("{")
@@ -103,7 +104,7 @@ def test_ten_planted_faults_are_found_and_named(world):
         assert words in found[path].message, found[path]
     # besides what was planted, only what follows: the shortened cloud no longer fits its labels
     extra = set(found) - set(planted)
-    assert all("its cloud has" in found[p].message for p in extra), extra
+    assert all("but the cloud has" in found[p].message for p in extra), extra
 
 
 @pytest.mark.parametrize(
@@ -112,15 +113,19 @@ def test_ten_planted_faults_are_found_and_named(world):
         (
             "sample_data",
             lambda rows: rows[:-1] + [rows[-1] | {"sample_token": "lost"}],
-            "sample_token",
+            "has no LIDAR_TOP sweep in",
         ),
-        ("sample_data", lambda rows: rows[1:] + [rows[0] | {"ego_pose_token": "x"}], "ego_pose"),
+        (
+            "sample_data",
+            lambda rows: rows[1:] + [rows[0] | {"ego_pose_token": "x"}],
+            "names an ego_pose_token that",
+        ),
         (
             "sample",
             lambda rows: [r | {"next": ""} if r["prev"] == "" else r for r in rows],
             "chain",
         ),
-        ("scene", lambda rows: {"scenes": rows}, "list of records"),
+        ("scene", lambda rows: {"scenes": rows}, "holds a dict, not a list"),
     ],
 )
 def test_tables_that_do_not_fit_together(bare, table, change, words):
@@ -130,7 +135,7 @@ def test_tables_that_do_not_fit_together(bare, table, change, words):
         path.write_text(json.dumps(change(json.loads(text))))
         found = [f for f in problems(bare).values() if f.area == "tables"]
         assert any(words in f.message for f in found), found
-        assert any(str(path) == f.path for f in found)
+        assert any(str(path.parent) == f.path for f in found)
         assert all("train_vae" in f.blocks for f in found)
     finally:
         path.write_text(text)
@@ -141,11 +146,15 @@ def test_a_truncated_and_a_missing_table_are_named(bare):
     text = path.read_text()
     try:
         path.write_text(text[: len(text) // 2])
-        assert "JSON" in problems(bare)[str(path)].message
+        found = problems(bare)[str(path.parent)]
+        assert found.message.startswith(f"{path} is truncated or no table")
         path.unlink()
+        assert str(path) not in problems(bare)  # annotations.json is enough
+        (bare / "annotations.json").rename(bare / "elsewhere")
         assert problems(bare)[str(path)].level == "missing"
     finally:
         path.write_text(text)
+        (bare / "elsewhere").rename(bare / "annotations.json")
 
 
 def test_annotations_alone_are_enough_and_their_damage_is_told(bare, tmp_path):
@@ -176,9 +185,7 @@ def test_checkpoints_and_caches(tmp_path):
     levels = {Path(f.path).name: f.level for f in environment.check_weights(tmp_path)}
     assert levels == {"good.pth": "ok", "cut.pth": "damaged"}
     store = tmp_path / "cache"
-    store.mkdir()
-    np.save(store / "z.npy", np.zeros((4, 5), np.float16))
-    (store / "meta.json").write_text(json.dumps({"depends": {}, "arrays": {"z": 1}}))
+    build_arrays(store, {}, {"z": ((4, 5), np.float16)}, lambda *_: None, 4, 4, "")
     (finding,) = dataset.check_caches(tmp_path)
     assert finding.level == "ok"
     (store / "z.npy").write_bytes((store / "z.npy").read_bytes()[:-2])

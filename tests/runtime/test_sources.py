@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from occdistill.data import voxelize
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.voxelize import load_points
 from occdistill.errors import UserError
-from occdistill.runtime import sources
 from occdistill.runtime.sources import GAP, lidar_folder, replay, synthetic
 from tests.runtime.fakes import drive
 
@@ -26,7 +26,7 @@ class Reader:
 
 
 def scene(name, frames, start=0):
-    more = {"lidar_to_ego": MOUNTING}
+    more = {"lidar_to_ego": MOUNTING, "fault": None}
     keyframes = [
         SimpleNamespace(token=str(i), timestamp=start + 500_000 * i, ego_to_global=pose, **more)
         for i, pose in enumerate(drive(frames))
@@ -109,7 +109,7 @@ def test_a_sweep_is_read_once_for_all_frames_it_is_merged_into(tmp_path, monkeyp
     sweeps(tmp_path, 5)
     read = []
     monkeypatch.setattr(
-        sources, "load_points", lambda path: (read.append(path.name), load_points(path))[1]
+        voxelize, "load_points", lambda path, layout: (read.append(path.name), load_points(path))[1]
     )
     for packet in lidar_folder(tmp_path, GridTransform(), merge=3):
         packet.voxels()
