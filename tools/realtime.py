@@ -2,7 +2,7 @@
 
     python tools/realtime.py CONFIG CHECKPOINT --source replay --rate 2 --frames 40
     python tools/realtime.py CONFIG CHECKPOINT --source folder --folder SWEEPS --rate 20
-    python tools/realtime.py CONFIG CHECKPOINT --source synthetic --rate 20
+    python tools/realtime.py CONFIG CHECKPOINT --source synthetic --rate 20 --view 8080
 
 Sources: `replay` (a scene's voxels), `lidar` (the same scene's raw sweeps, merged as they come),
 `folder` (*.pcd.bin with poses.txt), `synthetic` (the embedded world, made on the fly). A ROS 2 node
@@ -28,7 +28,9 @@ from occdistill.runtime.machine import device_name
 from occdistill.runtime.sources import Packet
 from occdistill.runtime.stream import RollingForecaster
 from occdistill.store import write_json
+from occdistill.visualization.live_view import LiveView
 from occdistill.visualization.open3d_scene import Viewer, require_screen
+from occdistill.visualization.rerun_scene import follow
 
 
 def parse() -> argparse.Namespace:
@@ -53,6 +55,8 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--tensorboard", type=Path, metavar="DIR")
     add("--window", action="store_true", help="show the forecasts, 1 s and 3 s ahead")
+    add("--view", type=int, metavar="PORT", help="serve a page of the newest forecast")
+    add("--viewer", choices=("rerun",), help="show the forecasts in Rerun")
     add("--out", type=Path, help="folder for realtime.json; default: the config's work_dir")
     common.add_forecaster(add)
     args = parser.parse_args()
@@ -71,6 +75,11 @@ def listeners(args: argparse.Namespace, grid: Grid) -> list[Callable[[LiveRunner
     if args.window:
         window = Viewer(grid)
         found.append(lambda runner, future: window.show(*future[[1, -1]].cpu().numpy()))
+    if args.view is not None:
+        found.append(LiveView(grid, args.view))
+        print(f"watch it at {found[-1].address}", flush=True)
+    if args.viewer == "rerun":
+        found.append(follow(grid))
     return found
 
 

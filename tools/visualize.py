@@ -16,12 +16,14 @@ import _options as common
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
+from occdistill.build.showing import scores
 from occdistill.errors import UserError, run
 from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
 from occdistill.store import check_place, write_npz
 from occdistill.visualization import panels
 from occdistill.visualization.open3d_scene import require_screen
+from occdistill.visualization.palette import errors
 
 
 def parse() -> argparse.Namespace:
@@ -37,6 +39,7 @@ def parse() -> argparse.Namespace:
     add("--style", choices=("3d", "bev"), default="3d")
     add("--size", type=int, nargs=2, default=[480, 340], help="of a panel, pixels")
     add("--seed", type=int, default=0, help="of the noise, the same for all")
+    add("--errors", action="store_true", help="a panel more per forecast: where it is wrong")
     add("--window", action="store_true", help="open a window instead")
     common.add_forecaster(add)
     args = parser.parse_args()
@@ -71,12 +74,18 @@ def main() -> None:
             agreement = {k: v[0].cpu().numpy() for k, v in spread(futures[None])._asdict().items()}
             write_npz(args.out.with_suffix(".npz"), agreement)
 
+    truth, *forecasts = rows
+    notes = {name: [s.split(",")[0] for s in scores(rows[name], rows[truth])] for name in forecasts}
+    if args.errors:
+        wrong = {f"error: {name}": errors(rows[truth], rows[name]) for name in forecasts}
+        rows |= wrong
     start = time.perf_counter()
     if args.window:
         panels.play(item["past"].numpy(), rows, dataset.grid)
     else:
         size = tuple(args.size)
-        panels.save(args.out, item["past"].numpy(), rows, dataset.grid, size, args.style)
+        past = item["past"].numpy()
+        panels.save(args.out, past, rows, dataset.grid, size, args.style, notes)
         print(f"{args.out}: {dataset.clip_id(args.clip)}, {time.perf_counter() - start:.1f} s")
 
 

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from occdistill.data.occ3d import CLASS_NAMES, FREE
 from occdistill.errors import UserError
 from occdistill.evaluation.metrics import horizon_names
@@ -15,8 +17,9 @@ from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.report import FACTS, SHOWN, cell, make_report, markdown, write_report
 from occdistill.store import atomic, write_text
 
-CURVES = 6  # rows drawn at most
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+CURVES, RULES = 7, 2  # rows drawn at most; of them, rules without a network
+AVERAGE = "avg@1,2,3s"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def write_card(folder: str | Path, report: dict) -> list[Path]:
@@ -127,6 +130,20 @@ def escape(text: str) -> str:
     return text.replace("†", "$\\dagger$").replace("–", "--").replace("²", "$^2$")
 
 
+def drawn(rows: Sequence[dict]) -> list[dict]:
+    """Those of a protocol's rows that a figure shows, `CURVES` at most, in their order.
+
+    The strongest rules without a network are among them, `RULES` at most, of those that know no
+    more of the future than the models do: beside a weak rule every model looks well.
+    """
+    models = [row for row in rows if row["nfe"] is not None]
+    fair = {"none", *(row["conditioning"] for row in models or rows)}
+    rules = [row for row in rows if row["nfe"] is None and row["conditioning"] in fair]
+    best = sorted(rules, key=lambda row: -np.nan_to_num(_nan(row["mIoU"].get(AVERAGE))))[:RULES]
+    chosen = [*models[: CURVES - len(best)], *best]
+    return [row for row in rows if any(row is one for one in chosen)]
+
+
 def label(row: dict) -> str:
     """A row's name in a figure."""
     return row["model"] if row["nfe"] is None else f"{row['model']}, NFE {row['nfe']}"
@@ -139,7 +156,7 @@ def per_horizon(rows: Sequence[dict]):
     figure = Figure(figsize=(9, 3.4))
     axes = figure.subplots(1, 2)
     for axis, metric in zip(axes, ("mIoU", "IoU")):
-        for row, colour in zip(rows[:CURVES], _COLOURS):
+        for row, colour in zip(drawn(rows), _COLOURS):
             names = [h for h in horizon_names(99) if h in row[metric]]
             values = [_nan(row[metric][h]) for h in names]
             seconds = [float(h[:-1]) for h in names]
@@ -151,11 +168,11 @@ def per_horizon(rows: Sequence[dict]):
     return figure
 
 
-def per_class(rows: Sequence[dict], average: str = "avg@1,2,3s"):
-    """IoU per class, one bar per row: a matplotlib Figure. Absent classes have no bar."""
+def per_class(rows: Sequence[dict], average: str = AVERAGE):
+    """IoU per class, one bar per row: a matplotlib Figure. Classes without a bar are absent."""
     from matplotlib.figure import Figure
 
-    rows = rows[:CURVES]
+    rows = drawn(rows)
     if all(_nan(v[average]) != _nan(v[average]) for r in rows for v in r["per_class"].values()):
         average = "avg@all"
     figure = Figure(figsize=(10, 3.6))
@@ -166,7 +183,11 @@ def per_class(rows: Sequence[dict], average: str = "avg@1,2,3s"):
         places = [c + (i - (len(rows) - 1) / 2) * width for c in range(FREE)]
         axis.bar(places, values, width, color=colour, label=label(row))
     axis.set(ylabel=f"IoU (%), {average}", xlim=(-0.6, FREE - 0.4))
-    axis.set_xticks(range(FREE), CLASS_NAMES[:FREE], rotation=40, ha="right", fontsize=8)
+    there = [
+        any(_nan(r["per_class"].get(c, {}).get(average)) >= 0 for r in rows) for c in CLASS_NAMES
+    ]
+    names = [f"{c}{'' if yes else ' (absent)'}" for c, yes in zip(CLASS_NAMES[:FREE], there)]
+    axis.set_xticks(range(FREE), names, rotation=40, ha="right", fontsize=8)
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)

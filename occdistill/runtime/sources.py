@@ -6,8 +6,7 @@ the frame's turn comes: a dropped frame costs nothing, and reading counts as a s
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from occdistill.data import voxelize
 from occdistill.data.clips import FrameReader
+from occdistill.data.clouds import natural
 from occdistill.data.occ3d import GridTransform
 from occdistill.data.poses import LIDAR_TO_EGO, broken_motion, invert, is_rigid
 from occdistill.data.scenes import Scene
@@ -147,12 +147,12 @@ def lidar_folder(
     layout: Layout = "xyzir",
     own_car: Box = NEAR,
 ) -> Iterator[Packet]:
-    """Raw sweeps: `*.pcd.bin` in order of name, `poses.txt`, and labels where there are any.
+    """nuScenes' raw sweeps: `*.pcd.bin`, `poses.txt`, and labels where there are any.
 
     Numbers in names count as numbers: 2 comes before 10. `poses.txt` holds a line per sweep: the 12
     numbers of the top three rows of the LiDAR's pose in any fixed frame. `timestamps.txt`, if it is
-    there, holds a time per sweep, in seconds or in milli-, micro- or nanoseconds. `<name>_lidarseg.bin` beside `<name>.pcd.bin` gives the points' raw classes;
-    without it all of them are "others". A sweep that can't be read makes one bad frame, and is left
+    there, holds a time per sweep, in seconds or in milli-, micro- or nanoseconds.
+    `<name>_lidarseg.bin` beside `<name>.pcd.bin` gives the points' raw classes; without it all of them are "others". A sweep that can't be read makes one bad frame, and is left
     out of the frames after it.
 
     Args:
@@ -168,7 +168,7 @@ def lidar_folder(
             not a car's; or times in another order than the names.
     """
     folder = Path(folder)
-    files = sorted(folder.glob("*.pcd.bin"), key=_natural)
+    files = sorted(folder.glob("*.pcd.bin"), key=natural)
     if not files:
         raise UserError(f"no *.pcd.bin files in {folder}; pass a folder of LiDAR sweeps")
     lidar_to_global = _poses(folder / "poses.txt", files)
@@ -182,8 +182,6 @@ def lidar_folder(
             raise UserError(
                 f"at {file}, {fault}; correct poses.txt, or --rate (now {rate:g} sweeps a second)"
             )
-    ego_to_global = lidar_to_global @ invert(LIDAR_TO_EGO)
-    step = max(1, round(0.5 * rate))
 
     @lru_cache(merge)  # neighbouring frames share all sweeps but one
     def read(i: int) -> Sweep:
@@ -191,23 +189,50 @@ def lidar_folder(
         known = labels if labels.is_file() else None
         return read_sweep(files[i], known, lidar_to_global[i], layout, own_car)
 
+    names = [file.name for file in files]
+    step = max(1, round(0.5 * rate))
+    yield from sweeps(read, names, lidar_to_global, times, step, transform, merge, plan)
+
+
+def sweeps(
+    read: Callable[[int], Sweep],
+    names: Sequence[str],
+    lidar_to_global: np.ndarray,
+    times: np.ndarray,
+    step: int,
+    transform: GridTransform,
+    merge: int = 5,
+    plan: int = 0,
+    lidar_to_ego: np.ndarray = LIDAR_TO_EGO,
+    apart: int = 1,
+) -> Iterator[Packet]:
+    """Frames of sweeps, each merged with some before it.
+
+    Args:
+        read: sweep i.
+        names: of the sweeps, N.
+        lidar_to_global: their poses `(N, 4, 4)`.
+        times: seconds, `(N,)`.
+        step: sweeps in 0.5 s.
+        transform: to the model's grid.
+        merge: sweeps merged into one grid, the newest and those before it.
+        plan: future poses, 0.5 s apart, that a packet must carry.
+        lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
+        apart: of the sweeps before it, every so many are merged.
+    """
+    ego_to_global = lidar_to_global @ invert(lidar_to_ego)
     with suppress(UserError):  # compiles what merges, before a live loop's clock runs
         _merge(read, range(1), ego_to_global[0], transform)
-    for i in range(len(files) - plan * step):
-        window = range(max(0, i - merge + 1), i + 1)
+    for i in range(len(names) - plan * step):
+        window = range(i % apart if i < merge * apart else i - (merge - 1) * apart, i + 1, apart)
         yield Packet(
             partial(_merge, read, window, ego_to_global[i], transform),
             ego_to_global[i],
             float(times[i]),
             ego_to_global[i + step : i + step * (plan + 1) + 1 : step] if plan else None,
-            files[i].name,
+            names[i],
+            lidar_to_ego,
         )
-
-
-def _natural(path: Path) -> list:
-    """A key that sorts 2 before 10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _numbers(path: Path, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -251,9 +276,9 @@ def _merge(
     ego_to_global: np.ndarray,
     transform: GridTransform,
 ) -> Tensor:
-    sweeps = []
+    taken = []
     for i in window[:-1]:
         with suppress(UserError):  # told when it was the newest
-            sweeps.append(read(i))
-    sweeps.append(read(window[-1]))
-    return torch.from_numpy(transform(voxelize.merge(sweeps, ego_to_global).voxels))
+            taken.append(read(i))
+    taken.append(read(window[-1]))
+    return torch.from_numpy(transform(voxelize.merge(taken, ego_to_global).voxels))

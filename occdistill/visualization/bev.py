@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from occdistill.data.occ3d import FREE, PALETTE, Grid
+from occdistill.data.occ3d import FREE, Grid
+from occdistill.visualization.palette import COLOURS
 
 EGO_HALF = (2.05, 0.95)  # metres, about the ego car
 EGO_AHEAD = 1.4  # from the rear axle, where the ego frame has its origin, to the car's middle
@@ -33,18 +34,18 @@ def picture(voxels: np.ndarray, grid: Grid, size: tuple[int, int], ego: bool = T
     Args:
         voxels: uint8 `(X, Y, Z)`.
         grid: where the voxels are.
-        size: width and height in pixels; the map is fitted in and centred.
+        size: width and height in pixels that the map is fitted into.
         ego: also draw the ego car.
 
     Returns:
-        uint8 `(height, width, 3)`.
+        uint8 `(height, width, 3)`, the map alone: as wide or as high as `size`, of the grid's shape.
     """
     classes, height = topmost(voxels)
     light = 0.72 + 0.28 * height.clip(0) / (voxels.shape[2] - 1)
     step = height - np.roll(height, 1, axis=1)  # light from the right, where a column stands up
     light = light * np.where(step > 0, 1.0, np.where(step < 0, 0.80, 0.93))
-    colours = PALETTE[classes] * light[..., None]
-    colours[height < 0] = PALETTE[FREE]
+    colours = COLOURS[classes] * light[..., None]
+    colours[height < 0] = COLOURS[FREE]
     upright = colours[::-1, ::-1].round().astype(np.uint8)  # forward up, left to the left
 
     scale = min(size[0] / grid.shape[1], size[1] / grid.shape[0])
@@ -52,9 +53,7 @@ def picture(voxels: np.ndarray, grid: Grid, size: tuple[int, int], ego: bool = T
     chart = Image.fromarray(upright).resize(map_size, Image.Resampling.NEAREST)
     if ego:
         _draw_ego(chart, grid, scale / grid.voxel_size)
-    canvas = Image.new("RGB", size, "white")
-    canvas.paste(chart, ((size[0] - map_size[0]) // 2, (size[1] - map_size[1]) // 2))
-    return np.asarray(canvas)
+    return np.asarray(chart)
 
 
 def _draw_ego(chart: Image.Image, grid: Grid, pixels_per_metre: float) -> None:

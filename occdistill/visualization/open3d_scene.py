@@ -22,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from occdistill.data.occ3d import FREE, PALETTE, Grid
+from occdistill.data.occ3d import FREE, Grid
 from occdistill.errors import UserError
+from occdistill.visualization.palette import COLOURS
 
 SHADE = {(2, 1): 1.0, (0, 1): 0.74, (0, -1): 0.80, (1, 1): 0.88, (1, -1): 0.66}  # (axis, side)
 CREASE = np.array([0.62, 0.76, 0.89, 1.0])  # by how open a corner is
@@ -90,7 +91,7 @@ def surface(voxels: np.ndarray, grid: Grid, ego: bool = True) -> Mesh:
         light = np.stack([_openness(outside, cells, corner, u, v) for corner in corners], 1)
         vertices.append(cells[:, None] - 1 + corners)
         light = shade * CREASE[light] * np.where(cells.sum(1) % 2, 1.0, GRAIN)[:, None]
-        colours.append(PALETTE[voxels[tuple(cells.T - 1)]][:, None] / 255 * light[..., None])
+        colours.append(COLOURS[voxels[tuple(cells.T - 1)]][:, None] / 255 * light[..., None])
     points = np.concatenate(vertices) * grid.voxel_size + grid.origin
     shades = np.concatenate(colours)
     if ego:

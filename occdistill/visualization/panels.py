@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from occdistill.data.occ3d import CLASS_NAMES, FREE, PALETTE, Grid
+from occdistill.data.occ3d import FREE, Grid
 from occdistill.errors import UserError
 from occdistill.store import atomic
 from occdistill.visualization import bev
 from occdistill.visualization.open3d_scene import RenderError, Viewer, render
+from occdistill.visualization.palette import COLOURS, NAMES, gif_palette
 
 INTERVAL = 0.5  # seconds between keyframes
 INK, GREY = (30, 32, 38), (110, 114, 122)
@@ -29,7 +30,7 @@ def pictures(
     Args:
         frames: uint8 `(X, Y, Z)` each.
         grid: where the voxels are.
-        size: width and height in pixels.
+        size: width and height in pixels; pictures from above are as large as fits into it.
         style: `3d` or `bev`.
 
     Returns:
@@ -50,6 +51,7 @@ def save(
     grid: Grid,
     size: tuple[int, int] = (480, 360),
     style: str = "3d",
+    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write forecasts of one clip side by side.
 
@@ -59,10 +61,11 @@ def save(
     Args:
         path: ends in `.gif` or `.png`.
         past: uint8 `(P, X, Y, Z)`.
-        rows: caption to uint8 `(F, X, Y, Z)`; the truth first.
+        rows: caption to uint8 `(F, X, Y, Z)`; the truth first. Ids are classes, or `palette.errors`.
         grid: where the voxels are.
         size: of a panel, pixels.
         style: `3d` or `bev`.
+        notes: caption to a remark per future frame, such as its score.
 
     Raises:
         UserError: another file ending.
@@ -72,9 +75,9 @@ def save(
         raise UserError(f"{path.name} is neither a .gif nor a .png file")
     with atomic(path) as part:
         if path.suffix == ".gif":
-            _save_gif(part, animation(past, rows, grid, size, style))
+            _save_gif(part, animation(past, rows, grid, size, style, notes))
         else:
-            still(past, rows, grid, size, style).save(part, optimize=True)
+            still(past, rows, grid, size, style, notes).save(part, optimize=True)
 
 
 def animation(
@@ -83,17 +86,20 @@ def animation(
     grid: Grid,
     size: tuple[int, int],
     style: str = "3d",
+    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Image.Image]:
     """One sheet per keyframe, past and future; arguments as for `save`."""
     frames = len(next(iter(rows.values())))
     drawn = pictures([*past, *(f for row in rows.values() for f in row)], grid, size, style)
     before, after = drawn[: len(past)], drawn[len(past) :].reshape(-1, frames, *drawn.shape[1:])
     columns = 2 if len(rows) % 2 == 0 else len(rows)
-    key = _legend(columns * size[0], [past, *rows.values()])
+    key = _legend(columns * drawn.shape[2], [past, *rows.values()])
     sheets = []
     for i in range(-len(past) + 1, frames + 1):
         panels = [
-            _panel(after[k, i - 1] if i > 0 else before[i - 1], name, _when(INTERVAL * i), i > 0)
+            _panel(after[k, i - 1], _noted(name, notes, i - 1), _when(INTERVAL * i), True)
+            if i > 0
+            else _panel(before[i - 1], name, _when(INTERVAL * i), False)
             for k, name in enumerate(rows)
         ]
         sheets.append(_sheet(panels, columns, key))
@@ -106,13 +112,17 @@ def still(
     grid: Grid,
     size: tuple[int, int],
     style: str = "3d",
+    notes: Mapping[str, Sequence[str]] | None = None,
 ) -> Image.Image:
     """A line per forecast, a column per second; arguments as for `save`."""
     seconds = round(1 / INTERVAL)
     frames = len(next(iter(rows.values())))
     chosen = list(range(seconds - 1, frames, seconds)) or [frames - 1]
     lines = [
-        [(name, 0, past[-1]), *((name, INTERVAL * (i + 1), row[i]) for i in chosen)]
+        [
+            (name, 0, past[-1]),
+            *((_noted(name, notes, i), INTERVAL * (i + 1), row[i]) for i in chosen),
+        ]
         for name, row in rows.items()
     ]
     return sheet(lines, grid, size, style)
@@ -151,12 +161,17 @@ def sheet(
         style: `3d` or `bev`.
     """
     frames = [frame for line in lines for _, _, frame in line]
-    drawn = iter(pictures(frames, grid, size, style))
+    images = pictures(frames, grid, size, style)
+    drawn = iter(images)
     columns, panels = max(map(len, lines)), []
     for line in lines:
         panels += [_panel(next(drawn), name, _when(at), at > 0) for name, at, _ in line]
         panels += [Image.new("RGB", panels[0].size, "white")] * (columns - len(line))
-    return _sheet(panels, columns, _legend(columns * size[0], frames))
+    return _sheet(panels, columns, _legend(columns * images.shape[2], frames))
+
+
+def _noted(name: str, notes: Mapping[str, Sequence[str]] | None, frame: int) -> str:
+    return f"{name}: {notes[name][frame]}" if notes and notes.get(name) else name
 
 
 def _when(seconds: float) -> str:
@@ -189,15 +204,16 @@ def _sheet(panels: Sequence[Image.Image], columns: int, key: Image.Image) -> Ima
 
 
 def _legend(width: int, grids: Sequence[np.ndarray]) -> Image.Image:
-    """The classes that occur, with their colours, in as many lines as they need."""
+    """What occurs, with its colours, in as many lines as it needs; then which classes don't."""
     present = np.zeros(256, bool)
     for grid in grids:
         present |= np.bincount(grid.reshape(-1), minlength=256) > 0
     line, box = 20, 11
     font = _font(12)
     places, x, y = [], 8, 0
-    for c in np.flatnonzero(present[:FREE]):
-        name = CLASS_NAMES[c].replace("_", " ")
+    there = [c for c in np.flatnonzero(present[: len(COLOURS)]) if c != FREE]
+    for c in (*there, *np.flatnonzero(~present[:FREE])):
+        name = NAMES[c] if c in there else f"{NAMES[c]} (absent)"
         needed = box + 5 + round(font.getlength(name)) + 14
         if x + needed > width:
             x, y = 8, y + line
@@ -207,15 +223,15 @@ def _legend(width: int, grids: Sequence[np.ndarray]) -> Image.Image:
     draw = ImageDraw.Draw(key)
     for c, name, x, y in places:
         top = y + (line - box) // 2
-        draw.rectangle((x, top, x + box, top + box), tuple(PALETTE[c].tolist()), GREY)
-        draw.text((x + box + 5, y + line // 2), name, INK, font, anchor="lm")
+        draw.rectangle((x, top, x + box, top + box), tuple(COLOURS[c].tolist()), GREY)
+        ink = INK if c in there else GREY
+        draw.text((x + box + 5, y + line // 2), name, ink, font, anchor="lm")
     return key
 
 
 def _save_gif(path: Path, sheets: Sequence[Image.Image]) -> None:
     """Half a second a frame, a longer look at the last one, one palette for all."""
-    stacked = Image.fromarray(np.concatenate([np.asarray(sheet)[::4, ::4] for sheet in sheets]))
-    palette = stacked.quantize(256, Image.Quantize.MEDIANCUT)
+    palette = gif_palette()
     first, *rest = (sheet.quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets)
     first.save(
         path, save_all=True, append_images=rest, loop=0, optimize=True,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from occdistill.evaluation.card import escape, latex, write_card
+from occdistill.evaluation.card import drawn, escape, latex, per_class, write_card
 from occdistill.evaluation.evaluate import evaluate
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.report import describe_dataset, make_report
@@ -50,3 +50,31 @@ def test_published_averages_stand_in_their_own_column(report):
 
 def test_escape():
     assert escape("a_b & 5 % †") == "a\\_b \\& 5 \\% $\\dagger$"
+
+
+def row(model, nfe=None, conditioning="gt", miou=10.0):
+    return {"model": model, "nfe": nfe, "conditioning": conditioning, "mIoU": {"avg@1,2,3s": miou}}
+
+
+def test_figures_show_the_strongest_fair_rules():
+    models = [row("teacher", n) for n in (10, 5, 2, 1)] + [row("student", 1)]
+    rules = [row("copy-last", miou=20.0, conditioning="none"), row("ego-warp", miou=50.0)]
+    rules += [row("ego-warp, objects carried", miou=58.0), row("ceiling", conditioning="truth")]
+    names = [(r["model"], r["nfe"]) for r in drawn(models + rules)]
+    assert names == [
+        ("teacher", 10), ("teacher", 5), ("teacher", 2), ("teacher", 1), ("student", 1),
+        ("ego-warp", None), ("ego-warp, objects carried", None),
+    ]  # fmt: skip
+    blind = [row("student", 1, "none")]
+    assert [r["model"] for r in drawn(blind + rules)] == ["student", "copy-last"]
+    assert [r["model"] for r in drawn(rules[:2])] == ["copy-last", "ego-warp"]
+
+
+def test_classes_without_truth_are_called_absent(report):
+    rows = [r for r in report["rows"] if r["protocol"] == "occdistill"]
+    figure = per_class(rows)
+    names = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    absent = {name.removesuffix(" (absent)") for name in names if name.endswith("(absent)")}
+    empty = {c for c, v in rows[0]["per_class"].items() if v["avg@1,2,3s"] != v["avg@1,2,3s"]}
+    empty |= {c for c, v in rows[0]["per_class"].items() if v["avg@1,2,3s"] is None}
+    assert absent == empty and len(names) == 17

@@ -362,3 +362,13 @@ def test_shipped_tables_load_and_every_row_is_a_valid_config(path):
         assert config.train_distill.iterations == 3
     if plan.search:
         assert all(key in search_plan(plan).options for key in plan.search["options"])
+
+
+def test_every_curve_has_a_look_of_its_own():
+    from occdistill.studies.table1.report import _styles
+
+    styles = _styles({str(i): f"method {i}" for i in range(25)}, "3")
+    looks = {(s["color"], str(s.get("linestyle")), s["marker"]) for s in styles.values()}
+    assert len(looks) == 25
+    first = [styles[str(i)] for i in range(12) if i != 3]
+    assert len({s["marker"] for s in first}) == 2 and len({s["color"] for s in first}) == 6

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from occdistill.errors import UserError
@@ -314,17 +313,31 @@ def _cost_table(rows: Mapping) -> str:
     return table(_COST_HEADER, body)
 
 
+# six colours that people with any eyesight tell apart (Okabe and Ito, without black and yellow),
+# no greys: the baselines have them
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_REFERENCES = {
+    "teacher@10": "--", "teacher@1": ":", "ego-warp": "-.",
+    "ego-warp, objects carried": (0, (3, 1, 1, 1, 1, 1)),
+}  # fmt: skip
+_LINES = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1)), "^"), ((0, (5, 1, 1, 1)), "D"))
+
+
 def _styles(titles: Mapping[str, str], reference: str) -> dict[str, dict]:
-    """How each row is drawn, in every picture: the reference thick and black."""
-    colours = colormaps["tab20"].colors
-    colours = colours[:14] + colours[16:]  # no greys: the baselines have them
-    colours = [*colours[::2], *colours[1::2]]  # the strong ones, then their pale relatives
+    """How each row is drawn, in every picture: the reference thick and black, every other row by a
+    colour, a line and a mark of its own.
+    """
+    looks = [(c, line, mark) for line, mark in _LINES for c in _COLOURS]
     styles = {
-        key: {"color": colour, "linewidth": 1.2, "label": titles[key]}
-        for key, colour in zip((k for k in titles if k != reference), cycle(colours))
-    }
+        key: {
+            "color": colour, "linestyle": line, "marker": mark, "markersize": 4, "linewidth": 1.2,
+            "label": titles[key],
+        }
+        for key, (colour, line, mark) in zip((k for k in titles if k != reference), cycle(looks))
+    }  # fmt: skip
     if reference in titles:
-        styles[reference] = {"color": "k", "linewidth": 2.5, "label": titles[reference]}
+        bold = {"color": "k", "linewidth": 2.5, "marker": "o", "markersize": 4}
+        styles[reference] = {**bold, "label": titles[reference]}
     return styles
 
 
@@ -342,12 +355,13 @@ def horizon_figure(content: Mapping) -> Figure:
         axis.plot(*_horizons(above), **style)
 
     for axis, (budget, rows) in zip(axes, budgets.items()):
-        for name, line in (("teacher@10", "--"), ("teacher@1", ":"), ("ego-warp", "-.")):
+        for name, line in _REFERENCES.items():
             if name in references:
-                draw(axis, references[name]["mIoU"], color="grey", linestyle=line, label=name)
+                style = {"color": "grey", "linestyle": line, "label": name}
+                draw(axis, references[name]["mIoU"], **style)
         for key, row in rows.items():
             means = {name: value["mean"] for name, value in row["mIoU"].items()}
-            draw(axis, means, marker="o", markersize=3, **styles[key])
+            draw(axis, means, **styles[key])
         axis.set_title(_TITLES[budget], fontsize=10)
         axis.set_xlabel("seconds ahead")
     axes[0].set_ylabel("mIoU minus teacher@10's, points" if teacher else "mIoU, %")
@@ -370,7 +384,7 @@ def training_figure(plan: Plan) -> Figure:
             for axis, name in zip(axes, ("val/mIoU", "student/gap")):
                 steps, values = curve(folder, name)
                 if steps:
-                    (handles[key],) = axis.plot(steps, values, **styles[key])
+                    (handles[key],) = axis.plot(steps, values, markevery=0.15, **styles[key])
     axes[0].set_ylabel("validation mIoU, % (a few clips)")
     axes[1].set_ylabel("its own gap, each method's another")
     axes[1].set_yscale("log")
