@@ -152,6 +152,9 @@ def test_the_trunk_runs_once_and_the_head_n_times(family, monkeypatch):
         plain = net(x, t, c)
         assert torch.equal(plain, net.head(net.trunk(x, t, c)))
         torch.testing.assert_close(Transitions(net, 3)(x, t, c), plain, rtol=1e-4, atol=1e-5)
+        features, width = net.trunk(x, t, c), net.told_time(net.clock, t).shape[1]
+        for more in ((torch.randn(3, width), None), (None, torch.randn(6, net.fusion, 8, 8))):
+            assert not torch.allclose(net.head(features, *more), plain, atol=1e-3)
         made, calls = loosened(net, 3), []
         for part in ("trunk", "head"):
             plain_call = getattr(made.network, part)
