@@ -32,6 +32,8 @@ class FDistill(DMD2):
         **kwargs: see `DMD2`; `gan` must stay `logistic`, whose logits are log ratios.
     """
 
+    whole_batch = True  # the weights' mean
+
     def __init__(
         self,
         *args,

@@ -45,6 +45,8 @@ class FreeFlow(FlowMap, DistributionMatching):
         **kwargs: see `FlowMap` and `DistributionMatching`.
     """
 
+    whole_batch = True  # l is a ratio of means
+
     def __init__(
         self,
         *args,
