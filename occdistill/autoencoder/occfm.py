@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from occdistill.attention import attend
 from occdistill.autoencoder.vae import Gaussian
 from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.types import Count
@@ -88,7 +89,7 @@ class PixelAttention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q = self.query(tokens).unflatten(-1, (HEADS, -1)).transpose(1, 2)
         k, v = self.key_value(tokens).unflatten(-1, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = attend(q, k, v)
         merged = self.merge(attended.transpose(1, 2).flatten(2))
         return x + self.out(merged.transpose(1, 2).view_as(x))
 
@@ -262,7 +263,7 @@ class TemporalBlock(nn.Module):
         x = self.res1(x.unflatten(0, (-1, self.frames)).transpose(1, 2))
         tokens = x.permute(0, 3, 4, 2, 1).flatten(0, 2)  # (B * H * W, F, C)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = attend(q, k, v).transpose(1, 2).flatten(2)
         x = self.out(attended).unflatten(0, (-1, height, width)).permute(0, 4, 3, 1, 2)
         return self.res2(x).transpose(1, 2).flatten(0, 1)
 

@@ -21,6 +21,8 @@ class Settings:
         iterations: training steps; each runs the task's plan once (for MFD: ten updates of the
             auxiliary and one of the student).
         batch_size: samples of one update over all processes.
+        accumulate: parts in which a process takes its samples, one after the other: the same
+            update in the memory of a part.
         lr: learning rate, or one per net.
         final_lr: where the rate goes along a cosine until the end; None keeps it constant.
         weight_decay: decoupled, as in AdamW.
@@ -44,6 +46,7 @@ class Settings:
 
     iterations: Count
     batch_size: Count
+    accumulate: Count = 1
     lr: Positive | Mapping[str, Positive] = 1e-4
     final_lr: Weight | None = None
     weight_decay: Weight = 0.0

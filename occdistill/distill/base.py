@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -94,7 +96,11 @@ class Task(nn.Module):
     Attributes:
         main: name of the first net.
         evaluations: network evaluations spent so far, in clips, where they are counted.
+        whole_batch: whether a loss compares the samples of its batch with each other; it isn't the
+            mean of its parts' losses then, and gradients can't be accumulated.
     """
+
+    whole_batch = False
 
     def __init__(self, nets: Mapping[str, nn.Module], teacher: nn.Module | None = None) -> None:
         super().__init__()
@@ -128,8 +134,11 @@ class Task(nn.Module):
 class Steps(Protocol):
     """What updates a net."""
 
-    def step(self, loss: Tensor) -> Tensor | None:
-        """Backward and one optimiser step; the gradient norm, or None if no update was made."""
+    def backward(self, loss: Tensor) -> None:
+        """Gather a loss's gradients."""
+
+    def step(self) -> Tensor | None:
+        """One optimiser step with them; the gradient norm, or None if no update was made."""
 
 
 def take_step(
@@ -138,15 +147,18 @@ def take_step(
     updaters: Mapping[str, Steps],
     step: int,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
+    parts: int = 1,
 ) -> list[tuple[str, dict[str, Tensor]]]:
     """One training step: each net of the task's plan, in order, updated on a batch of its own.
 
     Args:
         task: what is trained.
-        batches: what its losses take.
+        batches: what its losses take, each in `parts` parts of equal size.
         updaters: of its nets, by name.
         step: number of the step, from 0.
         autocast: under which losses are computed.
+        parts: of a batch, whose gradients are added up before the step: the whole batch's update,
+            in the memory of a part.
 
     Returns:
         Name of the net and scalars of each update: `loss`, `grad_norm` (unless the loss scaler
@@ -154,12 +166,16 @@ def take_step(
     """
     updates = []
     for name in task.plan(step):
-        batch = next(batches)
+        logs: dict[str, list[Tensor]] = defaultdict(list)
         with only_grad(task.nets, name):
-            with autocast():
-                loss = task.losses(name, batch, step)
-            norm = updaters[name].step(loss.total)
-        scalars = {"loss": loss.total.detach(), **loss.logs}
+            for batch in islice(batches, parts):
+                with autocast():
+                    loss = task.losses(name, batch, step)
+                updaters[name].backward(loss.total / parts)
+                for key, value in {"loss": loss.total.detach(), **loss.logs}.items():
+                    logs[key].append(value)
+            norm = updaters[name].step()
+        scalars = {key: sum(values) / parts for key, values in logs.items()}
         if norm is not None:
             task.after(name, step)
             scalars["grad_norm"] = norm

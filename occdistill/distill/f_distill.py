@@ -33,6 +33,7 @@ class FDistill(DMD2):
     """
 
     cost = 10.0
+    whole_batch = True  # the weights' mean
 
     def __init__(
         self,

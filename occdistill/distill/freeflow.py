@@ -46,6 +46,7 @@ class FreeFlow(FlowMap, DistributionMatching):
     """
 
     cost, futures, derivative_of = 14.5, "–", "end"
+    whole_batch = True  # l is a ratio of means
 
     def __init__(
         self,

@@ -24,6 +24,8 @@ from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.evaluation.views import look, needs_masks
 from occdistill.runtime.latency import side_by_side
 
+UNTIMED = {"fps": None, "latency_ms": None}
+
 
 def windows_of(dataset: ClipDataset) -> list[Window]:
     """Where each clip of the data set lies."""
@@ -193,11 +195,21 @@ def evaluate(
         windows_under(protocol, windows if indices is None else [windows[i] for i in indices])
     counted = count(rows, dataset, views=views, observers=measures, **options)
     common = {"seed": options.get("seed", 0), "data": dataset.fingerprint, **(common or {})}
-    facts = [{**common, **speed} for speed in _timing(rows, dataset, repeats)]
-    for fact, row, counts in zip(facts, rows, counted):
-        fact["measures"] = {**subset_scores(counts), **results(measures, row)}
+    measured = [
+        {**subset_scores(counts), **results(measures, row)} for row, counts in zip(rows, counted)
+    ]
+
+    def facts_with(speeds: Iterable[dict]) -> list[dict]:
+        """Of every row, saved with its counts."""
+        facts = [{**common, **speed, "measures": found} for speed, found in zip(speeds, measured)]
         if options.get("out") is not None:
-            counts.save(row_record(row, {}, fact))
+            for fact, row, counts in zip(facts, rows, counted):
+                counts.save(row_record(row, {}, fact))
+        return facts
+
+    facts = facts_with([UNTIMED] * len(rows))  # hours of inference come before what may yet fail
+    if repeats > 0:
+        facts = facts_with(_timing(rows, dataset, repeats))
     return [
         row_record(row, score_counts(counts, protocol), fact)
         for protocol in protocols
@@ -206,15 +218,14 @@ def evaluate(
 
 
 def _timing(rows: Sequence[Row], dataset: ClipDataset, repeats: int) -> list[dict]:
-    """`fps` and `latency_ms` on the first clip; None for rows without a forecaster."""
+    """`fps` and `latency_ms` on the first clip, None for rows without a forecaster."""
     forecasters = {row.name: row.forecaster for row in rows if row.forecaster is not None}
     measured = {}
-    if repeats > 0 and forecasters:
+    if forecasters:
         item = dataset[0]
         clip = (item[name][None] for name in ("past", "poses", "trajectory"))
         measured = side_by_side(forecasters, *clip, repeats)
-    untimed = {"fps": None, "latency_ms": None}
-    return [_speed(measured[row.name]) if row.name in measured else untimed for row in rows]
+    return [_speed(measured[row.name]) if row.name in measured else UNTIMED for row in rows]
 
 
 def _speed(scopes: dict[str, dict[str, float]]) -> dict:

@@ -108,7 +108,7 @@ def _device(tensors: tuple[Tensor | None, ...]) -> torch.device:
 
 def record(stage: Stage, example: tuple[Tensor | None, ...]) -> Function:
     """A CUDA graph of the stage. Inputs are copied in; the result is a copy of its own."""
-    held = [None if x is None else x.clone() for x in example]
+    held = own(example)
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream(_device(example))
     try:
         with torch.cuda.device(_device(example)):
@@ -133,6 +133,12 @@ def record(stage: Stage, example: tuple[Tensor | None, ...]) -> Function:
         return result.clone()
 
     return replay
+
+
+def own(example: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    """Copies that may be written to later, also where they are made in inference mode."""
+    with torch.inference_mode(False):
+        return [None if x is None else torch.empty_like(x).copy_(x) for x in example]
 
 
 class Packages:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occdistill.attention import attend
 from occdistill.autoencoder.light import LightDecoder
 from occdistill.autoencoder.occfm import OccFMVAE, SwinBlock
 from occdistill.flow.networks.occfm import (
@@ -21,7 +22,6 @@ from occdistill.flow.networks.occfm import (
     OccFMTransition,
     Residual,
     Transformer,
-    attend,
 )
 from occdistill.runtime.winograd import winograd
 

@@ -28,6 +28,7 @@ class EndlessBatches(Sampler[list[int]]):
         start: first batch, for runs that are resumed.
         rank: which piece.
         ranks: number of pieces.
+        parts: lists that the piece comes in, equally long, for gradients that are accumulated.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class EndlessBatches(Sampler[list[int]]):
         start: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        parts: int = 1,
     ) -> None:
         if length < 1:
             raise UserError("the training set is empty: check data.dataroot and the train split")
@@ -46,9 +48,16 @@ class EndlessBatches(Sampler[list[int]]):
                 f"batch_size {batch_size} is not a multiple of {ranks} processes: "
                 "change batch_size or --nproc_per_node"
             )
-        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
         share = batch_size // ranks
-        self.rows = range(rank * share, (rank + 1) * share)
+        if share % parts:
+            raise UserError(
+                f"{share} samples of a process can't be accumulated in {parts} equal parts: change "
+                "batch_size or accumulate"
+            )
+        self.length, self.batch_size, self.seed, self.start = length, batch_size, seed, start
+        size = share // parts
+        begin = rank * share
+        self.rows = [range(begin + k * size, begin + (k + 1) * size) for k in range(parts)]
         self._epoch, self._order = -1, np.empty(0, int)
 
     def _at(self, place: int) -> int:
@@ -59,10 +68,11 @@ class EndlessBatches(Sampler[list[int]]):
         return int(self._order[offset])
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Lists of dataset indices, without end."""
+        """Lists of dataset indices, without end; `parts` of them make this rank's piece."""
         for number in count(self.start):
-            yield [self._at(number * self.batch_size + row) for row in self.rows]
+            for rows in self.rows:
+                yield [self._at(number * self.batch_size + row) for row in rows]
 
-    def noise_keys(self, number: int) -> list[tuple[int, int, int]]:
-        """A key per sample of this rank's piece of a batch, by its place in the whole batch."""
-        return [(self.seed, number, row) for row in self.rows]
+    def noise_keys(self, number: int, part: int = 0) -> list[tuple[int, int, int]]:
+        """A key per sample of a part of this rank's piece, by its place in the whole batch."""
+        return [(self.seed, number, row) for row in self.rows[part]]

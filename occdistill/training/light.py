@@ -49,6 +49,8 @@ class LightTraining(Task):
         class_weights: w, one per class; default equal.
     """
 
+    whole_batch = True  # Lovász sorts all voxels of a batch
+
     def __init__(
         self,
         vae: nn.Module,

@@ -57,6 +57,9 @@ class Trainer:
         asked: keys of the config, dotted, that the command line set: a resumed run may differ there.
         device: this process's own.
 
+    Raises:
+        UserError: gradients can't be accumulated for this task.
+
     Attributes:
         iter: steps done.
         batches: batches used so far.
@@ -83,6 +86,11 @@ class Trainer:
         asked: Collection[str] = (),
         device: torch.device | str = "cpu",
     ) -> None:
+        if settings.accumulate > 1 and task.whole_batch:
+            raise UserError(
+                f"{type(task).__name__} compares the samples of its whole batch, which can't be "
+                f"taken in {settings.accumulate} parts: set accumulate=1 and a smaller batch_size"
+            )
         self.device, self.rank, self.world_size = torch.device(device), get_rank(), get_world_size()
         set_random_seed(seeds.number(settings.seed))
         self.task, self.dataset, self.make_batch = task.to(self.device), dataset, make_batch
@@ -181,7 +189,7 @@ class Trainer:
         return self.task
 
     def _load(self) -> Iterator:
-        """Endless batches from the next one on, as the task wants them."""
+        """Endless batches from the next one on, in parts, as the task wants them."""
         order = EndlessBatches(
             len(self.dataset),
             self.settings.batch_size,
@@ -189,6 +197,7 @@ class Trainer:
             self.batches,
             self.rank,
             self.world_size,
+            self.settings.accumulate,
         )
         loader = DataLoader(
             self.dataset,
@@ -197,11 +206,13 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             persistent_workers=self.settings.workers > 0,
         )
-        for items in loader:
-            keys = order.noise_keys(self.batches)
+        parts = self.settings.accumulate
+        for place, items in enumerate(loader, self.batches * parts):
+            number, part = divmod(place, parts)
+            keys = order.noise_keys(number, part)
             # for layers that draw by themselves, such as dropout
             torch.manual_seed(seeds.number(*keys[0]))
-            self.batches += 1
+            self.batches = number + 1
             yield self._batch(items, Draws(keys, self.device))
 
     def _batch(self, items: Mapping[str, Tensor], draws: Draws) -> Any:
@@ -212,7 +223,10 @@ class Trainer:
         """One step; `{"net/scalar": mean over the net's updates}`."""
         logs: dict[str, list[Tensor]] = defaultdict(list)
         before = self.task.evaluations
-        for name, scalars in take_step(self.task, batches, self.updaters, self.iter, self.autocast):
+        updates = take_step(
+            self.task, batches, self.updaters, self.iter, self.autocast, self.settings.accumulate
+        )
+        for name, scalars in updates:
             for key, value in scalars.items():
                 logs[f"{name}/{key}"].append(value)
         self.evaluations += self.task.evaluations - before
@@ -224,8 +238,15 @@ class Trainer:
         return self.settings.amp and self.device.type == "cuda"
 
     def autocast(self) -> torch.autocast:
-        """Half precision where it is used."""
-        return torch.autocast(self.device.type, torch.float16, enabled=self.half)
+        """Half precision where it is used.
+
+        Its cache of cast weights stays off: a net that is run without gradients first would find
+        its weights cached without them, and lose the second run's gradients, in silence
+        (pytorch issues 112583 and 158232).
+        """
+        return torch.autocast(
+            self.device.type, torch.float16, enabled=self.half, cache_enabled=False
+        )
 
     @torch.no_grad()
     def first_losses(self) -> dict[str, Tensor]:

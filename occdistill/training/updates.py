@@ -60,15 +60,18 @@ class Updater:
         rate = self.final_lr + (self.lr - self.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
         return rate * min(1.0, (count + 1) / max(1, self.warmup))
 
-    def step(self, loss: Tensor) -> Tensor | None:
-        """Backward and one optimiser step.
+    def backward(self, loss: Tensor) -> None:
+        """Add a loss's gradients to those of the update to come."""
+        self.scaler.scale(loss).backward()
+
+    def step(self) -> Tensor | None:
+        """One optimiser step with the gradients gathered, which are then forgotten.
 
         Returns:
             The gradient norm before clipping. None where scaled gradients overflowed: the weights
             and `count` stay, the scale is halved, and nothing that follows an update may follow.
         """
         self.optimizer.param_groups[0]["lr"] = self.rate(self.count)
-        self.scaler.scale(loss).backward()
         all_reduce_params([p.grad for p in self.parameters if p.grad is not None], op="mean")
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip or math.inf)

@@ -41,6 +41,8 @@ class VaeTraining(Task):
         class_weights: of the cross-entropy, one per class; default equal.
     """
 
+    whole_batch = True  # Lovász sorts all voxels of a batch
+
     def __init__(
         self, vae: nn.Module, settings: VaeSettings, class_weights: Tensor | None = None
     ) -> None:

@@ -39,8 +39,10 @@ class Descent:
     def __init__(self, net, skip=False):
         self.net, self.skip = net, skip
 
-    def step(self, loss):
+    def backward(self, loss):
         loss.backward()
+
+    def step(self):
         gradient, self.net.weight.grad = self.net.weight.grad, None
         if self.skip:
             return None

@@ -180,3 +180,15 @@ def test_the_report_is_json_without_nan_and_a_page(clips, tmp_path):
     rules = ours.split("## One forecast, every rule")[1].split("##")[0]
     assert [line.count("|") for line in rules.splitlines() if "|" in line] == [5] * 4
     assert "OccFM teacher" in published and "OccFM teacher" not in ours
+
+
+def test_counts_are_kept_when_timing_fails(clips, forecaster, tmp_path, monkeypatch):
+    def fails(*_):
+        raise UserError("timing fails")
+
+    monkeypatch.setattr("occdistill.evaluation.evaluate.side_by_side", fails)
+    rows = [forecast_row("a", forecaster)]
+    with pytest.raises(UserError, match="timing fails"):
+        evaluate(rows, clips, repeats=1, out=tmp_path, progress=False)
+    kept, facts = Counts.load(tmp_path / "a")
+    assert len(kept.windows) == len(clips) and facts["latency_ms"] is None

@@ -148,3 +148,14 @@ def test_recorded_networks_forecast_the_same_and_results_are_kept(small_networks
     kept = first.clone()
     recorded.encode(clip[0][0].flip(1))
     assert torch.equal(first, kept)
+
+
+def test_what_a_graph_keeps_may_be_written_to_outside_inference_mode():
+    with torch.inference_mode():
+        example = (torch.ones(2), None)
+        held = backends.own(example)
+    held[0].copy_(torch.full((2,), 3.0))
+    assert held == [held[0], None] and example[0].tolist() == [1, 1]
+    with torch.inference_mode():
+        held[0].copy_(example[0])
+    assert held[0].tolist() == [1, 1]

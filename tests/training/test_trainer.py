@@ -81,6 +81,25 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
         torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-3, atol=1e-5)
 
 
+def test_accumulated_gradients_draw_the_same_curve(tmp_path):
+    toy.trainer(tmp_path / "whole", task=toy.mfd()).train()
+    toy.trainer(tmp_path / "parts", task=toy.mfd(), accumulate=2).train()
+    for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
+        whole, parts = (curve(tmp_path / name, key) for name in ("whole", "parts"))
+        assert whole == pytest.approx(parts, rel=1e-3, abs=1e-6) and len(whole) == points(key, 30)
+    task = toy.mfd()
+    task.whole_batch = True
+    with pytest.raises(UserError, match="MFD compares the samples of its whole batch"):
+        toy.trainer(tmp_path / "refused", task=task, accumulate=2)
+
+
+def test_half_precision_casts_weights_anew_for_every_run_of_a_net(tmp_path):
+    """Else a run without gradients comes first, and the second one finds its weights cast so."""
+    trainer = toy.trainer(tmp_path)
+    with trainer.autocast():
+        assert not torch.is_autocast_cache_enabled()
+
+
 def test_every_sample_once_per_epoch_in_another_order(tmp_path):
     task = toy.Toy()
     toy.trainer(tmp_path, iterations=8, task=task).train()
@@ -159,6 +178,8 @@ def test_batch_that_does_not_divide_is_refused():
         EndlessBatches(10, 5, seed=0, ranks=2)
     with pytest.raises(UserError, match="training set is empty"):
         EndlessBatches(0, 5, seed=0)
+    with pytest.raises(UserError, match="3 samples of a process can't be accumulated in 2 equal"):
+        EndlessBatches(10, 6, seed=0, ranks=2, parts=2)
 
 
 def test_ranks_share_what_one_process_does():
@@ -172,4 +193,7 @@ def test_ranks_share_what_one_process_does():
     assert together == list(islice(whole, 7))
     assert [s for part in parts for s in part.noise_keys(5)] == whole.noise_keys(5)
     assert list(islice(EndlessBatches(10, 6, seed=3, start=4), 3)) == together[4:]
+    halves = EndlessBatches(10, 6, seed=3, start=4, rank=1, ranks=2, parts=3)
+    assert list(islice(halves, 3)) == [[i] for i in together[4][3:]]
+    assert [key for k in range(3) for key in halves.noise_keys(4, k)] == whole.noise_keys(4)[3:]
     assert len({s for k in range(50) for s in whole.noise_keys(k)}) == 300

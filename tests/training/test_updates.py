@@ -20,7 +20,9 @@ def test_updater_warms_up_decays_and_clips():
     updater = Updater(net, 0.5, updates=100, final_lr=0.1, warmup=10, clip=1.0)
     assert updater.rate(0) == pytest.approx(0.05)
     assert updater.rate(50) == pytest.approx(0.3) and updater.rate(100) == pytest.approx(0.1)
-    norm = updater.step(net.weight.sum() * 7)
+    for _ in range(7):  # gathered
+        updater.backward(net.weight.sum())
+    norm = updater.step()
     assert norm == 7 and net.weight.grad is None and updater.count == 1
     assert updater.optimizer.state[net.weight]["exp_avg"].item() == pytest.approx(0.1)  # clipped
 
@@ -52,11 +54,13 @@ def test_an_update_that_overflows_is_none():
         for i, net in enumerate(nets)
     )
     before = nets[0].weight.clone()
-    assert scaled.step(overflowing(nets[0].weight.sum() * 1.0)) is None
+    scaled.backward(overflowing(nets[0].weight.sum() * 1.0))
+    assert scaled.step() is None
     assert scaled.count == 0 and scaled.scaler.get_scale() == 4.0
     assert torch.equal(nets[0].weight, before) and nets[0].weight.grad is None
     for net, updater in zip(nets, (scaled, plain)):
-        assert updater.step(net.weight.sum() * 0.5) == 0.5 and updater.count == 1
+        updater.backward(net.weight.sum() * 0.5)
+        assert updater.step() == 0.5 and updater.count == 1
     assert torch.equal(nets[0].weight, nets[1].weight) and not torch.equal(nets[0].weight, before)
 
 

@@ -44,6 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from occdistill.attention import attend
 from occdistill.errors import UserError
 from occdistill.flow.networks.base import Features, SplitNetwork, Tap
 from occdistill.latents.condition import Condition
@@ -103,11 +104,6 @@ def frame_buckets(frames: int, directional: int = 16) -> Tensor:
 
 
 # ------------------------------------------------------------------ blocks
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention on `(S, heads, N, D)`, logits divided by the root of D."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 def split_heads(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
