@@ -129,6 +129,8 @@ def _scenes(folder: Path, fault: Report) -> Iterator[dict]:
     taken: dict[str, str] = {}
     for scene in _table(folder / "scene.json"):
         name = scene["name"]
+        if not isinstance(name, str):
+            raise TypeError(f"a scene's name is {name!r:.60}")
         tokens, problem = follow(scene, samples, taken)
         if problem:
             fault(f"scene {name} in {folder} {problem}; fetch the tables again")

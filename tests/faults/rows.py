@@ -1,11 +1,17 @@
-"""A fault, what meets it, and what the user is told."""
+"""A fault, what meets it, and what the user is told.
+
+Every list of rows at the top of a `tests/faults/test_*.py` is part of the table in
+docs/reliability.md (`python -m tests.faults.table` writes it): nothing else is needed to add one.
+"""
 
 from __future__ import annotations
 
+import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from occdistill.errors import run
@@ -21,6 +27,7 @@ class Row:
         call: what meets it.
         sentence: a pattern that the one line on stderr matches.
         code: the exit code.
+        where: the name of what meets it; default: the first thing of occdistill that `call` names.
     """
 
     fault: str
@@ -28,6 +35,20 @@ class Row:
     call: Callable[[Any], Any]
     sentence: str
     code: int = 2
+    where: str = ""
+
+    @property
+    def meets(self) -> str:
+        """The name of what meets it."""
+        if self.where or self.call.__module__.startswith("occdistill"):
+            return self.where or self.call.__qualname__.removesuffix(".load").lstrip("_")
+        names = {**self.call.__globals__}
+        for name in self.call.__code__.co_names:
+            if str(getattr(names.get(name), "__module__", "")).startswith("occdistill"):
+                return name.lstrip("_")
+            if callable(names.get(name)):  # a helper of the test's
+                return Row(self.fault, self.plant, names[name], self.sentence).meets
+        return self.call.__name__
 
     def __str__(self) -> str:
         return re.sub(r"\W+", "-", self.fault)
@@ -49,3 +70,17 @@ class Row:
         assert code == self.code, (code, lines)
         if self.code == 2:
             assert len(lines) == 1 and re.search(self.sentence, lines[0]), lines
+
+
+def modules() -> Iterator[ModuleType]:
+    """The test modules of this folder that may have rows."""
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        if path.stem == "test_agreement":  # it has the others'
+            continue
+        yield importlib.import_module(f"tests.faults.{path.stem}")
+
+
+def rows_of(module: ModuleType) -> list[Row]:
+    """All rows of a module's lists, in order."""
+    lists = [x for x in vars(module).values() if isinstance(x, list) and x]
+    return list({id(row): row for x in lists for row in x if isinstance(row, Row)}.values())
