@@ -61,7 +61,9 @@ def test_gradient_is_that_of_flow_matching_on_the_teachers_pairs(times):
     loss, found = gradients(method)
     draws = wide.batch().draws
     z = draws.normal(*SHAPE)
-    t = (times or TimeLaw("uniform", low=0.0, high=1.0)).times(draws)
+    law = times or TimeLaw("uniform", low=0.0, high=1.0)
+    assert method.times == law
+    t = law.times(draws)
     student, x = method.nets["student"], a * z + b
     v = student(expand(t, z) * x + (1 - expand(t, z)) * z, t, None)
     expected = (v - (x - z)).square().mean()
