@@ -59,6 +59,7 @@ lint: setup  ## style, and which package may import which
 
 bench: setup  ## one timing table: work_dirs/bench/bench.json
 	$(BIN)/python tools/bench.py
+	$(BIN)/python benchmarks/check_cost.py
 
 docs: setup  ## the documentation as a site: work_dirs/site
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[docs]"
