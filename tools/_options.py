@@ -36,9 +36,9 @@ def add_device(add) -> None:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def add_config(add, **config: Any) -> None:
+def add_config(add, name: str = "config", **config: Any) -> None:
     """A config file, and changes to it; `read_config` reads both."""
-    add("config", **{"help": "a file in configs/", **config})
+    add(name, **{"help": "a file in configs/", **config})
     add("--cfg-options", nargs="+", action=Options, default={}, metavar="KEY=VALUE")
     add_skip(add)
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import _options as common
 
 from occdistill.build import showing
-from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.build.own_sweeps import own_sweeps, save_forecasts
-from occdistill.build.showing import SYNTHETIC, Clip
+from occdistill.build.pretrained import PRETRAINED
+from occdistill.build.showing import SYNTHETIC, ShownClip
 from occdistill.errors import UserError, run
 from occdistill.visualization.page import Panel, write_page
 
@@ -29,9 +29,10 @@ def parse() -> argparse.Namespace:
     parser = common.parser(__doc__)
     add = parser.add_argument
     add("source", nargs="?", help="synthetic, or a nuScenes + Occ3D folder")
-    add("--config", help="default: configs/demo.py, with --lidar configs/demo_lidar.py")
-    add("--cfg-options", nargs="+", action=common.DictAction, default={}, metavar="KEY=VALUE")
-    add("--checkpoint", help="a distilled student; default: the config's teacher alone")
+    told = "default: configs/demo.py, with --lidar configs/demo_lidar.py"
+    common.add_config(add, "--config", help=told)
+    told = "a distilled student; default: the demo's, with --config its teacher alone"
+    add("--checkpoint", help=told)
     add("--clip", type=int, help="its number; default: 0, or the newest sweep")
     add("--out", type=Path, help="the page, FILE.html")
     add("--viewer", choices=("html", "rerun"), default="html", help="rerun: its window, or .rrd")
@@ -59,11 +60,13 @@ def main() -> None:
     """Forecast, write, say where."""
     logging.basicConfig(format="%(message)s")
     args = parse()
-    options = dict(args.cfg_options)
     if args.source not in (None, SYNTHETIC):
-        options = {**showing.with_version(Path(args.source)), **options}
-    default = "configs/demo.py" if args.lidar is None else "configs/demo_lidar.py"
-    config = load_config(args.config or default, options)
+        found = showing.with_version(Path(args.source))
+        args.cfg_options = {**found, **args.cfg_options}
+    if args.config is None:
+        args.config = "configs/demo.py" if args.lidar is None else "configs/demo_lidar.py"
+        args.checkpoint = args.checkpoint or PRETRAINED["demo"]
+    config = common.read_config(args)
     if args.lidar is not None and args.encoder == ["full"]:
         args.encoder = ["lidar"]
     own = args.lidar and own_sweeps(
@@ -88,7 +91,7 @@ def main() -> None:
         print(f"{args.save}: {count} forecasts of {entries[-1].name}")
 
 
-def show(args: argparse.Namespace, clip: Clip, panels: list[Panel], grid, known: str) -> None:
+def show(args: argparse.Namespace, clip: ShownClip, panels: list[Panel], grid, known: str) -> None:
     """A page, or Rerun."""
     if args.viewer == "rerun":
         from occdistill.visualization.rerun_scene import record

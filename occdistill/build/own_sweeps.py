@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 from occdistill.build.builders import build_transform
 from occdistill.build.lineup import Contender
-from occdistill.build.showing import Clip, forecasts, from_packets
+from occdistill.build.showing import ShownClip, forecasts, from_packets
 from occdistill.data.clouds import (
     check_motion,
     cloud_files,
@@ -52,11 +52,11 @@ class OwnSweeps:
         """The first sweep that has a whole past."""
         return (self.past - 1) * self.step
 
-    def clip(self, number: int | None, future: int) -> Clip:
+    def clip(self, number: int | None, future: int) -> ShownClip:
         """The clip whose newest sweep has this number; None: the newest of all.
 
         The ego is taken to go on as it does. Where the sweeps to come are there as well, they are
-        the clip's future; `Clip.future` of unlabelled sweeps is what was seen then, not the truth.
+        the clip's future; `ShownClip.future` of unlabelled sweeps is what was seen then, not the truth.
 
         Raises:
             UserError: no such sweep, or too little before it.
@@ -74,12 +74,12 @@ class OwnSweeps:
             clip = replace(clip, future=torch.stack([packet.voxels() for packet in later]))
         return clip
 
-    def clips(self, future: int) -> Iterator[Clip]:
+    def clips(self, future: int) -> Iterator[ShownClip]:
         """Those half a second apart, from the first on, without what was seen later."""
         for number in range(self.first, len(self.packets), self.step):
             yield self._until(number, future)
 
-    def _until(self, number: int, future: int) -> Clip:
+    def _until(self, number: int, future: int) -> ShownClip:
         window = self.packets[number - self.first : number + 1 : self.step]
         clip = from_packets(window, self.past).going_on(future)
         return replace(clip, name=f"{self.scene}/{clip.name.split('.')[0]}")

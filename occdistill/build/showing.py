@@ -28,7 +28,7 @@ SYNTHETIC = "synthetic"  # the source that needs no files
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShownClip:
     """What a page shows.
 
     Attributes:
@@ -45,14 +45,14 @@ class Clip:
     trajectory: Tensor
     future: Tensor | None
 
-    def going_on(self, frames: int) -> Clip:
+    def going_on(self, frames: int) -> ShownClip:
         """The same as it is known when it happens: what the ego does next is its last motion."""
         past = self.poses[None, : len(self.past)]
         poses = torch.cat([past, extrapolate(past, frames)], dim=1)
         return replace(self, poses=poses[0], trajectory=trajectory_from_poses(poses)[0])
 
 
-def recorded(config: Config, source: str | None, number: int, future: int, seed: int = 0) -> Clip:
+def recorded(config: Config, source: str | None, number: int, future: int, seed: int = 0) -> ShownClip:
     """A clip with its truth.
 
     Args:
@@ -78,7 +78,7 @@ def recorded(config: Config, source: str | None, number: int, future: int, seed:
     _there(number, len(dataset), "split")
     item = dataset[number]
     names = ("past", "poses", "trajectory", "future")
-    return Clip(dataset.clip_id(number), *(item[name] for name in names))
+    return ShownClip(dataset.clip_id(number), *(item[name] for name in names))
 
 
 def _there(number: int, count: int, where: str) -> None:
@@ -86,7 +86,7 @@ def _there(number: int, count: int, where: str) -> None:
         raise UserError(f"no clip {number}; the {where} has clips 0 to {count - 1}")
 
 
-def from_packets(packets: Sequence[Packet], past: int) -> Clip:
+def from_packets(packets: Sequence[Packet], past: int) -> ShownClip:
     """A clip of live frames, 0.5 s apart; the first `past` are read, of the others the poses."""
     to_global = np.stack([packet.ego_to_global for packet in packets])
     mounting = np.stack([packet.lidar_to_ego for packet in packets])
@@ -94,7 +94,7 @@ def from_packets(packets: Sequence[Packet], past: int) -> Clip:
     poses = invert(to_global[past - 1]) @ to_global
     voxels = [p.voxels() if callable(p.voxels) else p.voxels for p in packets[:past]]
     motion = (torch.from_numpy(x.astype(np.float32)) for x in (poses, steps))
-    return Clip(packets[past - 1].name, torch.stack(voxels), *motion, None)
+    return ShownClip(packets[past - 1].name, torch.stack(voxels), *motion, None)
 
 
 class Forecast(NamedTuple):
@@ -108,7 +108,7 @@ class Forecast(NamedTuple):
 
 
 def forecasts(
-    entries: Sequence[Contender], clip: Clip, samples: int = 1, seed: int = 0
+    entries: Sequence[Contender], clip: ShownClip, samples: int = 1, seed: int = 0
 ) -> dict[str, Forecast]:
     """By caption. All start from the same noise.
 
@@ -134,7 +134,7 @@ def forecasts(
     return result
 
 
-def carried_on(clip: Clip, grid) -> np.ndarray:
+def carried_on(clip: ShownClip, grid) -> np.ndarray:
     """The strongest forecast without a model: the newest frame from each future place, its objects
     moved on; uint8 `(F, X, Y, Z)`.
     """
@@ -150,7 +150,7 @@ def scores(future: np.ndarray, truth: np.ndarray) -> list[str]:
 
 
 def panels(
-    clip: Clip,
+    clip: ShownClip,
     found: Mapping[str, Forecast],
     rule: np.ndarray,
     first: str = "truth",
