@@ -75,8 +75,10 @@ def test_its_command_line_is_one_that_the_tool_takes(command, monkeypatch):
     monkeypatch.setattr(errors.Parser, "parse_args", parse_only)
     monkeypatch.setattr(sys, "argv", ["occdistill", name, *arguments])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(ParsedError):
+    with pytest.raises((ParsedError, SystemExit)) as stop:
         __main__.main()
+    if stop.type is SystemExit:  # an option that prints, such as --list-methods
+        assert not stop.value.code
     for word in arguments:
         if word.startswith("configs/"):
             assert (ROOT / word).is_file()
@@ -93,7 +95,8 @@ def test_other_programs_are_called_with_what_there_is():
         elif program == "occdistill":
             assert words == ["--help"]  # tests/test_wheel.py
         elif program == "python":
-            assert (ROOT / words[0]).is_file()
+            module = "/".join(words[1].split(".")) + ".py" if words[0] == "-m" else words[0]
+            assert (ROOT / module).is_file()
         else:
             wanted = [word for word in words if word.startswith(".[")]
             for extra in (one for word in wanted for one in word[2:-1].split(",")):

@@ -349,7 +349,8 @@ def check_voxels(
     """
     found = f"a {type(voxels).__name__}"
     if isinstance(voxels, Tensor):
-        found = f"{tuple(voxels.shape)} {str(voxels.dtype).removeprefix('torch.')}"
+        shown = voxels.shape if axes else voxels.shape[-3:]
+        found = f"{tuple(shown)} {str(voxels.dtype).removeprefix('torch.')}"
     fits = isinstance(voxels, Tensor) and voxels.dtype == torch.uint8
     if not fits or voxels.shape[-3:] != shape or voxels.ndim != (axes or voxels.ndim):
         raise ValueError(f"{what} of {found:.80}, not {shape} uint8")

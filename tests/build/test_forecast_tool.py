@@ -17,7 +17,7 @@ def payload(path):
 def test_a_street_made_on_the_fly_needs_no_data(monkeypatch, capsys, tmp_path):
     out = tmp_path / "f.html"
     call(monkeypatch, "forecast", "synthetic", "--nfe", 1, "--clip", 3, "--out", out)
-    assert "town 0, frame 6, 4 panels" in capsys.readouterr().out  # the newest of frames 3 to 6
+    assert "town 0, frame 6, 6 panels" in capsys.readouterr().out  # the newest of frames 3 to 6
     sent = payload(out)
     assert [p["name"] for p in sent["panels"]] == [
         "truth", "teacher, 1 step", "error: teacher, 1 step", "no model: ego-warp, objects carried",
@@ -50,7 +50,7 @@ def test_what_cannot_be_done_is_said(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no clip 31; the drive has clips 0 to 30"):
         call(monkeypatch, "forecast", "synthetic", "--nfe", 1, "--clip", 31, *out)
     with pytest.raises(UserError, match="nothing to forecast with"):
-        call(monkeypatch, "forecast", "synthetic", "--nfe", *out)
+        call(monkeypatch, "forecast", "synthetic", "--config", "configs/demo.py", "--nfe", *out)
     with pytest.raises(UserError, match="--save needs --lidar"):
         call(monkeypatch, "forecast", "synthetic", "--save", tmp_path, *out)
 

@@ -165,7 +165,7 @@ def test_from_a_folder_of_clouds_to_a_page_and_a_score(
     out, save = tmp_path / "f.html", tmp_path / "forecasts"
     forecast(monkeypatch, "--lidar", folder, "--clip", 5, "--out", out, "--save", save)
     said = capsys.readouterr().out
-    assert f"{scene.name}/5, 3 panels" in said and f"{save}: 9 forecasts of teacher" in said
+    assert f"{scene.name}/5, 4 panels" in said and f"{save}: 9 forecasts of student" in said
     text = out.read_text()
     assert "12 sweeps at 2 Hz, sensor 1." in text and "LiDAR, as it came" in text
     assert (save / scene.name / "11.npz").is_file() and not (save / scene.name / "2.npz").exists()

@@ -36,6 +36,7 @@ class Clips:
         rng = np.random.default_rng(seed)
         self.past, self.future, self.masks, self.grid = past, future, masks, GRID
         self.fingerprint = "f" * 64
+        self.bad_frames = {"keyframes": 0, "clips_left_out": 0}
         self.reader = SimpleNamespace(past_from="occ3d")
         self.scenes = [
             SimpleNamespace(

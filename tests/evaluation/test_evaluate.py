@@ -190,5 +190,5 @@ def test_counts_are_kept_when_timing_fails(clips, forecaster, tmp_path, monkeypa
     rows = [forecast_row("a", forecaster)]
     with pytest.raises(UserError, match="timing fails"):
         evaluate(rows, clips, repeats=1, out=tmp_path, progress=False)
-    kept, facts = Counts.load(tmp_path / "a")
+    kept, facts = Counts.load(tmp_path / "a-2")
     assert len(kept.windows) == len(clips) and facts["latency_ms"] is None

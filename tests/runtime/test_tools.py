@@ -190,7 +190,7 @@ def test_visualize_draws_truth_and_models(setup, monkeypatch, capsys):
     )  # fmt: skip
     with Image.open(out) as gif:
         assert gif.n_frames == 3 + 4
-        assert gif.size[0] == 2 * 96  # truth, two teachers, student
+        assert gif.size[0] == 2 * 80  # truth, two teachers, student: square maps without gutters
     assert "scene-" in capsys.readouterr().out
 
 
