@@ -20,7 +20,8 @@ def test_a_street_made_on_the_fly_needs_no_data(monkeypatch, capsys, tmp_path):
     assert "town 0, frame 6, 6 panels" in capsys.readouterr().out  # the newest of frames 3 to 6
     sent = payload(out)
     assert [p["name"] for p in sent["panels"]] == [
-        "truth", "teacher, 1 step", "error: teacher, 1 step", "no model: ego-warp, objects carried",
+        "truth", "teacher, 1 step", "student, 1 step", "error: teacher, 1 step",
+        "error: student, 1 step", "no model: ego-warp, objects carried",
     ]  # fmt: skip
     assert sent["times"][0] == -1.5 and sent["times"][-1] == 3.0 and sent["shape"] == [48, 48, 8]
     notes = sent["panels"][1]["notes"]
