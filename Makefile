@@ -49,7 +49,7 @@ test: setup  ## the fast test suite
 test-slow: setup  ## everything, also full-size networks
 	$(BIN)/python -m pytest --slow
 
-mutate: setup  ## do the tests notice? about a hundred wrong formulas, one at a time; a quarter of an hour
+mutate: setup  ## do the tests notice? about five hundred wrong formulas, one at a time; three quarters of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py
 
 lint: setup  ## style, and which package may import which

@@ -60,7 +60,7 @@ CHANGES = [
         ("(direction.detach() * x)", "(direction.detach() * x.detach() + 0 * x)"),
         ("surrogate(weight * gap, x)", "surrogate(gap, x)"),
         ('* self.ratio + ("student",)', '* (self.ratio - 1) + ("student",)'),
-        ("ratio: int = 10", "ratio: int = 5"),
+        ("ratio: Count = 10", "ratio: Count = 5"),
     ),
     *changes(
         "distill/base",
@@ -77,7 +77,7 @@ CHANGES = [
         ("(field, start, t, r,", "(field, start, t, t,"),
         ("self.latent_shape), t)", "self.latent_shape), r)"),
     ),
-    *changes("distill/mfd", DEFAULTS, ("ode_step: float = 0.02", "ode_step: float = 0.05")),
+    *changes("distill/mfd", DEFAULTS, ("ode_step: Step = 0.02", "ode_step: Step = 0.05")),
     *changes("distill/mfd", EDGES, ("require(0 < ode_step", "require(0 <= ode_step")),
     *changes(
         "distill/velocity_matching",
@@ -201,7 +201,7 @@ CHANGES = [
         "distill/dmd2",
         DEFAULTS,
         ("generator_weight: float = 3e-3", "generator_weight: float = 3e-2"),
-        ("ratio: int = 5", "ratio: int = 10"),
+        ("ratio: Count = 5", "ratio: Count = 10"),
         ('law="uniform", low', 'law="logit_normal", low'),
     ),
     *changes(
