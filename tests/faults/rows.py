@@ -7,6 +7,7 @@ docs/reliability.md (`python -m tests.faults.table` writes it): nothing else is 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,3 +85,16 @@ def rows_of(module: ModuleType) -> list[Row]:
     """All rows of a module's lists, in order."""
     lists = [x for x in vars(module).values() if isinstance(x, list) and x]
     return list({id(row): row for x in lists for row in x if isinstance(row, Row)}.values())
+
+
+def edit(name, change):
+    """Plants `change(records)` in a table of a data set."""
+
+    def plant(root):
+        path = root / "v1.0-tiny" / f"{name}.json"
+        records = json.loads(path.read_text())
+        change(records)
+        path.write_text(json.dumps(records))
+        return root
+
+    return plant

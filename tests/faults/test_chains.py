@@ -1,33 +1,14 @@
 """Every chain of keyframes ends, stays in its scene and has as many members as the scene says."""
 
-import json
 import re
 
 import pytest
 
 from occdistill.data.scenes import load_index
 from occdistill.doctor.dataset import Doctor
-from tests.data.conftest import write
-from tests.faults.rows import Row
+from tests.faults.rows import Row, edit
 
 VERSION = "v1.0-tiny"
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    return write(tmp_path / "world").root
-
-
-def edit(name, change):
-    def plant(root):
-        path = root / VERSION / f"{name}.json"
-        records = json.loads(path.read_text())
-        change(records)
-        path.write_text(json.dumps(records))
-        return root
-
-    return plant
 
 
 def after(token, following):

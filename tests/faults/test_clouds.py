@@ -7,17 +7,10 @@ from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import FREE, GridTransform
 from occdistill.data.voxelize import load_points, merge, read_sweep
 from occdistill.runtime.sources import lidar_folder
-from tests.data.conftest import write
 from tests.faults.rows import Row
 
 VERSION = "v1.0-tiny"
 EYE = np.eye(4)
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    return write(tmp_path / "world").root
 
 
 def points(count=800, layout="xyzir"):

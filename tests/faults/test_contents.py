@@ -4,22 +4,14 @@ import json
 import os
 
 import numpy as np
-import pytest
 
 from occdistill.data import contents
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import load_labels, save_labels
 from occdistill.data.voxel_cache import VoxelCache
-from tests.data.conftest import write
 
 VERSION = "v1.0-tiny"
 LABELS = "gts/scene-0002/sample1-4/labels.npz"
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    return write(tmp_path / "world").root
 
 
 def clips(root, **options):

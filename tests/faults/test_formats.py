@@ -15,17 +15,10 @@ from occdistill.doctor.dataset import Doctor
 from occdistill.doctor.files import check_labels, parse_json
 from occdistill.evaluation.predictions import Manifest, check_input, read_prediction
 from occdistill.store import ARRAY_BYTES, read_json, read_npz
-from tests.data.conftest import write
 from tests.faults.rows import Row
 
 VERSION = "v1.0-tiny"
 EXABYTE = (10**9, 10**9)
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    return write(tmp_path / "world").root
 
 
 def load(root):

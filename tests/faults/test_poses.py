@@ -14,32 +14,15 @@ from occdistill.data.voxel_cache import VoxelCache
 from occdistill.errors import UserError
 from occdistill.evaluation.report import describe_dataset, markdown
 from occdistill.runtime.sources import replay
-from tests.data.conftest import rotation, write
-from tests.faults.rows import Row
+from tests.data.conftest import rotation
+from tests.faults.rows import Row, edit
 
 VERSION = "v1.0-tiny"
 NAN = float("nan")
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    return write(tmp_path / "world").root
-
-
 def load(root):
     return load_index(root, VERSION, "train")
-
-
-def edit(name, change):
-    def plant(root):
-        path = root / VERSION / f"{name}.json"
-        records = json.loads(path.read_text())
-        change(records)
-        path.write_text(json.dumps(records))
-        return root
-
-    return plant
 
 
 def pose(k, **values):

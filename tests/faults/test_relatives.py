@@ -11,15 +11,8 @@ from occdistill.data.scenes import load_index
 from occdistill.doctor.dataset import Doctor
 from occdistill.errors import UserError
 from occdistill.untrusted import each_record
-from tests.data.conftest import write
 
 VERSION = "v1.0-tiny"
-
-
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    return write(tmp_path / "world").root
 
 
 def same(root, version=VERSION):
