@@ -14,6 +14,7 @@ STUDIES = {
     "mean_flow_distance": "the distance while a student is trained (Fig. 7)",
     "collapse": "no auxiliary (App. C.4)",
     "guidance": "where students rest under a guided teacher",
+    "plans": "Table 1 on plans of the ego car: every method where the future is open",
 }
 
 

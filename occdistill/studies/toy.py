@@ -91,6 +91,7 @@ def fit(
     seed: int = 0,
     use: int = TRAINING,
     observe: Callable[[str, dict[str, float]], None] | None = None,
+    draw: Callable[[int, torch.Generator], Batch] = make_batch,
 ) -> Task:
     """Train a method or task on the ring with Adam, its plan step by step.
 
@@ -102,13 +103,14 @@ def fit(
         seed: of data and noise.
         use: what for, one of the uses above.
         observe: called with the net's name and the scalars of every update.
+        draw: makes a batch, of other data than the ring.
     """
     generator = torch_generator(seed, use)
     rates = lr if isinstance(lr, dict) else dict.fromkeys(task.nets, lr)
     updaters = {
         name: Updater(net, rates[name], warmup=0, clip=0.0) for name, net in task.nets.items()
     }
-    batches = iter(lambda: make_batch(batch_size, generator), None)
+    batches = iter(lambda: draw(batch_size, generator), None)
     for step in range(steps):
         for name, scalars in take_step(task, batches, updaters, step):
             if observe is not None:

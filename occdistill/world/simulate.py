@@ -15,7 +15,7 @@ from occdistill.data.poses import (
     rotations_between,
 )
 from occdistill.errors import UserError
-from occdistill.world.agents import untouched
+from occdistill.world.agents import KIND, untouched
 from occdistill.world.columns import Columns
 from occdistill.world.labels import annotated, in_sight, label_grid, survey
 from occdistill.world.plan import SPLITS
@@ -118,10 +118,37 @@ def _drive(seed: int, split: str, number: int, keyframes: int) -> tuple[Town, Tr
         rng = scene_generator(seed, SPLITS.index(split), number, attempt)
         town = plan_town(rng)
         tracks = simulate(town, rng, keyframes)
-        way = np.hypot(*np.diff(tracks.ego[:, :2], axis=0).T).sum()
-        if way > 2.2 * keyframes * rng.uniform(0.1, 1.0):
+        if _goes_somewhere(tracks.ego, rng):
             break
     return town, tracks, rng
+
+
+def _goes_somewhere(track: np.ndarray, rng: np.random.Generator) -> bool:
+    way = np.hypot(*np.diff(track[:, :2], axis=0).T).sum()
+    return way > 2.2 * len(track) * rng.uniform(0.1, 1.0)
+
+
+def drives(seed: int, split: str, number: int, keyframes: int = 40) -> np.ndarray:
+    """How everybody in a car drives about the town of a scene: nothing is built, nothing seen.
+
+    They drive by the same laws as the ego car, which is the first of them, and as with the ego
+    those who stand all along are left out, but for some.
+
+    Args:
+        seed, split, number: of the scene, as for `build_scene`.
+        keyframes: of each drive, 2 a second.
+
+    Returns:
+        Rear axles' x, y, yaw, `(N, keyframes, 3)`, N >= 1.
+
+    Raises:
+        UserError: for a negative seed.
+    """
+    _, tracks, rng = _drive(seed, split, number, keyframes)
+    cars = tracks.pose[:, np.isin(tracks.kind, (KIND["car"], KIND["van"]))].swapaxes(0, 1)
+    back = np.stack([np.cos(cars[..., 2]), np.sin(cars[..., 2]), np.zeros(cars.shape[:2])], -1)
+    cars = [car for car in cars - REAR_AXLE * back if _goes_somewhere(car, rng)]
+    return np.stack([tracks.ego, *cars])
 
 
 def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> SceneWorld:
