@@ -1,19 +1,20 @@
 """Statistics of motion, against closed forms, and the world's laws against real drives."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from occdistill.errors import UserError
 from occdistill.world import statistics
-from occdistill.world.motion import Motion
+from occdistill.world.agents import KIND
+from occdistill.world.motion import Motion, read_folder
+from occdistill.world.simulate import drive
 
 
 def motion(ego, others=(), category="vehicle.car", size=(4.0, 2.0, 1.5)):
     """Keyframes of an ego track (K, 3) and others' (N, K, 3)."""
     ego = np.asarray(ego, float)
     pose = np.asarray(others, float).reshape(-1, len(ego), 3)
-    names = np.array([category] * len(pose), str)
+    names = np.array([category] * len(pose), "U40")
     valid = np.ones(pose.shape[:2], bool)
     return Motion(
         "", 0.5 * np.arange(len(ego)), ego, pose, valid, np.tile(size, (len(pose), 1)), names
@@ -42,7 +43,7 @@ def test_a_car_that_gains_speed_evenly():
 
 
 def test_braking_counts_as_much_as_speeding_up_and_jerk_is_its_change():
-    drive = motion(straight(20.0 * TIME - 0.2 * TIME**3))
+    drive = motion(straight(60.0 * TIME - 0.2 * TIME**3))
     assert np.allclose(statistics.acceleration(drive), 1.2 * TIME[1:-1])
     assert np.allclose(statistics.jerk(drive), 1.2)
 
@@ -123,3 +124,64 @@ def test_compare_tolerates_what_draws_of_its_own_scenes_show():
     assert rows["speed, m/s"].distance > 5.0 * rows["speed, m/s"].tolerance
     assert rows["speed, m/s"].two == pytest.approx((18.0, 18.0, 18.0))
     assert "people" in rows and "headway, m" not in rows
+
+
+def recording(path, distance, **changed):
+    """Write one scene at 10 Hz whose ego drives along x, and one car that stands."""
+    steps = len(distance)
+    position = np.zeros((2, steps, 3), np.float32)
+    position[0, :, 0], position[1, :, 0] = distance, 12.0
+    arrays = dict(
+        timestep=0.1 * np.arange(steps),
+        position=position,
+        heading=np.zeros((2, steps), np.float32),
+        valid=np.ones((2, steps), bool),
+        size=np.array([[4.1, 1.7, 1.6], [4.5, 1.9, 1.6]]),
+        nuscenes_class=np.array(["vehicle.car", "vehicle.car"]),
+    )
+    np.savez(path, **(arrays | changed))
+
+
+def test_a_recorded_scene_is_read_and_cut_where_the_ego_is_set_back(tmp_path):
+    even = 0.5 * np.arange(31)
+    recording(tmp_path / "a.npz", even)
+    jumps = even.copy()
+    jumps[28:] -= 2.0
+    recording(tmp_path / "b.npz", jumps)
+    whole, cut = read_folder(tmp_path)
+    assert (whole.name, len(whole.time), whole.notes) == ("a", 31, [])
+    assert whole.pose.shape == (1, 31, 3) and whole.size.tolist() == [[4.5, 1.9, 1.6]]
+    assert len(cut.time) == 28 and "2.8 s" in cut.notes[0]
+    assert np.allclose(statistics.speed(cut.keyframes()), 5.0)
+
+
+def test_a_folder_that_holds_no_motion_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="no recorded scenes"):
+        read_folder(tmp_path)
+    recording(tmp_path / "a.npz", np.arange(20.0), heading=np.zeros((2, 5)))
+    with pytest.raises(UserError, match="heading of a shape"):
+        read_folder(tmp_path)
+    recording(tmp_path / "a.npz", np.arange(20.0), timestep=np.zeros(20))
+    with pytest.raises(UserError, match="times that do not rise"):
+        read_folder(tmp_path)
+
+
+def test_the_laws_stay_calibrated():
+    """Every car of three towns, as if it were the ego. In brackets what real drivers do: the eight
+    scenes of nuScenes' mini_train at 2 Hz, by `tools/motion.py`. docs/world.md has all of it."""
+    cars = []
+    for number in range(3):
+        tracks = drive(77, "train", number, 40)[1]
+        cars += [motion(tracks.pose[:, n]) for n in np.flatnonzero(tracks.kind == KIND["car"])]
+
+    def samples(quantity, *args):
+        return np.concatenate([quantity(car, *args) for car in cars])
+
+    assert len(cars) > 60
+    change = samples(statistics.acceleration)
+    assert 0.1 < np.median(change) < 0.65 and 1.0 < np.quantile(change, 0.95) < 1.6  # (0.24, 1.34)
+    assert 0.12 < samples(statistics.standing).mean() < 0.42  # (0.32)
+    assert 9.5 < np.quantile(samples(statistics.speed), 0.95) < 15.0  # (14.1)
+    assert 0.015 < samples(statistics.yaw_rate).mean() < 0.055  # (0.03)
+    for seconds, most in ((1, 0.5), (2, 1.7), (3, 3.5)):  # (0.28, 0.86, 1.81)
+        assert 0.4 * most < samples(statistics.ctrv_error, seconds).mean() < most
