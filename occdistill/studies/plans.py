@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from occdistill.seeds import number, torch_generator
 from occdistill.studies.result import Result, canvas
 from occdistill.studies.toy import SharedDraws, fit
 from occdistill.training.teacher import FlowMatching
+from occdistill.world.motion import read_folder
 from occdistill.world.simulate import drives
 
 PAST, FUTURE = 3, 6  # steps
@@ -72,6 +74,14 @@ class Plans:
         ]
         town = torch.cat([torch.full((len(past),), n) for n, past, _ in parts])
         return Plans(torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts]), town)
+
+    @staticmethod
+    def recorded(folder: str | Path) -> Plans:
+        """Windows of the ego's drives in recorded scenes, see `world.motion.read_folder`."""
+        scenes = read_folder(folder)
+        parts = [windows(steps_along(s.keyframes().ego), PAST, FUTURE) for s in scenes]
+        town = torch.cat([torch.full((len(past),), n) for n, (past, _) in enumerate(parts)])
+        return Plans(torch.cat([p for p, _ in parts]), torch.cat([p for _, p in parts]), town)
 
     def batch(self, field: PlanField, count: int, generator: torch.Generator) -> Batch:
         """`count` random windows as a flow or method takes them."""
