@@ -228,12 +228,23 @@ def summary(rows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return table
 
 
-def study(quick: bool = False, seed: int = 0) -> Result:
-    """Every method from one teacher."""
+def study(quick: bool = False, seed: int = 0, real: str | Path | None = None) -> Result:
+    """Every method from one teacher.
+
+    Args:
+        quick: seconds instead of most of an hour on two free cores.
+        seed: of towns, teacher and students.
+        real: folder of recorded scenes that are scored on instead of other towns.
+
+    Raises:
+        UserError: there are no recorded scenes.
+    """
     names = ["MFD", "Regression"] if quick else [n for n in methods() if n not in UNFIT]
     towns, checks, steps, updates, seeds = (1, 1, 20, 2, 2) if quick else (40, 12, 6000, 1000, 10)
     train = Plans.of_world("train", towns, seed)
-    test = Plans.of_world("val", checks, seed, stride=5).some(50 if quick else 1000)
+    test = Plans.of_world("val", checks, seed, stride=5) if real is None else Plans.recorded(real)
+    test = test.some(50 if quick else 1000)
+    checks = len(test.town.unique())
     teacher = train_teacher(train, steps, seed)
     rows = run(names, train, test, teacher, updates, seeds)
     table = summary(rows)
@@ -249,13 +260,13 @@ def study(quick: bool = False, seed: int = 0) -> Result:
         for name in order
     )
     caption = (
-        f"{len(train.past)} windows of {towns} towns to train on, {len(test.past)} of {checks} other "
-        f"towns to score on; {updates} updates, {seeds} seeds, {SAMPLES} plans a window. Misses of "
+        f"{len(train.past)} windows of {towns} towns to train on, {len(test.past)} of {checks} "
+        f"{'other towns' if real is None else 'recorded scenes'} to score on; {updates} updates, {seeds} seeds, {SAMPLES} plans a window. Misses of "
         f"the best plan beyond 2 m at 3 s, and energy score in metres, best first: {said}."
     )
     settings = dict(
         towns=towns, test_towns=checks, teacher_steps=steps, updates=updates, seeds=seeds,
-        samples=SAMPLES, seed=seed,
+        samples=SAMPLES, seed=seed, recorded=real is not None,
     )  # fmt: skip
     costs = {name: {k: v for k, v in row.items() if k != "runs"} for name, row in rows.items()}
     return Result(
