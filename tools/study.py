@@ -3,7 +3,7 @@
     python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick] [--real DIR]
 
 Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them all: a quarter of an
-hour on one core.
+hour on one core, and `plans` about an hour more.
 """
 
 import argparse
