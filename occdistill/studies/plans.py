@@ -232,7 +232,7 @@ def study(quick: bool = False, seed: int = 0, real: str | Path | None = None) ->
     """Every method from one teacher.
 
     Args:
-        quick: seconds instead of most of an hour on two free cores.
+        quick: seconds instead of an hour or so on one free core.
         seed: of towns, teacher and students.
         real: folder of recorded scenes that are scored on instead of other towns.
 
