@@ -1,15 +1,17 @@
 """One of the paper's studies: a picture, its numbers and what they show.
 
-    python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick]
+    python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick] [--real DIR]
 
 Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them all: twenty
-minutes on one core.
+minutes on one core, and `plans` about an hour more.
 """
 
 import argparse
 import time
 
-from occdistill.errors import Parser, run
+from pathlib import Path
+
+from occdistill.errors import Parser, UserError, run
 from occdistill.store import check_folder
 from occdistill.studies import STUDIES, run_study
 
@@ -25,10 +27,14 @@ def main() -> None:
     parser.add_argument("--out", type=check_folder, default="work_dirs/studies")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="seconds, for tests; not a result")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="plans: score on recorded scenes")
     args = parser.parse_args()
+    if args.real and args.names != ["plans"]:
+        raise UserError("--real is for the study `plans` alone: name no other beside it")
+    options = {"real": args.real} if args.real else {}
     for name in STUDIES if "all" in args.names else args.names:
         start = time.perf_counter()
-        finding = run_study(name, args.quick, args.seed)
+        finding = run_study(name, args.quick, args.seed, **options)
         finding.settings["seconds"] = round(time.perf_counter() - start, 1)
         finding.settings["quick"] = args.quick
         picture, record = finding.save(args.out, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from occdistill.studies.result import Result
 
@@ -15,9 +16,17 @@ STUDIES = {
     "collapse": "no auxiliary (App. C.4)",
     "coverage": "precision, recall, density and coverage on digits (App. D.1)",
     "guidance": "where students rest under a guided teacher",
+    "plans": "Table 1 on plans of the ego car: every method where the future is open",
 }
 
 
-def run_study(name: str, quick: bool = False, seed: int = 0) -> Result:
-    """Run one of `STUDIES`; `quick` shrinks it to seconds, for tests: its numbers mean nothing."""
-    return importlib.import_module(f"occdistill.studies.{name}").study(quick, seed)
+def run_study(name: str, quick: bool = False, seed: int = 0, **options: Any) -> Result:
+    """Run one of `STUDIES`; `quick` shrinks it to seconds, for tests: its numbers mean nothing.
+
+    Args:
+        name: of the study.
+        quick: see above.
+        seed: of everything that is drawn.
+        **options: further arguments of the study, such as `real` of `plans`.
+    """
+    return importlib.import_module(f"occdistill.studies.{name}").study(quick, seed, **options)

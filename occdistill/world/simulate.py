@@ -15,7 +15,7 @@ from occdistill.data.poses import (
     rotations_between,
 )
 from occdistill.errors import UserError
-from occdistill.world.agents import untouched
+from occdistill.world.agents import KIND, untouched
 from occdistill.world.columns import Columns
 from occdistill.world.labels import annotated, in_sight, label_grid, survey
 from occdistill.world.plan import SPLITS
@@ -112,21 +112,53 @@ def scene_generator(seed: int, split: int, number: int, part: int) -> np.random.
     return np.random.default_rng([seed, split, number, part])
 
 
-def _drive(seed: int, split: str, number: int, keyframes: int) -> tuple[Town, Tracks, object]:
-    """A drive that goes somewhere: standing still all along happens, but seldom."""
+def drive(
+    seed: int, split: str, number: int, keyframes: int
+) -> tuple[Town, Tracks, np.random.Generator]:
+    """A scene's town and traffic, and the random numbers that go on from there.
+
+    Of the drives that stand still all along every second one is drawn anew: they show little.
+    """
     for attempt in range(8):
         rng = scene_generator(seed, SPLITS.index(split), number, attempt)
         town = plan_town(rng)
         tracks = simulate(town, rng, keyframes)
-        way = np.hypot(*np.diff(tracks.ego[:, :2], axis=0).T).sum()
-        if way > 2.2 * keyframes * rng.uniform(0.1, 1.0):
+        if _shows_something(tracks.ego, rng):
             break
     return town, tracks, rng
 
 
+def _shows_something(track: np.ndarray, rng: np.random.Generator) -> bool:
+    way = np.hypot(*np.diff(track[:, :2], axis=0).T).sum()
+    return way > 0.05 * len(track) or rng.random() < 0.5
+
+
+def drives(seed: int, split: str, number: int, keyframes: int = 40) -> np.ndarray:
+    """How everybody in a car drives about the town of a scene: nothing is built, nothing seen.
+
+    They drive by the same laws as the ego car, which is the first of them, and of those who stand
+    still all along every second one is left out.
+
+    Args:
+        seed, split, number: of the scene, as for `build_scene`.
+        keyframes: of each drive, 2 a second.
+
+    Returns:
+        Rear axles' x, y, yaw, `(N, keyframes, 3)`, N >= 1.
+
+    Raises:
+        UserError: for a negative seed.
+    """
+    _, tracks, rng = drive(seed, split, number, keyframes)
+    cars = tracks.pose[:, np.isin(tracks.kind, (KIND["car"], KIND["van"]))].swapaxes(0, 1)
+    back = np.stack([np.cos(cars[..., 2]), np.sin(cars[..., 2]), np.zeros(cars.shape[:2])], -1)
+    others = [car for car in cars - REAR_AXLE * back if _shows_something(car, rng)]
+    return np.stack([tracks.ego, *others])
+
+
 def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> SceneWorld:
     """Simulate one scene; the same arguments give the same world."""
-    town, tracks, rng = _drive(seed, split, number, keyframes)
+    town, tracks, rng = drive(seed, split, number, keyframes)
     columns, objects = furnish(town, tracks.ego[:, :2], rng)
     translation, rotation = _place(town, tracks.ego)
     ego = tracks.ego + REAR_AXLE * np.stack(

@@ -9,6 +9,8 @@ import numpy as np
 from occdistill.compiled import njit
 
 LANE, CONNECTOR, CYCLE, CYCLE_CONNECTOR, WALK, CORNER = range(6)
+STRAIGHT = 5
+"""How many times as often as a turn drivers go straight on."""
 LANE_WIDTH, CYCLE_WIDTH, PARKING_WIDTH = 3.4, 1.5, 2.3
 
 
@@ -145,7 +147,7 @@ def _close(xy, a0, a1, b0, b1, gap):
 
 def plan_town(rng: np.random.Generator, size: int = 5) -> Town:
     """Draw a town of size × size junctions: a skewed, gappy grid of straight and bent streets."""
-    gaps = rng.uniform(85.0, 145.0, (2, size - 1))
+    gaps = rng.uniform(140.0, 260.0, (2, size - 1))
     gx, gy = (np.concatenate([[0.0], np.cumsum(g)]) for g in gaps)
     gx, gy = gx - gx.mean(), gy - gy.mean()
     angle, skew = rng.uniform(-math.pi, math.pi), rng.uniform(-0.18, 0.18)
@@ -162,12 +164,14 @@ def plan_town(rng: np.random.Generator, size: int = 5) -> Town:
     gone = set()
     for k in order:
         a, b, _ = pairs[k]
-        spare = len(gone) < 0.14 * len(pairs) and degree[a] > 2 and degree[b] > 2
+        spare = len(gone) < 0.2 * len(pairs) and degree[a] > 2 and degree[b] > 2
         if spare and (degree[a] == 4 or degree[b] == 4 or rng.random() < 0.3):
             gone.add(k)
             degree[a] -= 1
             degree[b] -= 1
     wide = {(axis, int(rng.integers(size))) for axis in (0, 1) for _ in range(2)}
+    # Drivers keep their pace along a line of streets, which is a main road throughout or nowhere.
+    pace = rng.uniform(0.0, 1.0, (2, size))
     roads = []
     for k, (a, b, axis) in enumerate(pairs):
         line = a % size if axis == 0 else a // size
@@ -186,7 +190,7 @@ def plan_town(rng: np.random.Generator, size: int = 5) -> Town:
             parking=bool(rng.random() < (0.35 if main else 0.65)),
             sidewalk=float(rng.uniform(2.8, 4.6)),
             verge=float(rng.uniform(1.2, 2.0)) if rng.random() < 0.4 else 0.0,
-            speed=float(rng.uniform(12.5, 15.0) if main else rng.uniform(9.5, 12.5)),
+            speed=float((14.0 if main else 10.0) + 3.5 * pace[axis, line]),
             axis=axis,
             guard=bool(rng.random() < 0.28),
         )
@@ -207,9 +211,9 @@ def plan_town(rng: np.random.Generator, size: int = 5) -> Town:
     for road in roads:
         road.trim = (float(reach[road.a]), float(reach[road.b]))
     signals = np.zeros((size * size, 4))
-    signals[:, 0] = (degree > 2) & (rng.random(size * size) < 0.45)
-    signals[:, 1:3] = rng.uniform(8.0, 14.0, (size * size, 2))
-    signals[:, 3] = rng.uniform(0.0, 30.0, size * size)
+    signals[:, 0] = (degree > 2) & (rng.random(size * size) < 0.22)
+    signals[:, 1:3] = rng.uniform(20.0, 40.0, (size * size, 2))
+    signals[:, 3] = rng.uniform(0.0, 80.0, size * size)
 
     mood = rng.dirichlet([2.0, 2.0, 0.8, 1.6])
     mood = 0.5 * mood + 0.5 * np.array([0.30, 0.32, 0.13, 0.25])
@@ -392,6 +396,7 @@ def _lay_paths(town: Town) -> Paths:
 
 def _connect_lanes(paths, town, incoming, outgoing) -> None:
     for node in range(len(town.nodes)):
+        streets = {paths.rows[q]["road"] for q in outgoing.get(node, [])}
         for p in incoming.get(node, []):
             source = paths.rows[p]
             for q in outgoing.get(node, []):
@@ -407,7 +412,8 @@ def _connect_lanes(paths, town, incoming, outgoing) -> None:
                     lanes_out = town.roads[target["road"]].lanes
                     i = int(source["right"] == -1) if lanes_in == 2 else 0
                     o = int(target["right"] == -1) if lanes_out == 2 else 0
-                    if abs(turn) < 0.6:
+                    # Where two streets meet in a bend, each lane has its own way round.
+                    if abs(turn) < 0.6 or len(streets) == 2:
                         fits = o == min(i, lanes_out - 1) or (lanes_in == 1 and o == 1)
                     elif turn > 0:
                         fits = i == 0 and o == 0
@@ -427,7 +433,8 @@ def _connect_lanes(paths, town, incoming, outgoing) -> None:
                 speed = min(source["speed"], target["speed"]) if abs(turn) < 0.6 else slow
                 kind = CONNECTOR if source["kind"] == LANE else CYCLE_CONNECTOR
                 c = paths.add(curve, kind, node=node, group=source["group"], source=p, speed=speed)
-                source["next"].append(c)
+                # Straight on is taken more often than a turn.
+                source["next"] += [c] * (STRAIGHT if abs(turn) < 0.6 else 1)
                 paths.rows[c]["next"].append(q)
             if source["kind"] == CYCLE:
                 open_ = [

@@ -18,11 +18,13 @@ from occdistill.world.town import CYCLE, LANE, WALK, Town, locate
 
 STEP = 0.1
 STEPS_PER_KEYFRAME = 5
-WARM_UP = 100
+WARM_UP = 200
 CHANGE_TIME = 3.0
 REAR_AXLE = 1.42
 """Metres from the ego car's centre back to its rear axle, the ego frame's origin."""
 EGO_SIZE = (4.08, 1.73, 1.56)
+SLOW = 7.0
+"""Turns are driven more slowly than this, streets faster, m/s."""
 
 
 class Vehicles(NamedTuple):
@@ -42,6 +44,24 @@ class Vehicles(NamedTuple):
     calm: np.ndarray
     drawn: np.ndarray
     choice: np.ndarray
+
+
+class Laws(NamedTuple):
+    """How people drive; calibrated on real drives, see docs/world.md."""
+
+    accel: float = 1.2
+    """Of a car that starts, m/s²."""
+    brake: float = 0.8
+    """Comfortable braking for others, for red and in sight of a bend, m/s²."""
+    headway: float = 1.5
+    """Seconds to the vehicle ahead."""
+    pause: float = 150.0
+    """Mean seconds between brakings for no reason that anybody else sees."""
+    change: float = 60.0
+    """Mean seconds between lane changes for no such reason."""
+
+
+LAWS = Laws()
 
 
 class Walkers(NamedTuple):
@@ -106,10 +126,25 @@ def _green(signals, node, group, time):
 
 
 @njit(cache=True)
-def _may_enter(paths, signals, cars, claims, i, time):
-    """Whether vehicle i may claim the connector ahead of it."""
+def _major(paths, p, c):
+    """Whether connector c leads straight on from lane p, and no faster street crosses it."""
+    if paths.speed[c] < SLOW:
+        return False
+    for k in range(paths.rival_start[c], paths.rival_start[c + 1]):
+        r = paths.rival_ids[k]
+        o = paths.source[r]
+        crosses = paths.speed[r] > SLOW and paths.group[o] != paths.group[p]
+        if crosses and paths.speed[o] > paths.speed[p]:
+            return False
+    return True
+
+
+@njit(cache=True)
+def _may_enter(paths, signals, cars, claims, i, time, left):
+    """Whether vehicle i may claim the connector that begins `left` metres ahead of it."""
     p, c, q = cars.route[i, 0], cars.route[i, 1], cars.route[i, 2]
-    if _green(signals, paths.node[p], paths.group[p], time) < 0.6:
+    arrival = max(left, 0.0) / max(cars.v[i], 3.0)
+    if _green(signals, paths.node[p], paths.group[p], time) < max(0.6, arrival - 1.0):
         return False
     for k in range(paths.rival_start[c], paths.rival_start[c + 1]):
         if claims[paths.rival_ids[k]] > 0:
@@ -117,6 +152,8 @@ def _may_enter(paths, signals, cars, claims, i, time):
     for j in range(len(cars.s)):
         if j == i:
             continue
+        if cars.route[j, 0] == p and cars.s[j] > cars.s[i] and cars.claim[j] < 0:
+            return False  # one who waits must not hold up those for whom he waits
         if cars.route[j, 0] == q or cars.old[j] == q:
             if cars.s[j] - cars.length[j] / 2 < cars.length[i] + 2.0 and cars.v[j] < 2.5:
                 return False
@@ -128,10 +165,10 @@ def _may_enter(paths, signals, cars, claims, i, time):
         # Give way to those who come straight at a turning car and will be there soon.
         o, into = cars.route[j, 0], cars.route[j, 1]
         comes = cars.claim[j] < 0 and o != p and cars.v[j] > 3.0 and into >= 0
-        if comes and paths.node[o] == paths.node[p] and paths.speed[into] > 7.0:
+        if comes and paths.node[o] == paths.node[p] and paths.speed[into] > SLOW:
             left = paths.length[o] - cars.s[j] - cars.length[j] / 2
             green = _green(signals, paths.node[o], paths.group[o], time) > 1.0
-            if green and paths.speed[c] < 7.0 and left < 3.0 * cars.v[j]:
+            if green and paths.speed[c] < SLOW and left < 3.0 * cars.v[j]:
                 for k in range(paths.rival_start[c], paths.rival_start[c + 1]):
                     if paths.rival_ids[k] == into:
                         return False
@@ -260,7 +297,7 @@ def _try_change(paths, cars, i, must):
 
 
 @njit(cache=True)
-def _drive(paths, signals, cars, walkers, claims, time, chance):
+def _drive(paths, signals, cars, walkers, claims, time, chance, laws):
     """One step of every vehicle; `chance` (N, 2) uniform numbers."""
     for i in range(len(cars.s)):
         p, half = cars.route[i, 0], cars.length[i] / 2
@@ -279,7 +316,8 @@ def _drive(paths, signals, cars, walkers, claims, time, chance):
                 break
             if k > 0:
                 slow = paths.speed[q] * cars.temper[i]
-                wish = min(wish, math.sqrt(slow * slow + 3.0 * max(offset - half, 0.0)))
+                ahead = max(offset - half, 0.0)
+                wish = min(wish, math.sqrt(slow * slow + 2.0 * laws.brake * ahead))
             if paths.block[q, 0] - 13.0 + offset - half < gap and offset + paths.block[q, 1] > 0.0:
                 gap, lead = paths.block[q, 0] - 13.0 + offset - half, 0.0
             offset += paths.length[q]
@@ -287,36 +325,39 @@ def _drive(paths, signals, cars, walkers, claims, time, chance):
         if c >= 0 and (paths.kind[p] == LANE or paths.kind[p] == CYCLE) and cars.claim[i] != c:
             left = paths.length[p] - 4.0 - s - half
             rivals = paths.rival_start[c + 1] > paths.rival_start[c]
-            if rivals and signals[paths.node[p], 0] == 0.0:
-                wish = min(wish, math.sqrt(25.0 + 3.0 * max(left, 0.0)))
-            ready = left < 14.0 or not (rivals and signals[paths.node[p], 0] == 0.0)
-            near = left < v * v / 4.0 + 8.0 and cars.timer[i] < 0.5
-            asks = ready and near and cars.claim[i] < 0
-            if asks and _may_enter(paths, signals, cars, claims, i, time):
+            looks = rivals and signals[paths.node[p], 0] == 0.0 and not _major(paths, p, c)
+            if looks:
+                wish = min(wish, math.sqrt(25.0 + 2.0 * laws.brake * max(left, 0.0)))
+            # From where one stops with comfort: nobody brakes for a junction that is free.
+            reach = v * v / (2.0 * laws.brake) + laws.headway * v + 8.0
+            near = left < (14.0 if looks else reach)
+            asks = near and cars.timer[i] < 0.5 and cars.claim[i] < 0
+            if asks and _may_enter(paths, signals, cars, claims, i, time, left):
                 cars.claim[i] = c
                 claims[c] += 1
-            if cars.claim[i] != c and left + 1.6 < gap:
+            if cars.claim[i] != c and left < reach and left + 1.6 < gap:
                 gap, lead = max(left + 1.6, 0.05), 0.0
         if cars.brake[i] > 0.0:
             cars.brake[i] -= STEP
             wish *= cars.calm[i]
-        elif chance[i, 0] < STEP / 60.0:
+        elif chance[i, 0] < STEP / laws.pause:
             cars.brake[i] = 1.5 + 3.0 * chance[i, 1]
             cars.calm[i] = 0.0 if chance[i, 1] < 0.3 else 0.45
         if paths.kind[p] == LANE and cars.timer[i] <= 0.0 and s > half + 6.0:
             ahead = paths.length[p] - s - half
             blocked = s + half < paths.block[p, 0] and paths.block[p, 0] - s < 70.0
             bored = gap < 25.0 and lead < wish - 2.0 and chance[i, 1] < 0.08
-            wants = ahead > 34.0 and (blocked or bored or chance[i, 1] < STEP / 40.0)
+            wants = ahead > 34.0 and (blocked or bored or chance[i, 1] < STEP / laws.change)
             if wants and _try_change(paths, cars, i, blocked):
                 s, p = cars.s[i], cars.route[i, 0]
-        agile = 1.0 if paths.kind[p] >= CYCLE else 2.0
+        agile = 1.0 if paths.kind[p] >= CYCLE else laws.accel * (2.0 * cars.temper[i] - 1.0)
         if v <= wish:
             accel = agile * (1.0 - (v / max(wish, 0.1)) ** 4)
         else:
-            accel = -min(2.5, 0.4 + 0.8 * (v - wish))
+            accel = -min(2.0, 0.1 + 1.0 * (v - wish))
         if gap < 100.0:
-            room = 1.8 + max(0.0, v * 1.2 + v * (v - lead) / (2.0 * math.sqrt(agile * 2.0)))
+            braking = v * (v - lead) / (2.0 * math.sqrt(agile * laws.brake))
+            room = 1.8 + max(0.0, v * laws.headway + braking)
             accel = min(accel, agile * (1.0 - (room / max(gap, 0.1)) ** 2))
         accel = max(accel, -7.0)
         new = max(0.0, v + accel * STEP)
@@ -362,7 +403,7 @@ def _may_cross(paths, signals, cars, walkers, w, time):
                 if -half - 2.0 < ahead < half + 2.0:
                     return False
                 v = cars.v[i]
-                if ahead > 0 and gap < v * v / 3.5 + (4.0 if v > 0.3 else 0.3):
+                if ahead > 0 and gap < v * v / 2.0 + (4.0 if v > 0.3 else 0.3):
                     return False
             offset += paths.length[q]
     return True
@@ -488,13 +529,13 @@ def walker_pose(paths, walkers, w):
 
 
 @njit(cache=True)
-def _run(paths, signals, cars, walkers, bodies, chance, chance_walk, keyframes, out, speeds):
+def _run(paths, signals, cars, walkers, bodies, chance, chance_walk, keyframes, laws, out, speeds):
     """Simulate; bodies (M, 3): vehicle, shift, length. out (K, M + walkers, 3)."""
     claims = np.zeros(len(paths.length), np.int64)
     step = 0
     for k in range(keyframes):
         for _ in range(WARM_UP if k == 0 else STEPS_PER_KEYFRAME):
-            _drive(paths, signals, cars, walkers, claims, step * STEP, chance[step])
+            _drive(paths, signals, cars, walkers, claims, step * STEP, chance[step], laws)
             _walk(paths, signals, cars, walkers, step * STEP, chance_walk[step])
             step += 1
         for b in range(len(bodies)):
@@ -515,7 +556,7 @@ def _populate(town: Town, rng: np.random.Generator) -> tuple[Vehicles, list[tupl
     central = [
         p
         for p, m in zip(lanes, middle)
-        if paths.kind[p] == LANE and np.hypot(*m) < 130.0 and paths.block[p, 0] == np.inf
+        if paths.kind[p] == LANE and np.hypot(*m) < 200.0 and paths.block[p, 0] == np.inf
     ]
     home = int(rng.choice(central))
     rows, bodies, sizes = [], [], []
@@ -537,21 +578,21 @@ def _populate(town: Town, rng: np.random.Generator) -> tuple[Vehicles, list[tupl
     share = np.array([0.49, 0.07, 0.09, 0.11, 0.07, 0.06, 0.11])
     for p in lanes:
         cycle = paths.kind[p] == CYCLE
-        s = float(rng.exponential(30.0 if cycle else 10.0)) + 9.5
+        s = float(rng.exponential(60.0 if cycle else 10.0)) + 9.5
         while s < paths.length[p] - 14.0:
             name = "bicycle" if cycle else kinds[int(rng.choice(7, p=share))]
             near = p == home and abs(s - rows[0][1]) < 22.0
             shut = paths.block[p, 0] - 40.0 < s < paths.block[p, 1] + 20.0
             if not near and not shut:
                 put(p, round(s, 3), ["tractor", "trailer"] if name == "semi" else [name])
-            s += 26.0 + float(rng.exponential(60.0 if cycle else 50.0))
+            s += 26.0 + float(rng.exponential(140.0 if cycle else 50.0))
     n = len(rows)
     speed = np.array([paths.speed[r[0]] for r in rows])
     cars = Vehicles(
         route=np.full((n, 4), -1, np.int64),
         prev=np.full(n, -1, np.int64),
         s=np.array([r[1] for r in rows]),
-        v=np.round(speed * rng.uniform(0.3, 0.7, n), 6),
+        v=np.round(speed * rng.uniform(0.5, 0.9, n), 6),
         length=np.array([r[2] for r in rows]),
         temper=np.round(np.array([r[3] for r in rows]), 6),
         old=np.full(n, -1, np.int64),
@@ -585,7 +626,7 @@ def _people(town: Town, rng: np.random.Generator) -> tuple[Walkers, list]:
                     child = k == 1 and rng.random() < 0.4
                     kind = KIND["child" if child else "adult"]
                     sizes.append((kind, draw_size(kind, rng)))
-            s += 3.0 + float(rng.exponential(24.0))
+            s += 3.0 + float(rng.exponential(52.0))
     n = len(rows)
     walkers = Walkers(
         path=np.array([r[0] for r in rows], np.int64),
@@ -599,7 +640,7 @@ def _people(town: Town, rng: np.random.Generator) -> tuple[Walkers, list]:
     return walkers, sizes
 
 
-def simulate(town: Town, rng: np.random.Generator, keyframes: int) -> Tracks:
+def simulate(town: Town, rng: np.random.Generator, keyframes: int, laws: Laws = LAWS) -> Tracks:
     """Drive and walk about the town for `keyframes` keyframes of 0.5 s, after a warm-up."""
     cars, bodies, sizes = _populate(town, rng)
     walkers, people = _people(town, rng)
@@ -617,6 +658,7 @@ def simulate(town: Town, rng: np.random.Generator, keyframes: int) -> Tracks:
         chance,
         chance_walk,
         keyframes,
+        laws,
         pose,
         speed,
     )
