@@ -45,6 +45,7 @@ class ClipDataset(Dataset):
         skipped: names of the scenes that are too short.
         clips: (index into `scenes`, first keyframe) of each window.
         grid: the grid of the items.
+        version: of the tables.
         fingerprint: identifies keyframes, files, grid and `past_from`: what a cache of encodings
             depends on.
     """
@@ -69,6 +70,7 @@ class ClipDataset(Dataset):
                 " empty; set past and stride to at least 1"
             )
         self.past, self.future, self.masks, self.future_poses = past, future, masks, future_poses
+        self.version = version
         scenes = load_index(dataroot, version, split)
         length = past + future
         self.scenes = [scene for scene in scenes if len(scene.keyframes) >= length]

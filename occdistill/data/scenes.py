@@ -235,14 +235,14 @@ def _index_tables(folder: Path) -> dict:
         }
         clouds = {
             cloud["sample_token"]: cloud
-            for cloud in _records(
+            for cloud in wanted_records(
                 folder / "sample_data.json", "calibrated_sensor_token", mountings, _KEYFRAME
             )
         }
         needed = {cloud["ego_pose_token"] for cloud in clouds.values()}
         egos = {
             ego["token"]: ego["translation"] + ego["rotation"]
-            for ego in _records(folder / "ego_pose.json", "token", needed)
+            for ego in wanted_records(folder / "ego_pose.json", "token", needed)
         }
         samples = {sample["token"]: sample for sample in _table(folder / "sample.json")}
         point_labels = {
@@ -333,7 +333,9 @@ def _own_splits(path: Path) -> dict[str, list[str]]:
     return splits
 
 
-def _records(path: Path, key: str, wanted: Iterable[str], must: bytes = b"") -> Iterator[dict]:
+def wanted_records(
+    path: Path, key: str, wanted: Iterable[str], must: bytes = b""
+) -> Iterator[dict]:
     """Records of a flat table whose `key` is wanted and that match `must`, parsing only those.
 
     sample_data and ego_pose hold 2.6 million records each in v1.0-trainval, of which one in 75
