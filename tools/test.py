@@ -2,8 +2,7 @@
 
     python tools/test.py CONFIG [CHECKPOINT] [--nfe 1 2 4 8] [--protocol occdistill occfm …]
 
-Writes `report.json`, `report.md` and the counts that every score is recomputed from
-(`python tools/score.py OUT/counts --protocol …`) to `--out`.
+Writes `report.json`, `report.md` and the counts that tools/score.py reads to `--out`.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import _options as common
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import STEPS
 from occdistill.build.models import Models
-from occdistill.build.scoring import ROWS, build_measures, build_rows, some_clips
+from occdistill.build.scoring import ROWS, build_measures, build_rows, fit_scales, some_clips
 from occdistill.errors import run
 from occdistill.evaluation.card import publish
 from occdistill.evaluation.evaluate import evaluate, views_for
@@ -36,7 +35,10 @@ def parse() -> argparse.Namespace:
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--measure", nargs="+", choices=list(measures()), default=[], help="measures beyond mIoU")
-    add("--samples", type=common.positive, default=4, help="futures per clip for --measure samples")
+    add(
+        "--samples", type=common.positive, metavar="K", help="score K futures a clip as probability"
+    )
+    add("--calibrate", type=common.positive, metavar="N", help="first, on N training clips")
     add("--save-predictions", type=Path, metavar="DIR", help="write npz that tools/score.py reads")
     add("--name", help="what to call CHECKPOINT in the table")
     add("--limit-clips", type=common.positive, help="this many clips, spread evenly over the split")
@@ -60,15 +62,16 @@ def main() -> None:
         args.rows, models, dataset, args.checkpoint, teacher_nfe=args.teacher_nfe, nfe=args.nfe,
         guidance=args.guidance, name=args.name, **common.forecaster_options(args),
     )  # fmt: skip
+    how = dict(batch_size=args.batch_size, device=args.device, seed=args.seed, workers=args.workers)
+    scales, fitted_on = fit_scales(rows, models, args.calibrate, args.samples, **how)
     observers = build_measures(
-        args.measure, models, dataset, rows, samples=args.samples,
-        predictions=args.save_predictions, device=args.device,
+        args.measure, models, dataset, rows, samples=args.samples, scales=scales,
+        fitted_on=fitted_on, predictions=args.save_predictions, device=args.device,
     )  # fmt: skip
     records = evaluate(
         rows, dataset, measures=observers, protocols=protocols, views=args.view,
         repeats=args.repeats, common=dict(git_commit=git_commit(), batch_size=args.batch_size),
-        indices=some_clips(dataset, args.limit_clips), batch_size=args.batch_size,
-        device=args.device, seed=args.seed, workers=args.workers, out=out / "counts",
+        indices=some_clips(dataset, args.limit_clips), out=out / "counts", **how,
     )  # fmt: skip
     about = describe_dataset(dataset, config.data.version, config.data.val_split)
     print(publish(out, records, about, args.device))

@@ -9,22 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from occdistill.build.builders import build_grid
+from occdistill.build.builders import build_dataset, build_grid
 from occdistill.build.lineup import STEPS, lineup, with_parts
 from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
+from occdistill.evaluation.evaluate import count
 from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
 from occdistill.evaluation.measures import measures
 from occdistill.evaluation.measures.base import Context, Observer
+from occdistill.evaluation.measures.probability import PROBABILITY
 from occdistill.evaluation.predictions import save_predictions
 from occdistill.evaluation.rows import Row, ceiling_row, copy_last_row, ego_warp_row, forecast_row
+from occdistill.evaluation.votes import fit_scale
 from occdistill.latents.codec import Codec
 
 ROWS = (
     "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
     "ego-warp-extrapolated-carried", "ceiling",
 )  # fmt: skip
+OF_SAMPLES = ("samples", "probability", "conformal")  # the measures of several futures
+FUTURES = 4  # per clip, where nobody says how many
 
 
 def build_rows(
@@ -125,7 +130,9 @@ def build_measures(
     dataset: ClipDataset,
     rows: Sequence[Row],
     *,
-    samples: int = 4,
+    samples: int | None = None,
+    scales: dict[str, float] | None = None,
+    fitted_on: str | None = None,
     predictions: Path | None = None,
     device: str = "cpu",
 ) -> list[Observer]:
@@ -136,7 +143,9 @@ def build_measures(
         models: of the config.
         dataset: of the clips.
         rows: that are observed.
-        samples: futures per clip.
+        samples: futures per clip; a number asks for `OF_SAMPLES` too, None is `FUTURES`.
+        scales: by row, from `fit_scales`.
+        fitted_on: its second answer.
         predictions: folder to write every forecast to; None: none is written.
         device: where the networks are.
     """
@@ -146,13 +155,47 @@ def build_measures(
         codec.vae.to(device)
         return codec, models.vae_mark
 
-    context = Context(dataset, extractor, samples)
+    wanted = wanted if samples is None else {*wanted, *OF_SAMPLES}
+    context = Context(dataset, extractor, samples or FUTURES, scales or {}, fitted_on)
     made = [measure.observe(context) for name, measure in measures().items() if name in wanted]
     if predictions is not None:
         data = models.config.data
         grid = dict(crop=data.get("crop"), coarsen=data.get("coarsen", 1))
         made.append(save_predictions(predictions, dataset, rows, **grid))
     return made
+
+
+def fit_scales(
+    rows: Sequence[Row],
+    models: Models,
+    clips: int | None,
+    samples: int | None = None,
+    **options: Any,
+) -> tuple[dict[str, float], str | None]:
+    """What each row's probabilities are calibrated with, fitted on the training scenes.
+
+    Args:
+        rows: that are scored; those that know the truth, and those that read their past from the
+            scored data set, have none.
+        models: of the config, which names the training scenes.
+        clips: how many are used, spread evenly over them; None: nothing is fitted.
+        samples: futures per clip.
+        **options: of `evaluate.count`.
+
+    Returns:
+        Row name to scale, and which clips these were.
+    """
+    if clips is None:
+        return {}, None
+    config = models.config
+    dataset = build_dataset(config, "train")
+    own = [r for r in rows if r.conditioning != "truth" and not (r.draw and not r.forecaster)]
+    observer = PROBABILITY.observe(Context(dataset, lambda: None, samples or FUTURES))
+    chosen = some_clips(dataset, clips)
+    count(own, dataset, indices=chosen, observers=[observer], **options)
+    scales = {row.name: fit_scale(observer.states[row.name].table()) for row in own}
+    used = len(dataset) if chosen is None else len(chosen)
+    return scales, f"{used} clips of {config.data.train_split} in {config.data.dataroot}"
 
 
 def some_clips(dataset: ClipDataset, count: int | None) -> list[int] | None:

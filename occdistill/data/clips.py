@@ -52,6 +52,7 @@ class ClipDataset(Dataset):
         bad_frames: keyframes with a fault, and `clips_left_out` for them.
         clips: (index into `scenes`, first keyframe) of each window.
         grid: the grid of the items.
+        version: of the tables.
         fingerprint: identifies keyframes, files, grid and `past_from`: what a cache of encodings
             depends on.
     """
@@ -79,6 +80,7 @@ class ClipDataset(Dataset):
                 " empty; set past and stride to at least 1"
             )
         self.past, self.future, self.masks, self.future_poses = past, future, masks, future_poses
+        self.version = version
         scenes = load_index(dataroot, version, split, skip_bad_frames)
         length = past + future
         self.scenes = [scene for scene in scenes if len(scene.keyframes) >= length]

@@ -113,12 +113,12 @@ def _scenes(folder: Path, fault: Report) -> Iterator[dict]:
         for mounting in _table(folder / "calibrated_sensor.json")
         if mounting["sensor_token"] in lidars
     }
-    sweeps = _records(folder / "sample_data.json", "calibrated_sensor_token", mountings, _KEYFRAME)
+    sweeps = wanted_records(folder / "sample_data.json", "calibrated_sensor_token", mountings, _KEYFRAME)
     clouds = {cloud["sample_token"]: cloud for cloud in sweeps if cloud["is_key_frame"] is True}
     needed = {cloud["ego_pose_token"] for cloud in clouds.values()}
     egos = {
         ego["token"]: {key: ego[key] for key in _MOUNTING}
-        for ego in _records(folder / "ego_pose.json", "token", needed)
+        for ego in wanted_records(folder / "ego_pose.json", "token", needed)
     }
     samples = {sample["token"]: sample for sample in _table(folder / "sample.json")}
     lidarseg = folder / "lidarseg.json"  # a download of its own
@@ -304,7 +304,7 @@ def _table(path: Path) -> Any:
     return read_json(path, "table", _FETCH, list)
 
 
-def _records(
+def wanted_records(
     path: Path, key: str, wanted: Iterable[str], must: re.Pattern | None = None
 ) -> Iterator[dict]:
     """Records of a table whose `key` is wanted, and whose text has a match of `must` if flat.

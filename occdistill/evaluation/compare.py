@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from occdistill.errors import UserError
 from occdistill.evaluation.counts import Counts, slug
+from occdistill.evaluation.intervals import margin
 from occdistill.evaluation.metrics import binary_iou, horizon_names, mean_iou, score
 from occdistill.evaluation.protocols import Protocol
 from occdistill.evaluation.report import table
@@ -100,24 +100,6 @@ def average(tally: np.ndarray, metric: str, protocol: Protocol) -> np.ndarray:
 def leave_one_out(tallies: np.ndarray, metric: str, protocol: Protocol) -> np.ndarray:
     """Averages over all scenes but one, `(R, S, F, 3, C)` to `(R, S)`."""
     return average(tallies.sum(1, keepdims=True) - tallies, metric, protocol)
-
-
-def margin(without: np.ndarray, confidence: float = 0.95) -> float | None:
-    """Half the width of the t interval of a number from its S leave-one-out values `(S,)`.
-
-    With θ₋ₛ the number without scene s, and θ̄ their mean,
-
-        margin = t(S - 1) · √((S - 1) / S · Σₛ (θ₋ₛ - θ̄)²).
-
-    Returns:
-        The margin, in the unit of `without`; None from fewer than two scenes, or where the number
-        doesn't exist without one of them.
-    """
-    scenes = len(without)
-    if scenes < 2 or np.isnan(without).any():
-        return None
-    error = np.sqrt((scenes - 1) / scenes * np.sum((without - without.mean()) ** 2))
-    return float(stdtrit(scenes - 1, (1 + confidence) / 2) * error)
 
 
 def compare(

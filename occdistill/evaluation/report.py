@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from occdistill.data.clips import ClipDataset
+from occdistill.evaluation import doubt
 from occdistill.evaluation.measures import measures, subsets
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.published import PUBLISHED, Published
@@ -126,6 +127,8 @@ def markdown(report: dict) -> str:
     for name in protocols:
         parts += _protocol_block(name, [row for row in rows if row["protocol"] == name])
     parts += _measures_block(rows)
+    for title, about, header, body in doubt.tables(_unique(rows)):
+        parts += [f"## {title}", about, table(header, body)]
     parts += ["## What made these numbers", _facts_table(rows)]
     if report["published"]:
         parts += [_PUBLISHED_HEAD, _published_table(report["published"])]

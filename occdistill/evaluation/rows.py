@@ -60,6 +60,16 @@ class ClipBatch:
         keys = [(self.seed, int(index), sample) for index in self.index]
         return Draws(keys, self.past.device).normal(*shape)
 
+    def rule(
+        self, grid: Grid, future: int, extrapolated: bool = False, carry: bool = False
+    ) -> Tensor:
+        """The forecast without a model, uint8 `(B, F, X, Y, Z)`; see `baselines.ego_warp`."""
+        key = ("rule", extrapolated, carry)
+        if key not in self.shared:
+            options = (future, grid, extrapolated, carry)
+            self.shared[key] = baselines.ego_warp(self.past, self.poses, *options)
+        return self.shared[key]
+
     def clip(self, b: int) -> Clip:
         """Clip `b` for the views."""
         masks = {name: mask[b] for name, mask in self.masks.items()}
@@ -132,14 +142,18 @@ def copy_last_row(future: int) -> Row:
     return Row("copy-last", lambda batch: baselines.copy_last(batch.past, future))
 
 
+def rule_name(extrapolated: bool = False, carry: bool = False) -> str:
+    """What the row of `ego_warp_row` is called."""
+    return "ego-warp" + ", extrapolated" * extrapolated + ", objects carried" * carry
+
+
 def ego_warp_row(grid: Grid, future: int, extrapolated: bool = False, carry: bool = False) -> Row:
     """The newest frame, moved with the true (or the extrapolated) ego motion; with `carry` its
     objects move on too.
     """
-    name = "ego-warp" + ", extrapolated" * extrapolated + ", objects carried" * carry
     return Row(
-        name,
-        lambda b: baselines.ego_warp(b.past, b.poses, future, grid, extrapolated, carry),
+        rule_name(extrapolated, carry),
+        lambda batch: batch.rule(grid, future, extrapolated, carry),
         conditioning="none" if extrapolated else "gt",
     )
 

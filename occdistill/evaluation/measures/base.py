@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # RayIoU of arrays at hand needs no model code
@@ -44,6 +45,32 @@ class Observer:
         return None if state is None else state.result()
 
 
+def fewer(count: int) -> list[int]:
+    """The numbers of futures up to K that are scored: 1, 2, 4, … and K."""
+    return sorted({count, *(2**n for n in range(count.bit_length()))})
+
+
+def futures(row: Row, batch: ClipBatch, pred: Tensor, count: int) -> Tensor:
+    """Several futures of a batch, drawn once for all measures of a row.
+
+    Args:
+        row: that draws them; one that can't has the same future `count` times.
+        batch: of clips.
+        pred: the row's forecast, future number 0, uint8 `(B, F, X, Y, Z)`.
+        count: futures per clip, K.
+
+    Returns:
+        uint8 `(B, K, F, X, Y, Z)`.
+    """
+    if row.draw is None:
+        return pred[:, None].expand(-1, count, *pred.shape[1:])
+    owner, drawn = batch.shared.get("futures", (None, None))
+    if owner != (row.name, count):  # the last row's alone are kept
+        drawn = torch.stack([pred, *(row.draw(batch, s) for s in range(1, count))], 1)
+        batch.shared["futures"] = (row.name, count), drawn
+    return drawn
+
+
 def results(observers: Sequence[Observer], row: Row) -> dict[str, Any]:
     """The `measures` entry of a row."""
     found = {observer.name: observer.result(row) for observer in observers}
@@ -59,11 +86,15 @@ class Context:
         extractor: loads the autoencoder that sees features, and its weights' fingerprint; called
             by measures that need it.
         samples: futures per clip, for measures of several.
+        scales: by row, what `votes.laplace` is calibrated with, fitted on other clips.
+        fitted_on: which those are.
     """
 
     dataset: ClipDataset
     extractor: Callable[[], tuple[Codec, str]]
     samples: int = 4
+    scales: dict[str, float] = field(default_factory=dict)
+    fitted_on: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from occdistill.evaluation.measures.base import Context, Measure, Observer
+from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.latents.codec import Codec
 
@@ -100,6 +101,7 @@ class LatentStatistics:
         self.codec, self.fingerprint, self.pool = codec, fingerprint, pool
         self.real = {unit: FeatureSet(keep) for unit in ("frame", "clip")}
         self.fake = {unit: FeatureSet(keep) for unit in ("frame", "clip")}
+        self.horizons: list[tuple[FeatureSet, FeatureSet]] = []  # truth, forecast
 
     def features(self, voxels: Tensor) -> np.ndarray:
         """Frame features `(F, D)` of one clip, uint8 `(F, X, Y, Z)`."""
@@ -108,12 +110,18 @@ class LatentStatistics:
 
     def update(self, fake: np.ndarray, real: np.ndarray) -> None:
         """Add the frame features `(F, D)` of one forecast and of its truth."""
+        while len(self.horizons) < len(real):
+            self.horizons.append((FeatureSet(0), FeatureSet(0)))  # moments alone
+        for sets, true, ours in zip(self.horizons, real, fake):
+            for own, feature in zip(sets, (true, ours)):
+                own.update(feature[None])
         for sets, features in ((self.fake, fake), (self.real, real)):
             sets["frame"].update(features)
             sets["clip"].update(features.reshape(1, -1))
 
     def result(self) -> dict:
-        """Per unit (`frame`, `clip`): `frechet`, the four manifold scores, `count` and `dim`.
+        """Per unit (`frame`, `clip`): `frechet`, the four manifold scores, `count` and `dim`; and
+        `horizons`, the Fréchet distance of the frames at each.
 
         A Fréchet distance from fewer than a few times `dim` vectors is biased upwards: compare
         only equal counts.
@@ -127,6 +135,10 @@ class LatentStatistics:
                 "count": real.count,
                 "dim": len(real.total),
             }
+        result["horizons"] = {
+            name: frechet_distance(*real.moments(), *fake.moments())
+            for name, (real, fake) in zip(horizon_names(len(self.horizons)), self.horizons)
+        }
         return result
 
 

@@ -7,7 +7,6 @@ import pytest
 from occdistill.evaluation.measures.samples import (
     SampleSpread,
     auroc,
-    expected_calibration_error,
 )
 
 
@@ -26,7 +25,7 @@ def test_equal_samples_have_no_diversity_and_no_doubt():
     result = spread([target, target, target], target).result()
     assert result["diversity"]["0.5s"] == 0
     assert result["best_of_k"]["mIoU"]["0.5s"] == result["mean_of_k"]["mIoU"]["0.5s"] == 100
-    assert result["calibration"]["ece"] == 0
+    assert math.isnan(result["entropy_auroc"]) and result["wrong_by_entropy"][0] == [4, 0]
 
 
 def test_best_of_k_and_mean_of_k_by_hand():
@@ -42,6 +41,13 @@ def test_the_best_sample_is_chosen_clip_by_clip():
     measure.update(np.stack([good, bad]), good)
     measure.update(np.stack([bad, good]), good)
     assert measure.result()["best_of_k"]["mIoU"]["0.5s"] == 100
+
+
+def test_the_best_of_the_first_few():
+    target = line(4, 4, 17, 17)
+    result = spread([line(4, 17, 17, 17), target, target], target).result()
+    assert result["best_by_k"] == pytest.approx({"1": 50, "2": 100, "3": 100})
+    assert result["best_of_k"]["movable"]["0.5s"] == 100
 
 
 def test_diversity_by_hand():
@@ -62,9 +68,8 @@ def test_votes_against_a_plain_loop(make_street):
     for f in range(2):
         votes = samples[:, f].reshape(4, -1).T
         truth = target[f].ravel()
-        occupancy, wrong, pairs = np.zeros((5, 2)), np.zeros((10, 2)), np.zeros(2)
+        wrong, pairs = np.zeros((10, 2)), np.zeros(2)
         for labels, y in zip(votes, truth):
-            occupancy[(labels != 17).sum(), int(y != 17)] += 1
             ids, n = np.unique(labels, return_counts=True)
             share = n / 4
             entropy = -(share * np.log(share)).sum() / np.log(4)
@@ -72,17 +77,9 @@ def test_votes_against_a_plain_loop(make_street):
             wrong[b, int(ids[n.argmax()] != y)] += 1
             for a, c in itertools.combinations(labels, 2):
                 pairs += [a != 17 or c != 17, a == c != 17]
-        np.testing.assert_array_equal(measure.occupancy[f], occupancy)
         np.testing.assert_array_equal(measure.pairs[f], pairs)
         np.testing.assert_array_equal(measure.doubt[f].sum(0), wrong.sum(0))
         np.testing.assert_array_equal(measure.doubt[f], wrong)
-
-
-def test_calibration_error_by_hand():
-    # of 4 samples: 10 voxels with 1 vote, 2 occupied (0.25 said, 0.2 true); 10 with 4 votes, 9 true
-    votes = np.array([[100, 5], [8, 2], [0, 0], [0, 0], [1, 9]])
-    assert expected_calibration_error(votes) == pytest.approx((0.5 + 1.0) / 20)
-    assert math.isnan(expected_calibration_error(np.array([[3, 1], [0, 0]])))
 
 
 def test_auroc_by_hand():

@@ -12,7 +12,7 @@ from occdistill.evaluation.report import make_report, markdown, measure_columns
 from occdistill.evaluation.rows import Row, copy_last_row
 from tests.tool import load
 
-NAMES = ["ray-iou", "ray-iou-entry", "consistency", "latent", "samples"]
+NAMES = ["ray-iou", "ray-iou-entry", "consistency", "latent", "samples", "probability", "conformal"]
 
 FILLED = """
 from occdistill.evaluation.measures.base import Measure, Observer
@@ -47,7 +47,7 @@ def filled(tmp_path, monkeypatch):
     vars(package).pop("filled", None)
 
 
-def test_all_five_are_found_in_the_order_of_report_json():
+def test_all_are_found_in_the_order_of_report_json():
     assert list(measures()) == NAMES
     assert all(name == measure.name for name, measure in measures().items())
 
@@ -55,9 +55,11 @@ def test_all_five_are_found_in_the_order_of_report_json():
 def test_the_page_keeps_its_columns():
     assert list(measure_columns()) == [
         "movable mIoU", "static mIoU", "changed mIoU", "camera-visible mIoU", "LiDAR-visible mIoU",
-        "RayIoU", "RayIoU, entry", "static consistency", "of the truth", "best-of-k mIoU",
-        "diversity", "calibration error", "Fréchet, frames", "Fréchet, clips", "precision",
-        "recall", "coverage",
+        "RayIoU", "RayIoU, entry", "static consistency", "of the truth",
+        "90 % sets hold the truth", "classes in a set", "best-of-k mIoU", "diversity",
+        "doubt finds errors", "Fréchet, frames", "Fréchet, clips", "precision",
+        "recall", "coverage", "Brier", "Brier skill", "Brier skill, movable", "Brier skill, moving",
+        "log loss", "calibration error", "calibrated",
     ]  # fmt: skip
 
 

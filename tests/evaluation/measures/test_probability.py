@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from occdistill.evaluation.evaluate import evaluate
+from occdistill.evaluation.measures.base import Context
+from occdistill.evaluation.measures.conformal import CONFORMAL
+from occdistill.evaluation.measures.probability import PROBABILITY, Probability
+from occdistill.evaluation.measures.samples import SAMPLES
+from occdistill.evaluation.report import make_report, markdown
+from occdistill.evaluation.rows import Row, ego_warp_row
+
+
+def line(*ids):
+    return np.array(ids, np.uint8).reshape(1, -1, 1, 1)
+
+
+def test_scores_by_hand():
+    measure = Probability(1, 2)
+    truth, moving = line(4, 4, 11, 17), line(1, 1, 0, 0).astype(bool)
+    samples = np.stack([line(4, 17, 11, 17), line(4, 4, 17, 17)])
+    measure.update("a", samples, line(4, 17, 11, 7), truth, moving)
+    result = measure.result(scale=2.0)
+    assert result["all"]["brier"]["0.5s"] == pytest.approx(100 * (0.25 + 0.25) / 4)
+    assert result["all"]["brier_skill"]["0.5s"] == pytest.approx(100 * (1 - 0.5 / 2))
+    assert result["movable"]["brier_skill"]["0.5s"] == pytest.approx(100 * (1 - 0.25 / 2))
+    assert result["moving"]["brier_skill"]["0.5s"] == pytest.approx(100 * (1 - 0.25 / 1))
+    assert result["skill_per_class"]["car"]["moving"] == pytest.approx(75)
+    assert result["skill_per_class"]["pedestrian"]["all"] == pytest.approx(100)
+    # said 1, 1/2, 1/2 and 0 of 1, 1, 1, 0; calibrated 0.9, 0.5, 0.5 and 0.1
+    assert result["all"]["ece"]["0.5s"] == pytest.approx(100 * 1.0 / 3)
+    assert result["all"]["ece_calibrated"]["0.5s"] == pytest.approx(100 * 1.2 / 3)
+    assert result["by_k"]["1"]["all"] == pytest.approx(50)
+    assert result["scenes"]["all"]["a"] == pytest.approx([0.5, 2.0])
+
+
+@pytest.fixture
+def records(clips):
+    def draw(batch, sample=0):
+        return batch.future.roll(sample, dims=2)
+
+    rows = [Row("oracle", draw, 1, draw=draw), ego_warp_row(clips.grid, 6, True, True)]
+    context = Context(clips, None, 4, {"oracle@1": 1.5}, "some clips")
+    chosen = [m.observe(context) for m in (SAMPLES, PROBABILITY, CONFORMAL)]
+    return evaluate(rows, clips, measures=chosen, progress=False, batch_size=3)
+
+
+def test_the_rule_has_no_skill_over_itself(records):
+    found = records[1]["measures"]["probability"]
+    assert found["reference"] == "ego-warp, extrapolated, objects carried"
+    for part in ("all", "movable", "moving"):
+        assert set(found[part]["brier_skill"].values()) == {0.0}
+    assert "ece_calibrated" not in found["all"] and found["moving_by"] == "tracks"
+    assert records[0]["measures"]["probability"]["scale"] == 1.5
+
+
+def test_the_page_has_the_tables(records):
+    page = markdown(make_report(records, None))
+    for title in (
+        "As probabilities", "Probabilities, horizon by horizon", "Against the rule, class by class",
+        "What futures cost",
+    ):  # fmt: skip
+        assert f"## {title}" in page
+    assert "fitted on some clips: oracle@1 1.50" in page
+
+
+def test_futures_are_drawn_once_for_all_measures(clips):
+    drawn = []
+
+    def draw(batch, sample=0):
+        drawn.append(sample)
+        return batch.future.roll(sample, dims=2)
+
+    context = Context(clips, None, 3)
+    chosen = [m.observe(context) for m in (SAMPLES, PROBABILITY, CONFORMAL)]
+    row = Row("a", draw, draw=draw)
+    evaluate([row], clips, measures=chosen, progress=False, indices=[0, 1], batch_size=2)
+    assert drawn == [0, 1, 2]
