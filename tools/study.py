@@ -8,7 +8,6 @@ minutes on one core, and `plans` about an hour more.
 
 import argparse
 import time
-
 from pathlib import Path
 
 from occdistill.errors import Parser, UserError, run

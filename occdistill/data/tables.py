@@ -113,7 +113,9 @@ def _scenes(folder: Path, fault: Report) -> Iterator[dict]:
         for mounting in _table(folder / "calibrated_sensor.json")
         if mounting["sensor_token"] in lidars
     }
-    sweeps = wanted_records(folder / "sample_data.json", "calibrated_sensor_token", mountings, _KEYFRAME)
+    sweeps = wanted_records(
+        folder / "sample_data.json", "calibrated_sensor_token", mountings, _KEYFRAME
+    )
     clouds = {cloud["sample_token"]: cloud for cloud in sweeps if cloud["is_key_frame"] is True}
     needed = {cloud["ego_pose_token"] for cloud in clouds.values()}
     egos = {
