@@ -119,6 +119,7 @@ def test_annotations_json_agrees_with_the_tables(nusc, tiny_world):
 
 
 def test_points_lie_in_voxels_of_their_class(tiny_world, scenes):
+    filled = []
     for scene in scenes:
         frame = scene.keyframes[5]
         points, ids = sweep(tiny_world, frame)
@@ -130,7 +131,10 @@ def test_points_lie_in_voxels_of_their_class(tiny_world, scenes):
         index, inside = voxels(frame, points)
         keep = inside & (ids != EGO)
         found = labels[tuple(index[keep].T)]
-        assert (found != FREE).mean() > 0.88
+        # half of the surfaces lie in the outer half of a voxel; right beside the sensor, in a jam,
+        # one car's side is a third of all points
+        filled.append((found != FREE).mean())
+        assert filled[-1] > 0.75
         expected = np.array([TO_OCC3D.get(int(i), 255) for i in ids[keep]])
         assert (expected[found != FREE] == found[found != FREE]).mean() > 0.9
         around = np.zeros(OCC3D.shape, bool)
@@ -139,6 +143,7 @@ def test_points_lie_in_voxels_of_their_class(tiny_world, scenes):
             window = tuple(slice(s, s + n) for s, n in zip(shift, OCC3D.shape))
             around |= occupied[window]
         assert around[tuple(index[keep].T)].mean() > 0.99
+    assert np.mean(filled) > 0.88
 
 
 def test_boxes_hold_the_points_they_count(nusc, tiny_world):
