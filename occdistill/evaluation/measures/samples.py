@@ -66,6 +66,8 @@ class SampleSpread:
         samples: k.
     """
 
+    summed = ("best", "every", "occupancy", "doubt", "pairs")
+
     def __init__(self, frames: int, samples: int) -> None:
         self.best, self.every = Confusion(frames), Confusion(frames)
         self.occupancy = np.zeros((frames, samples + 1, 2), np.int64)  # votes × truly occupied

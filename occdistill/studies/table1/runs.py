@@ -26,7 +26,7 @@ from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.distill.base import take_step
 from occdistill.errors import Diverged, UserError
-from occdistill.evaluation.evaluate import count, score_counts
+from occdistill.evaluation.evaluate import count, forget, score_counts
 from occdistill.evaluation.rows import (
     Row,
     ceiling_row,
@@ -224,6 +224,7 @@ def _score(plan: Plan, config: Config, rows: list[Row], folder: Path, device: st
         scores = score_counts(counts)
         results.append({name: scores[name] for name in ("mIoU", "IoU", "absent", "clips")})
         counts.save({"model": row.model, "nfe": row.nfe, **results[-1]})
+    forget(out)
     return results
 
 
