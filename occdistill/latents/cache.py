@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occdistill.arrays import open_arrays
+from occdistill.checkpoint import fingerprint
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
 from occdistill.data.voxel_cache import VoxelCache
@@ -68,6 +70,8 @@ class LatentClips(Dataset):
             "dtype": np.dtype(dtype).name,
             "moving": bool(codec.align),
         }
+        if codec.aligned_by != "full":
+            depends["aligned by"] = fingerprint(codec.aligner.encoder.state_dict())
         lidar = dataset.reader.past_from != "occ3d"
         with first_rank_first():
             self._voxels = VoxelCache(dataset, voxels_folder, "past")
@@ -112,10 +116,10 @@ class LatentClips(Dataset):
         rows = self._voxels.rows
         return rows(scene, start, present), rows(scene, present, present + self.dataset.future)
 
-    def _encode(self, voxels: Tensor) -> Tensor:
+    def _encode(self, voxels: Tensor, aligned: bool = False) -> Tensor:
         device = next(self.codec.vae.parameters()).device
-        parts = [self.codec.encode(part.to(device)).cpu() for part in voxels.split(_ENCODE_BATCH)]
-        return torch.cat(parts)
+        encode = self.codec.encode_aligned if aligned else self.codec.encode
+        return torch.cat([encode(part.to(device)).cpu() for part in voxels.split(_ENCODE_BATCH)])
 
     def _encode_frames(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
         caches = {"past": self._voxels, "labels": self._labels}
@@ -147,8 +151,9 @@ class LatentClips(Dataset):
             latents = np.stack([frames[self._rows(i)[0]] for i in range(start, stop)])
             latents = torch.from_numpy(latents.astype(np.float32))
             condition = self.codec.condition(
-                voxels, poses, trajectory, encode=self._encode, latents=latents, seen=seen
-            )
+                voxels, poses, trajectory, encode=self._encode, latents=latents, seen=seen,
+                encode_aligned=partial(self._encode, aligned=True),
+            )  # fmt: skip
             made = {"trajectory": condition.trajectory}
             if self.codec.align:
                 made["aligned"] = condition.aligned
