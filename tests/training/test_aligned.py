@@ -104,6 +104,8 @@ def test_aligned_frames_are_the_light_encoders(config, backend):
     with torch.no_grad():
         light, full = models.light.encoder(seen) * 2.0, models.vae.encode(seen).mean * 2.0
     torch.testing.assert_close(condition.aligned[0], light, rtol=1e-4, atol=1e-5)
+    known = (clip[key][None] for key in ("past", "poses", "trajectory"))
+    torch.testing.assert_close(models.codec().condition(*known).aligned[0], light)
     assert not torch.allclose(condition.aligned[0], full, atol=0.01)
 
 
