@@ -7,7 +7,7 @@ export MPLBACKEND := Agg
 PINNED := $(shell $(PYTHON) -c 'import sys; print("-c tests/constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights test test-slow mutate lint bench docs clean
+.PHONY: help setup demo weights test test-slow full-size mutate lint bench docs clean
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -54,6 +54,9 @@ test: setup  ## the fast test suite
 
 test-slow: setup  ## everything, also full-size networks
 	$(BIN)/python -m pytest --slow
+
+full-size: setup  ## a user's first day at 200×200×16 on this CPU: half an hour on two idle cores
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest --slow -s tests/occfm/test_user.py -k full_size
 
 mutate: setup  ## do the tests notice? about five hundred wrong formulas, one at a time; three quarters of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py

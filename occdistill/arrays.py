@@ -90,7 +90,7 @@ def build_arrays(
         fill: `fill(arrays, start, stop)` writes what belongs to items start … stop - 1.
         items: how many items there are.
         chunk: items per call of `fill`.
-        title: of the progress bar.
+        title: of the progress bar; none is shown without.
 
     Raises:
         UserError: if the disk is full.
@@ -104,7 +104,9 @@ def build_arrays(
         with lock:
             mapped, marks = _resume(part, depends, arrays, items, chunk)
             done = min(items, len(marks) * chunk)
-            bar = tqdm(total=items, initial=done, desc=title, unit="", mininterval=0.5)
+            bar = tqdm(
+                total=items, initial=done, desc=title, unit="", mininterval=0.5, disable=not title
+            )
             for start in range(done, items, chunk):
                 stop = min(items, start + chunk)
                 fill(mapped, start, stop)

@@ -284,6 +284,43 @@ CHANGES = [
     *changes("distill/base", "distill/test_take_step", ("if norm is not None:", "if True:")),
     *changes("training/trainer", "training/test_updates", ("loss_scale=s.loss_scale,", "")),
     *changes(
+        "training/exchange",
+        "training/test_exchange",
+        ("hands[:: -1 if turn % 2 else 1]", "hands"),
+        ("for k in order", "for k in range(self.steps)"),
+        ("(self.seed, *p)", "(self.seed + 1, *p)"),
+    ),
+    *changes(
+        "distill/mfd",
+        "training/test_exchange",
+        ("        draws.normal(*self.latent_shape)  # what the student starts from\n", ""),
+    ),
+    *changes("distill/no_auxiliary", "training/test_exchange", ("in range(2)", "in range(1)")),
+    *changes("pieces", "test_pieces", ("make(first + start, first + stop)", "make(start, stop)")),
+    *changes(
+        "evaluation/shards",
+        "evaluation/test_shards",
+        ("size = batch_size * -(-wanted // batch_size)", "size = wanted"),
+    ),
+    *changes("evaluation/sums", "evaluation/test_shards", ("return state + (", "return (")),
+    *changes("evaluation/counts", "evaluation/test_shards", ("[first : first + len", "[: len")),
+    *changes(
+        "evaluation/measures/latent",
+        "evaluation/test_shards",
+        ("self.count = start + count", "self.count = count"),
+    ),
+    *changes(
+        "flow/networks/occfm",
+        "flow/test_occfm_network",
+        ("self.to_future(seen, count)", "self.to_future(seen.flip(0), count)"),
+        ("nn.init.zeros_(self.aligned_in.weight)", "pass"),
+    ),
+    *changes(
+        "latents/codec",
+        "training/test_aligned",
+        ('encode if self.aligned_by == "full" else self.encode_aligned', "encode"),
+    ),
+    *changes(
         "distill/second_order",
         "distill/test_second_order",
         ("start, end = a - b / 2, 1 - a - b / 2", "start, end = a + b / 2, 1 - a - b / 2"),

@@ -13,6 +13,7 @@ from occdistill.build.options import Options, out_folder  # noqa: F401
 from occdistill.errors import Parser
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.views import VIEWS
+from occdistill.processes import LAUNCHERS
 from occdistill.runtime.forecaster import BACKENDS
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -31,8 +32,10 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_device(add) -> None:
-    """Where networks run; `add` is a parser's `add_argument`."""
+def add_device(add, launcher: bool = False) -> None:
+    """Where networks run, and if asked for how many processes; `add`: a parser's `add_argument`."""
+    if launcher:
+        add("--launcher", choices=LAUNCHERS, default="none", help="pytorch: torchrun; slurm: srun")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -58,7 +61,7 @@ def read_config(args: argparse.Namespace, path: str | Path | None = None) -> Con
 def add_forecaster(add, several: bool = False) -> None:
     """How forecasters run, and with which parts of the autoencoder (`several`: rows for each)."""
     parts = dict(nargs="+" if several else 1, default=["full"])
-    add_device(add)
+    add_device(add, launcher=several)
     add("--dtype", default="float32", choices=DTYPES, help="of matrix products")
     add("--backend", default="eager", choices=BACKENDS)
     add("--decoder", choices=DECODERS, help="full, or the config's light one", **parts)

@@ -27,10 +27,9 @@ def main(
     parser = common.parser(description)
     add = parser.add_argument
     common.add_config(add)
-    common.add_device(add)
+    common.add_device(add, launcher=True)
     add("--work-dir", type=Path, help="default: a folder for this job in the config's work_dir")
     add("--resume", action="store_true", help="go on from the newest checkpoint in the work dir")
-    add("--launcher", choices=("none", "pytorch"), default="none", help="pytorch under torchrun")
     add("--seed", type=int, help="of weights, order and noise; default: the config's")
     if part == "distill" and method is None:
         add("--method", metavar="NAME", help="instead of the config's")

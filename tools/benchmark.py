@@ -54,10 +54,8 @@ def main() -> None:
     entries = lineup(models, args.checkpoint, args.nfe, args.student_nfe, **options)
     dataset = build_dataset(config, "val")
     item = dataset[0]
-    clip = [
-        item[key][None].expand(args.batch_size, *item[key].shape)
-        for key in ("past", "poses", "trajectory")
-    ]
+    given = (item[key] for key in ("past", "poses", "trajectory"))
+    clip = [one[None].expand(args.batch_size, *one.shape) for one in given]
     forecasters = {entry.name: entry.forecaster for entry in entries}
     times = side_by_side(forecasters, *clip, repeats=args.repeats, warmup=args.warmup)
     setting = {

@@ -66,18 +66,15 @@ def main() -> None:
             plan, worker(args), args.budget, rows=args.rows, seeds=args.seeds, jobs=args.jobs,
             after=lambda: args.search or write(plan, command()),
         )  # fmt: skip
+    unfinished = f"no run in {plan.work_dir} is finished"
     if args.search:
         result = search_results(table)
         if not result:
-            raise UserError(
-                f"no run in {plan.work_dir} is finished: search first, without --report"
-            )
+            raise UserError(f"{unfinished}: search first, without --report")
         write_json(Path(plan.work_dir) / "search.json", result)
         print(search_page(result))
     elif write(plan, command()) is None:
-        raise UserError(
-            f"no run in {plan.work_dir} is finished: train some first, without --report"
-        )
+        raise UserError(f"{unfinished}: train some first, without --report")
     else:
         print((Path(plan.work_dir) / "table.md").read_text(encoding="utf-8"))
 

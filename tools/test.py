@@ -1,6 +1,7 @@
 """Score a checkpoint, its teacher and the baselines on the validation split.
 
     python tools/test.py CONFIG [CHECKPOINT] [--nfe 1 2 4 8] [--protocol occdistill occfm …]
+    torchrun --nproc_per_node=8 tools/test.py CONFIG CHECKPOINT --launcher pytorch
 
 Writes `report.json`, `report.md` and the counts that tools/score.py reads to `--out`.
 """
@@ -21,6 +22,7 @@ from occdistill.evaluation.measures import measures
 from occdistill.evaluation.protocols import get_protocol
 from occdistill.evaluation.report import describe_dataset, git_commit
 from occdistill.evaluation.views import needs_masks
+from occdistill.processes import joined
 
 
 def parse() -> argparse.Namespace:
@@ -45,14 +47,22 @@ def parse() -> argparse.Namespace:
     add("--batch-size", type=common.positive, default=4)
     add("--seed", type=int, default=0)
     add("--repeats", type=int, default=10, help="timed forecasts per row; 0: no timing")
+    add("--resume", action="store_true", help="go on with the clips that a stopped run counted")
     common.add_forecaster(add, several=True)
     common.add_scoring(add)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Score, write the report, print it."""
+    """Score, alone or with other processes."""
     args = parse()
+    with joined(args.device, args.launcher) as device:
+        args.device = str(device)
+        score(args)
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score, write the report, print it."""
     config = common.read_config(args)
     out = common.out_folder(args, config)
     protocols = [get_protocol(name) for name in args.protocol]
@@ -71,10 +81,11 @@ def main() -> None:
     records = evaluate(
         rows, dataset, measures=observers, protocols=protocols, views=args.view,
         repeats=args.repeats, common=dict(git_commit=git_commit(), batch_size=args.batch_size),
-        indices=some_clips(dataset, args.limit_clips), out=out / "counts", **how,
+        indices=some_clips(dataset, args.limit_clips), out=out / "counts", resume=args.resume, **how,
     )  # fmt: skip
-    about = describe_dataset(dataset, config.data.version, config.data.val_split)
-    print(publish(out, records, about, args.device))
+    if records:  # the first process has them
+        about = describe_dataset(dataset, config.data.version, config.data.val_split)
+        print(publish(out, records, about, args.device))
 
 
 if __name__ == "__main__":

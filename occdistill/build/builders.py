@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from occdistill import checkpoint as checkpoints
-from occdistill.autoencoder.light import Light
+from occdistill.autoencoder.light import Light, Lightened
 from occdistill.build.config import advice, data_root
 from occdistill.build.schema import arguments, resolve
 from occdistill.data.clips import ClipDataset
@@ -157,8 +157,41 @@ def build_lidar_encoder(
     return load_weights(config, "lidar_encoder_checkpoint", encoder, vae) if weights else encoder
 
 
-def build_codec(config: Config, vae: torch.nn.Module) -> Codec:
+def build_aligner(
+    config: Config, vae: torch.nn.Module, light: Light | None = None
+) -> Lightened | None:
+    """The autoencoder that encodes aligned frames, where the config's conditioning wants another
+    than for the others.
+
+    Args:
+        config: says which.
+        vae: the full one.
+        light: the config's light parts where they are known already.
+
+    Raises:
+        UserError: the config has no light encoder, or its weights are missing or belong to another
+            autoencoder.
+    """
+    if (config.get("conditioning") or {}).get("aligned_by", "full") == "full":
+        return None
+    encoder = (light or build_light(config, vae)).encoder
+    if encoder is None:
+        raise UserError(
+            f"{config.filename}: conditioning.aligned_by is 'light', which needs a light encoder: "
+            "add light_encoder=dict(type=LightEncoder, …)"
+        )
+    return Lightened(vae, encoder=encoder.to(next(vae.parameters()).device))
+
+
+def build_codec(
+    config: Config, vae: torch.nn.Module, aligner: torch.nn.Module | None = None
+) -> Codec:
     """The voxel-latent codec with the config's conditioning.
+
+    Args:
+        config: says what the conditioning is.
+        vae: of all frames.
+        aligner: of `build_aligner`; not needed where nothing is encoded.
 
     Raises:
         UserError: the conditioning contradicts itself, or asks for more past than there is.
@@ -171,6 +204,7 @@ def build_codec(config: Config, vae: torch.nn.Module) -> Codec:
         build_grid(config),
         future=config.data.future,
         conditioning=conditioning.pop("kind"),
+        aligner=aligner,
         **conditioning,
     )
 
@@ -205,6 +239,35 @@ def build_network(config: Config) -> torch.nn.Module:
     return _instantiate(described(config, "network"))
 
 
+def started_network(config: Config) -> torch.nn.Module:
+    """The velocity network as its training begins: fresh, or with the weights of the config's
+    `start_checkpoint`. What it has beyond those begins without effect.
+
+    Raises:
+        UserError: no such file, no teacher, or weights of another network or autoencoder.
+    """
+    network, path = build_network(config), config.get("start_checkpoint")
+    if not path:
+        return network
+    if not Path(path).is_file():
+        raise UserError(f"no weights to start from at {path}; {advice(config, 'start')}")
+    state = checkpoints.load(path, kind="teacher")
+    made_for_vae = state["fingerprints"].get("vae")
+    mark = checkpoints.fingerprint(build_vae(config).state_dict())
+    if made_for_vae not in (None, mark):
+        raise UserError(
+            f"{path} was trained on the latents of VAE {made_for_vae}, not of "
+            f"{config.vae_checkpoint} ({mark}): {advice(config, 'start')}"
+        )
+    beyond = tuple(f"{name}." for name in network.without_effect)
+    weights = dict(checkpoints.weights(state))
+    for key, value in network.state_dict().items():
+        if key.startswith(beyond):
+            weights.setdefault(key, value)
+    checkpoints.load_weights(network, weights, path)
+    return network
+
+
 def build_teacher(config: Config) -> torch.nn.Module:
     """The teacher's velocity network, frozen, with its averaged weights."""
     state = load_checkpoint(config, "teacher_checkpoint")
@@ -237,6 +300,8 @@ def conditioning_mark(config: Config) -> str:
         shown.append(f"aligned {' '.join(map(str, given['align']))}")
     if given.get("carry"):
         shown.append("objects carried")
+    if given.get("aligned_by", "full") != "full":
+        shown.append(f"by the {given['aligned_by']} encoder")
     return ", ".join(shown)
 
 
@@ -247,6 +312,29 @@ def _same_conditioning(config: Config, state: Mapping, path: str | Path) -> None
         raise UserError(
             f"{path} was trained with other conditioning ({trained}) than this config's ({ours}): "
             "use the config it was trained with"
+        )
+
+
+def aligner_mark(aligner: Lightened | None) -> dict[str, str]:
+    """What a velocity network's checkpoint says of who encoded its aligned frames."""
+    if aligner is None:
+        return {}
+    return {"aligner": checkpoints.fingerprint(aligner.encoder.state_dict())}
+
+
+def same_aligner(
+    config: Config, aligner: Lightened | None, state: Mapping, path: str | Path
+) -> None:
+    """Refuse a velocity network whose aligned frames another light encoder made.
+
+    Raises:
+        UserError: says both.
+    """
+    ours, theirs = aligner_mark(aligner).get("aligner"), state["fingerprints"].get("aligner")
+    if aligner is not None and theirs not in (None, ours):
+        raise UserError(
+            f"{path} was trained on aligned frames of light encoder {theirs}, not of "
+            f"{config.light_checkpoint} ({ours}): use the one it was trained with"
         )
 
 

@@ -33,12 +33,13 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     **dict.fromkeys(
         (
             "vae_checkpoint", "light_checkpoint", "lidar_encoder_checkpoint", "teacher_checkpoint",
-            "student_checkpoint", "cache_dir", "work_dir",
+            "start_checkpoint", "student_checkpoint", "cache_dir", "work_dir",
         ),
         str | Path,
     ),
     "conditioning": {
-        "kind": _CODEC["conditioning"], "align": _CODEC["align"], "carry": _CODEC["carry"],
+        "kind": _CODEC["conditioning"],
+        **{key: _CODEC[key] for key in ("align", "carry", "aligned_by")},
     },
     "guidance": _FORECASTER["guidance"],
     "sampler": {
@@ -49,7 +50,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     **PARTS,
     "custom_hooks": Sequence[Any],
     "vis_backends": Sequence[Any],
-    "advice": dict.fromkeys(("data", "vae", "light", "lidar_encoder", "teacher"), str),
+    "advice": dict.fromkeys(("data", "vae", "light", "lidar_encoder", "teacher", "start"), str),
 }  # fmt: skip
 
 

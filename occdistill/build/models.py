@@ -14,12 +14,14 @@ from occdistill import checkpoint as checkpoints
 from occdistill import places
 from occdistill.autoencoder.light import Light, Lightened
 from occdistill.build.builders import (
+    build_aligner,
     build_codec,
     build_lidar_encoder,
     build_light,
     build_network,
     build_vae,
     load_checkpoint,
+    same_aligner,
     sampler_options,
     trained_network,
 )
@@ -69,6 +71,13 @@ class Models:
         return build_light(self.config, self.vae, weights="light" not in self.fresh)
 
     @cached_property
+    def aligner(self) -> Lightened | None:
+        """What encodes aligned frames, where that isn't the encoder of the others."""
+        by = self.config.conditioning.get("aligned_by", "full")
+        light = None if by == "full" else self.light
+        return build_aligner(self.config, self.vae, light)
+
+    @cached_property
     def lidar_encoder(self) -> torch.nn.Module:
         """The encoder of LiDAR."""
         return build_lidar_encoder(self.config, self.vae)
@@ -100,7 +109,7 @@ class Models:
             if encoder == "lidar":
                 parts["encoder"] = self.lidar_encoder
             vae = Lightened(self.vae, **parts) if parts else self.vae
-            self._codecs[decoder, encoder] = build_codec(self.config, vae)
+            self._codecs[decoder, encoder] = build_codec(self.config, vae, self.aligner)
         return self._codecs[decoder, encoder]
 
     def state(self, checkpoint: str | Path | None = None) -> dict:
@@ -143,7 +152,9 @@ class Models:
                 self._networks[key] = build_network(self.config)
             else:
                 path = checkpoint or self.config.get("teacher_checkpoint")
-                self._networks[key] = trained_network(self.config, self.state(checkpoint), path)
+                state = self.state(checkpoint)
+                same_aligner(self.config, self.aligner, state, path)
+                self._networks[key] = trained_network(self.config, state, path)
         return self._networks[key]
 
     def forecaster(

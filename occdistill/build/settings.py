@@ -23,6 +23,10 @@ class Settings:
         batch_size: samples of one update over all processes.
         accumulate: parts in which a process takes its samples, one after the other: the same
             update in the memory of a part.
+        balance: steps over which samples are exchanged between batches, so that those of a batch
+            take equally long and no process waits for another; see `training.exchange`. 1: within a
+            batch, the same update; 0: not at all. Only losses that integrate an ODE have such
+            samples.
         lr: learning rate, or one per net.
         final_lr: where the rate goes along a cosine until the end; None keeps it constant.
         weight_decay: decoupled, as in AdamW.
@@ -47,6 +51,7 @@ class Settings:
     iterations: Count
     batch_size: Count
     accumulate: Count = 1
+    balance: Whole = 0
     lr: Positive | Mapping[str, Positive] = 1e-4
     final_lr: Weight | None = None
     weight_decay: Weight = 0.0

@@ -123,6 +123,16 @@ class Task(nn.Module):
             raise KeyError(f"{type(self).__name__} has no net named {name!r}")
         return getattr(self, f"{name}_loss")(batch, step)
 
+    def work(self, name: str, draws: Draws) -> Tensor | None:
+        """How long the samples of an update of `nets[name]` take beside each other, `(B,)`, in any
+        unit; None where all take as long.
+
+        Args:
+            name: of the net.
+            draws: fresh streams of the samples, from which is drawn what the loss will draw.
+        """
+        return None
+
     def how_to_use(self) -> dict[str, Any]:
         """What its weights have to be used with: plain values, kept beside them."""
         return {}

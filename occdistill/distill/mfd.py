@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from occdistill.distill.base import Batch, DistributionMatching, Loss, require
-from occdistill.flow.path import interpolate
-from occdistill.flow.solver import average_velocity
+from occdistill.flow.path import Draws, interpolate
+from occdistill.flow.solver import average_velocity, euler_steps
 from occdistill.types import Step
 
 
@@ -44,3 +45,10 @@ class MFD(DistributionMatching):
                 for field in (self.guided_teacher, self.nets["auxiliary"])
             )
         return self.matching_loss(x_t, u_A - u_T)
+
+    def work(self, name: str, draws: Draws) -> Tensor | None:
+        """Euler steps of a student update's integrations."""
+        if name != "student":
+            return None
+        draws.normal(*self.latent_shape)  # what the student starts from
+        return euler_steps(*self.times.intervals(draws), self.ode_step)

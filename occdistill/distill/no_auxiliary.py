@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from occdistill.distill.base import Batch, Loss, Method, require, surrogate, time_law
-from occdistill.flow.path import TimeLaw, interpolate
-from occdistill.flow.solver import average_velocity
+from occdistill.flow.path import Draws, TimeLaw, interpolate
+from occdistill.flow.solver import average_velocity, euler_steps
 from occdistill.types import Step
 
 
@@ -44,3 +45,9 @@ class NoAuxiliary(Method):
             )
         gap = (x_1 - noise).detach() - u_T
         return Loss(surrogate(gap, x_t), {"gap": gap.square().mean()})
+
+    def work(self, name: str, draws: Draws) -> Tensor | None:
+        """Euler steps of the teacher's integration."""
+        for _ in range(2):  # what the student starts from, and the noise
+            draws.normal(*self.latent_shape)
+        return euler_steps(*self.times.intervals(draws), self.ode_step)

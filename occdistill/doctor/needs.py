@@ -16,8 +16,10 @@ BLOCKS = {
     "teacher": RUN,
     "light": "--decoder light, --encoder light",
     "lidar_encoder": "--encoder lidar",
+    "start": "train_teacher",
 }
 OPTIONAL = ("light", "lidar_encoder")
+KINDS = {"start": "teacher"}  # of a checkpoint, where that isn't the part's name
 
 
 def check_config(path: str | Path) -> tuple[list[Finding], Path | None]:
@@ -50,7 +52,7 @@ def _weights(config, part: str, place: Path, blocks: str) -> Finding:
         remedy = f"`python tools/train_{part}.py {config.filename}`" if ours else None
         return _say(level, f"no {what}", place, blocks, remedy or advice(config, part))
     try:
-        checkpoints.load(place, kind=part)
+        checkpoints.load(place, kind=KINDS.get(part, part))
     except UserError as error:
         return _say("damaged", str(error), place, blocks, advice(config, part))
     return _say("ok", what, place)

@@ -153,6 +153,8 @@ class Confusion:
         clips: number of clips counted.
     """
 
+    summed = ("counts", "clips")
+
     def __init__(self, frames: int, classes: int = NUM_CLASSES) -> None:
         self.counts = np.zeros((frames, classes, classes), np.int64)
         self.clips = 0

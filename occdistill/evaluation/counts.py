@@ -14,6 +14,7 @@ from occdistill.data.occ3d import NUM_CLASSES
 from occdistill.errors import UserError
 from occdistill.evaluation.confusion import Confusion
 from occdistill.evaluation.metrics import tally
+from occdistill.evaluation.sums import Parts, above, added, below, parts
 from occdistill.store import read_json, reading, write_json
 from occdistill.untrusted import open_file
 
@@ -71,6 +72,17 @@ class Counts:
     def update(self, clip: int, view: str, pred, target, mask=None) -> None:
         """Count clip number `clip`; see `Confusion.update`."""
         self.tallies[view][clip] = tally(self.totals[view].update(pred, target, mask))
+
+    def parts(self) -> Parts:
+        """See `sums`; of some of the clips, to be added to the counts of all."""
+        tallies = above(parts(self.tallies), "clips")
+        return {**above(parts(self.totals), "total"), **tallies}
+
+    def add_shard(self, first: int, more: Parts) -> None:
+        """Add what was counted of the clips from number `first` on."""
+        self.totals = added(self.totals, below(more, "total"))
+        for view, tallies in below(more, "clips").items():
+            self.tallies[view][first : first + len(tallies)] = tallies
 
     def total(self, view: str, chosen: np.ndarray | None = None) -> np.ndarray:
         """Summed tally int64 `(F, 3, C)` over the clips where `chosen (N,)` is True."""

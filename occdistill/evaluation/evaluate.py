@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from mmengine.dist import get_rank
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from occdistill.checkpoint import fingerprint
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.counts import Counts, Window, slug
@@ -19,11 +21,15 @@ from occdistill.evaluation.measures.base import Observer, results
 from occdistill.evaluation.measures.subsets import subset_scores
 from occdistill.evaluation.metrics import score
 from occdistill.evaluation.protocols import DEFAULT, Protocol
-from occdistill.evaluation.report import FACTS
+from occdistill.evaluation.report import FACTS, plain
 from occdistill.evaluation.rows import ClipBatch, Row
+from occdistill.evaluation.shards import Shards, split
+from occdistill.evaluation.sums import Parts, above, below
 from occdistill.evaluation.views import look, needs_masks
+from occdistill.processes import alone
 from occdistill.runtime.latency import side_by_side
 
+SHARDS = "shards"  # folder of what was counted in parts, until all is
 UNTIMED = {"fps": None, "latency_ms": None}
 
 
@@ -49,10 +55,14 @@ def count(
     seed: int = 0,
     workers: int = 0,
     out: Path | None = None,
+    resume: bool = False,
     progress: bool = True,
-    observers: Sequence[Callable[[Row, ClipBatch, Tensor], None]] = (),
+    observers: Sequence[Observer] = (),
 ) -> list[Counts]:
     """Predict with every row on every clip, once, and count.
+
+    Processes that belong together share the clips, if there is a folder where they can leave what
+    they counted, see `shards`.
 
     Args:
         rows: what to score; names must differ.
@@ -64,11 +74,12 @@ def count(
         seed: of the noise; each clip has its own stream.
         workers: loader processes.
         out: folder for one sub-folder of counts per row.
-        progress: show a bar.
-        observers: called with every row's prediction, for measures that aren't counts.
+        resume: go on with what an interrupted run has counted there.
+        progress: show a bar, in the first process.
+        observers: shown every row's prediction, for measures that aren't counts.
 
     Returns:
-        Counts of each row, in the order of `rows`.
+        Counts of each row, in the order of `rows`; nothing in other processes than the first.
     """
     views = list(dict.fromkeys(views))
     indices = list(range(len(dataset)) if indices is None else indices)
@@ -76,28 +87,77 @@ def count(
         raise UserError("no clip to score: the split is empty or its scenes are too short")
     if len({row.name for row in rows}) < len(rows):
         raise UserError("two rows have the same name; give one of them another")
-    windows = windows_of(dataset)
-    windows = [windows[i] for i in indices]
-    results = [
-        Counts(windows, dataset.future, views, None if out is None else out / slug(row.name))
-        for row in rows
-    ]
-    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=workers)
-    done = 0
-    with tqdm(total=len(indices), unit="clip", disable=not progress) as bar:
-        for item in loader:
-            batch = ClipBatch.of(item, device, seed)
-            clips = [batch.clip(b) for b in range(len(batch.index))]
-            for row, counts in zip(rows, results):
+    all_windows = windows_of(dataset)
+    windows = [all_windows[i] for i in indices]
+    plan = split(len(indices), batch_size)
+    shared = [observer for observer in observers if observer.can_be_shared()]
+    if (resume or not alone()) and out is not None and len(shared) < len(observers):
+        (name, *_) = [observer.name for observer in observers if observer not in shared]
+        raise UserError(
+            f"the measure {name} can't be counted in parts, as it doesn't say what of it is summed:"
+            " leave it out, or score in one process without --resume"
+        )
+    if out is None:
+        shards = Shards(len(plan))
+    else:
+        about = {
+            "rows": [_mark(row) for row in rows],
+            "measures": [observer.name for observer in shared],
+            "clips": [window.id for window in windows],
+            **dict(views=views, batch_size=batch_size, seed=seed, data=dataset.fingerprint),
+        }
+        shards = Shards(len(plan), out / SHARDS, about, resume)
+    results = []
+    if shards.gathers:
+        folders = [None if out is None else out / slug(row.name) for row in rows]
+        results = [Counts(windows, dataset.future, views, folder) for folder in folders]
+    todo = shards.todo()
+    batches = [batch for number in todo for batch in plan[number]]
+    places = [[indices[place] for place in batch] for batch in batches]
+    items = iter(DataLoader(dataset, batch_sampler=places, num_workers=workers))
+    bar = tqdm(total=sum(map(len, places)), unit="clip", disable=not progress or get_rank() > 0)
+    for number in todo:
+        first, clips = plan[number][0][0], sum(map(len, plan[number]))
+        own = [Counts(windows[first : first + clips], dataset.future, views) for _ in rows]
+        for places in plan[number]:
+            batch = ClipBatch.of(next(items), device, seed)
+            seen = [batch.clip(b) for b in range(len(places))]
+            for row, counts in zip(rows, own):
                 pred = row.predict(batch)
-                for b, clip in enumerate(clips):
+                for b, clip in enumerate(seen):
                     for view in views:
-                        counts.update(done + b, view, *look(view, pred[b], clip))
+                        counts.update(places[b] - first, view, *look(view, pred[b], clip))
                 for observe in observers:
                     observe(row, batch, pred)
-            done += len(clips)
-            bar.update(len(clips))
+            bar.update(len(places))
+        left: Parts = {}
+        for r, (row, counts) in enumerate(zip(rows, own)):
+            left |= above(counts.parts(), f"{r}/counts")
+            for observer in shared:
+                left |= above(observer.take(row), f"{r}/{observer.name}")
+        shards.keep(number, left)
+    bar.close()
+    shards.wait()
+    for number, (places, *_) in enumerate(plan if results else ()):
+        left = shards.take(number)
+        for r, (row, counts) in enumerate(zip(rows, results)):
+            counts.add_shard(places[0], below(left, f"{r}/counts"))
+            for observer in shared:
+                observer.give(row, below(left, f"{r}/{observer.name}"))
     return results
+
+
+def forget(out: Path) -> None:
+    """Remove what `count` was to go on from, when the counts are saved."""
+    shutil.rmtree(out / SHARDS)
+
+
+def _mark(row: Row) -> dict[str, Any]:
+    """What a row's forecasts depend on, in words."""
+    vae = None if row.forecaster is None else row.forecaster.codec.vae
+    autoencoder = None if vae is None else fingerprint(vae.state_dict())
+    given = dict(guidance=row.guidance, conditioning=row.conditioning, autoencoder=autoencoder)
+    return plain({"name": row.name, **given, **row.facts})
 
 
 def windows_under(protocol: Protocol, windows: Sequence[Window]) -> np.ndarray:
@@ -185,7 +245,7 @@ def evaluate(
         **options: of `count`.
 
     Returns:
-        Rows of `report.json`, grouped by protocol.
+        Rows of `report.json`, grouped by protocol; none in other processes than the first.
     """
     views = views_for(protocols, views)
     if any(needs_masks(v) for v in views) and not dataset.masks:
@@ -194,6 +254,8 @@ def evaluate(
     for protocol in protocols:  # before hours of inference, not after
         windows_under(protocol, windows if indices is None else [windows[i] for i in indices])
     counted = count(rows, dataset, views=views, observers=measures, **options)
+    if not counted:  # the first process has them all
+        return []
     common = {"seed": options.get("seed", 0), "data": dataset.fingerprint, **(common or {})}
     measured = [
         {**subset_scores(counts), **results(measures, row)} for row, counts in zip(rows, counted)
@@ -210,6 +272,8 @@ def evaluate(
     facts = facts_with([UNTIMED] * len(rows))  # hours of inference come before what may yet fail
     if repeats > 0:
         facts = facts_with(_timing(rows, dataset, repeats))
+    if options.get("out") is not None:
+        forget(options["out"])
     return [
         row_record(row, score_counts(counts, protocol), fact)
         for protocol in protocols

@@ -74,6 +74,11 @@ def step_velocity(field: VelocityField, x: Tensor, t: float, r: float, c: Condit
     return field(x, start, c)
 
 
+def euler_steps(t: Tensor, r: Tensor, step: float) -> Tensor:
+    """Equal Euler steps of at most `step` that intervals from `t (B,)` to `r (B,)` take, 1 or more."""
+    return torch.ceil((r - t) / step - 1e-6).clamp_min(1)
+
+
 def average_velocity(
     field: VelocityField,
     x_t: Tensor,
@@ -102,7 +107,7 @@ def average_velocity(
         raise ValueError(f"average_velocity needs a step in (0, 1], not {step!r}")
     if bool((r < t).any()):
         raise ValueError("average_velocity needs r >= t for every sample")
-    count = torch.ceil((r - t) / step - 1e-6).clamp_min(1)
+    count = euler_steps(t, r, step)
     count, order = count.sort(descending=True)  # active samples are always a prefix
     x, t, dt = x_t[order], t[order], (r - t)[order] / count
     condition = condition.index(order)

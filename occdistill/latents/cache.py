@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from occdistill.arrays import Arrays, build_arrays, open_arrays
+from occdistill.arrays import open_arrays
+from occdistill.checkpoint import fingerprint
 from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import MOVABLE
 from occdistill.data.voxel_cache import VoxelCache
+from occdistill.pieces import build_together
+from occdistill.processes import first_rank_first
 
 if TYPE_CHECKING:
     from occdistill.latents.codec import Codec
@@ -22,7 +26,8 @@ _ENCODE_BATCH = 16  # frames at a time
 
 
 class LatentClips(Dataset):
-    """The clips of a `ClipDataset` as scaled latents; the cache is built on first use.
+    """The clips of a `ClipDataset` as scaled latents; the cache is built on first use, by all
+    processes that belong together.
 
     Args:
         dataset: the clips.
@@ -65,18 +70,19 @@ class LatentClips(Dataset):
             "dtype": np.dtype(dtype).name,
             "moving": bool(codec.align),
         }
-        self._voxels = VoxelCache(dataset, voxels_folder, "past")
+        if codec.aligned_by != "full":
+            depends["aligned by"] = fingerprint(codec.aligner.encoder.state_dict())
         lidar = dataset.reader.past_from != "occ3d"
-        self._labels = VoxelCache(dataset, voxels_folder) if lidar else self._voxels
+        with first_rank_first():
+            self._voxels = VoxelCache(dataset, voxels_folder, "past")
+            self._labels = VoxelCache(dataset, voxels_folder) if lidar else self._voxels
         self._images = []  # of the clips: as they are, and mirrored
         for image in range(1 + mirror):
             place = Path(folder) / ("mirrored" if image else "plain")
             depends["image"] = place.name
-            if not (place / "frames").exists():
-                self._encode_frames(place / "frames", depends, image, dtype)
+            self._encode_frames(place / "frames", depends, image, dtype)
             frames = open_arrays(place / "frames", depends)
-            if not (place / "clips").exists():
-                self._encode_clips(place / "clips", depends, image, dtype, frames["past"])
+            self._encode_clips(place / "clips", depends, image, dtype, frames["past"])
             self._images.append(frames | open_arrays(place / "clips", depends))
 
     def __len__(self) -> int:
@@ -110,10 +116,10 @@ class LatentClips(Dataset):
         rows = self._voxels.rows
         return rows(scene, start, present), rows(scene, present, present + self.dataset.future)
 
-    def _encode(self, voxels: Tensor) -> Tensor:
+    def _encode(self, voxels: Tensor, aligned: bool = False) -> Tensor:
         device = next(self.codec.vae.parameters()).device
-        parts = [self.codec.encode(part.to(device)).cpu() for part in voxels.split(_ENCODE_BATCH)]
-        return torch.cat(parts)
+        encode = self.codec.encode_aligned if aligned else self.codec.encode
+        return torch.cat([encode(part.to(device)).cpu() for part in voxels.split(_ENCODE_BATCH)])
 
     def _encode_frames(self, folder: Path, depends: dict, image: int, dtype: type) -> None:
         caches = {"past": self._voxels, "labels": self._labels}
@@ -121,15 +127,14 @@ class LatentClips(Dataset):
             del caches["labels"]
         rows = len(self._voxels)
 
-        def fill(arrays: Arrays, start: int, stop: int) -> None:
-            for name, cache in caches.items():
-                voxels = torch.from_numpy(cache.voxels[start:stop].copy())
-                arrays[name][start:stop] = self._encode(mirrored(voxels) if image else voxels)
+        def make(start: int, stop: int) -> dict[str, Tensor]:
+            voxels = {n: torch.from_numpy(c.voxels[start:stop].copy()) for n, c in caches.items()}
+            return {n: self._encode(mirrored(v) if image else v) for n, v in voxels.items()}
 
         shape = (rows, *self.codec.vae.latent_shape)
         arrays = {name: (shape, dtype) for name in caches}
         title = f"encoding {folder.parent.name} keyframes"
-        build_arrays(folder, depends, arrays, fill, rows, 64, title)
+        build_together(folder, depends, arrays, make, rows, 64, title)
 
     def _encode_clips(
         self, folder: Path, depends: dict, image: int, dtype: type, frames: np.ndarray
@@ -137,7 +142,7 @@ class LatentClips(Dataset):
         past, future, clips = self.dataset.past, self.dataset.future, len(self.dataset)
         channels, height, width = self.codec.vae.latent_shape
 
-        def fill(arrays: Arrays, start: int, stop: int) -> None:
+        def make(start: int, stop: int) -> dict[str, Tensor]:
             voxels = np.stack([self._voxels.voxels[self._rows(i)[0]] for i in range(start, stop)])
             motions = [self.dataset.motion(i) for i in range(start, stop)]
             clip = (torch.from_numpy(np.stack(x)) for x in (voxels, *zip(*motions)))
@@ -146,12 +151,14 @@ class LatentClips(Dataset):
             latents = np.stack([frames[self._rows(i)[0]] for i in range(start, stop)])
             latents = torch.from_numpy(latents.astype(np.float32))
             condition = self.codec.condition(
-                voxels, poses, trajectory, encode=self._encode, latents=latents, seen=seen
-            )
-            arrays["trajectory"][start:stop] = condition.trajectory
+                voxels, poses, trajectory, encode=self._encode, latents=latents, seen=seen,
+                encode_aligned=partial(self._encode, aligned=True),
+            )  # fmt: skip
+            made = {"trajectory": condition.trajectory}
             if self.codec.align:
-                arrays["aligned"][start:stop] = condition.aligned
-                arrays["moving"][start:stop] = moving_cells(seen, (height, width))
+                made["aligned"] = condition.aligned
+                made["moving"] = moving_cells(seen, (height, width))
+            return made
 
         shown = self.codec.visible_trajectory(torch.empty(clips, past + future, 2), past).shape
         arrays = {"trajectory": (tuple(shown), np.float32)}
@@ -160,7 +167,7 @@ class LatentClips(Dataset):
             arrays["aligned"] = ((clips, *aligned), dtype)
             arrays["moving"] = ((clips, future, height, width), np.uint8)
         title = f"encoding {folder.parent.name} clips"
-        build_arrays(folder, depends, arrays, fill, clips, 16, title)
+        build_together(folder, depends, arrays, make, clips, 16, title)
 
 
 def moving_cells(aligned: Tensor, cells: tuple[int, int]) -> Tensor:

@@ -37,6 +37,9 @@ class Codec:
             entries; `hist` extrapolates the last motion and shows the displacements between past
             frames, P - 1; `hist+1`, what OccFM's history model takes, does the same and shows one
             more, the true step to the first future frame.
+        aligned_by: what encodes aligned frames: the `full` encoder, or the `light` one, as F × K of
+            them are six times what a forecast encodes else.
+        aligner: the autoencoder with that light encoder; None where nothing is to be encoded.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Codec:
         align: Sequence[Whole] = (),
         carry: bool = False,
         conditioning: Conditioning = "gt",
+        aligned_by: Literal["full", "light"] = "full",
+        aligner: torch.nn.Module | None = None,
     ) -> None:
         if conditioning not in CONDITIONINGS:
             raise ValueError(f"conditioning is {conditioning!r}, not one of {CONDITIONINGS}")
@@ -54,6 +59,7 @@ class Codec:
             raise ValueError("carry moves the objects of the newest frame: align must hold 0")
         self.vae, self.grid, self.future = vae, grid, future
         self.align, self.carry, self.conditioning = tuple(align), carry, conditioning
+        self.aligned_by, self.aligner = aligned_by, vae if aligned_by == "full" else aligner
 
     @property
     def conditioning_class(self) -> str:
@@ -69,6 +75,11 @@ class Codec:
     def encode(self, voxels: Tensor) -> Tensor:
         """Voxels `(N, X, Y, Z)` to scaled latents `(N, C, H, W)`: the posterior mean."""
         return self.vae.encode(voxels).mean * self.vae.scale
+
+    @torch.no_grad()
+    def encode_aligned(self, voxels: Tensor) -> Tensor:
+        """As `encode`, for aligned frames."""
+        return self.aligner.encode(voxels).mean * self.vae.scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -118,6 +129,7 @@ class Codec:
         trajectory: Tensor,
         *,
         encode: Callable[[Tensor], Tensor] | None = None,
+        encode_aligned: Callable[[Tensor], Tensor] | None = None,
         latents: Tensor | None = None,
         seen: Tensor | None = None,
     ) -> Condition:
@@ -128,6 +140,8 @@ class Codec:
             poses: frame to newest past ego frame, `(B, P [+ F], 4, 4)`; F needed for `gt`.
             trajectory: `(B, >= L, 2)` metres, entry i from frame i to i + 1, LiDAR frame of i.
             encode: another way to run `self.encode`.
+            encode_aligned: another way to run `self.encode_aligned`; default: `encode`, where that
+                is the same encoder.
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
             seen: `aligned_voxels` where they are known already.
 
@@ -140,6 +154,8 @@ class Codec:
         aligned = None
         if self.align:
             seen = self.aligned_voxels(past, poses) if seen is None else seen
-            aligned = encode(seen.flatten(0, 2))
+            if encode_aligned is None:
+                encode_aligned = encode if self.aligned_by == "full" else self.encode_aligned
+            aligned = encode_aligned(seen.flatten(0, 2))
             aligned = aligned.reshape(batch, self.future, -1, *aligned.shape[-2:])
         return Condition(latents, aligned, self.visible_trajectory(trajectory, frames))

@@ -109,11 +109,16 @@ class Forecaster:
         field = field if guidance is None else Guided(field, guidance)
         scale, where = float(codec.vae.scale), (dtype, self.device)
         if backend == "plain":
-            encoder, decoder = frozen.plain_encoder(codec.vae), frozen.plain_decoder(codec.vae)
+            encoder, decoder = frozen.plain_encoder, frozen.plain_decoder(codec.vae)
         else:
-            encoder, decoder = frozen.encoder(codec.vae), frozen.decoder(codec.vae)
+            encoder, decoder = frozen.encoder, frozen.decoder(codec.vae)
             field = frozen.field(field)
-        self._encode = backends.build(backend, Encode(encoder, scale, *where))
+        self._encode = backends.build(backend, Encode(encoder(codec.vae), scale, *where))
+        self._encode_aligned = None  # as all frames
+        if codec.align and codec.aligned_by != "full":
+            codec.aligner.to(self.device).eval()
+            light = Encode(encoder(codec.aligner), scale, *where)
+            self._encode_aligned = backends.build(backend, light)
         self._decode = backends.build(backend, Decode(decoder, scale, *where))
         velocity = Velocity(field, *where)
         self._field = _Field(backends.build(backend, velocity), velocity.two_time)
@@ -286,7 +291,8 @@ class Forecaster:
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
         """
         known = (self.here(x) for x in (past, poses, trajectory))
-        return self.codec.condition(*known, encode=self.encode, latents=latents)
+        encoders = dict(encode=self.encode, encode_aligned=self._encode_aligned)
+        return self.codec.condition(*known, **encoders, latents=latents)
 
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:

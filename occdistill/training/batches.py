@@ -5,7 +5,7 @@ Nothing here depends on how often a run was interrupted or on how many ranks sha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import numpy as np
@@ -29,6 +29,7 @@ class EndlessBatches(Sampler[list[int]]):
         rank: which piece.
         ranks: number of pieces.
         parts: lists that the piece comes in, equally long, for gradients that are accumulated.
+        exchange: says which batch and row each row of a batch is taken from; None: from its own.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class EndlessBatches(Sampler[list[int]]):
         rank: int = 0,
         ranks: int = 1,
         parts: int = 1,
+        exchange: Callable[[int], list[tuple[int, int]]] | None = None,
     ) -> None:
         if length < 1:
             raise UserError("the training set is empty: check data.dataroot and the train split")
@@ -58,6 +60,7 @@ class EndlessBatches(Sampler[list[int]]):
         size = share // parts
         begin = rank * share
         self.rows = [range(begin + k * size, begin + (k + 1) * size) for k in range(parts)]
+        self.exchange = exchange
         self._epoch, self._order = -1, np.empty(0, int)
 
     def _at(self, place: int) -> int:
@@ -70,9 +73,16 @@ class EndlessBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of dataset indices, without end; `parts` of them make this rank's piece."""
         for number in count(self.start):
-            for rows in self.rows:
-                yield [self._at(number * self.batch_size + row) for row in rows]
+            for part in range(len(self.rows)):
+                yield [self._at(n * self.batch_size + row) for n, row in self.places(number, part)]
+
+    def places(self, number: int, part: int = 0) -> list[tuple[int, int]]:
+        """Batch and row that each sample of a part of this rank's piece belongs to by its seed."""
+        rows = self.rows[part]
+        if self.exchange is None:
+            return [(number, row) for row in rows]
+        return self.exchange(number)[rows.start : rows.stop]
 
     def noise_keys(self, number: int, part: int = 0) -> list[tuple[int, int, int]]:
-        """A key per sample of a part of this rank's piece, by its place in the whole batch."""
-        return [(self.seed, number, row) for row in self.rows[part]]
+        """A key per sample of a part of this rank's piece, by its place among all batches."""
+        return [(self.seed, *place) for place in self.places(number, part)]

@@ -12,11 +12,14 @@ from mmengine.config.lazy import LazyObject
 
 from occdistill import checkpoint as ckpt
 from occdistill.build.builders import (
+    aligner_mark,
+    build_aligner,
     build_codec,
     build_method,
     build_student,
     build_teacher,
     conditioning_mark,
+    same_aligner,
     sampler_options,
 )
 from occdistill.build.config import advice, load_config
@@ -83,9 +86,12 @@ def prepare(job: Job) -> Ingredients:
     """The config's method around its teacher."""
     config = job.config
     vae, vae_fingerprint = job.frozen_vae()
-    codec = build_codec(config, vae)
+    aligner = build_aligner(config, vae)
+    codec = build_codec(config, vae, aligner)
     teacher = build_teacher(config)
-    trained_on = ckpt.load(config.teacher_checkpoint)["fingerprints"].get("vae")
+    state = ckpt.load(config.teacher_checkpoint)
+    same_aligner(config, aligner, state, config.teacher_checkpoint)
+    trained_on = state["fingerprints"].get("vae")
     if trained_on not in (None, vae_fingerprint):
         raise UserError(
             f"the teacher {config.teacher_checkpoint} was trained on the latents of VAE "
@@ -105,6 +111,7 @@ def prepare(job: Job) -> Ingredients:
         "data": clips.fingerprint,
         "teacher": ckpt.fingerprint(teacher.state_dict()),
         "conditioning": conditioning_mark(config),
+        **aligner_mark(aligner),
     }
     if config.get("student_checkpoint"):
         fingerprints["first student"] = ckpt.fingerprint(build_student(config).state_dict())

@@ -26,8 +26,8 @@ from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.latents.cache import LatentClips
 from occdistill.latents.codec import Codec
+from occdistill.processes import first_rank_first
 from occdistill.seeds import number
-from occdistill.training.processes import first_rank_first
 from occdistill.training.validation import evenly
 
 
@@ -116,12 +116,11 @@ class Job:
 
     def latents(self, codec: Codec, vae_fingerprint: str) -> LatentClips:
         """The training clips, encoded; encoding them on first use."""
-        with first_rank_first():
-            return LatentClips(
-                self.clips("train"),
-                codec,
-                vae_fingerprint,
-                self.cache / "latents-train",
-                self.cache,
-                mirror=self.settings.mirror,
-            )
+        return LatentClips(
+            self.clips("train"),
+            codec,
+            vae_fingerprint,
+            self.cache / "latents-train",
+            self.cache,
+            mirror=self.settings.mirror,
+        )

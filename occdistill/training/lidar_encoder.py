@@ -23,8 +23,8 @@ from occdistill.distill.base import Loss, Task
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.latents.cache import mirrored
+from occdistill.processes import first_rank_first
 from occdistill.training.job import Ingredients, Job
-from occdistill.training.processes import first_rank_first
 from occdistill.training.validation import evenly, reconstruction
 
 

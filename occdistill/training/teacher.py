@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from occdistill import checkpoint as ckpt
 from occdistill.build.builders import (
+    aligner_mark,
+    build_aligner,
     build_codec,
-    build_network,
     conditioning_mark,
     construct,
     sampler_options,
+    started_network,
 )
 from occdistill.build.settings import TeacherSettings
 from occdistill.distill.base import Batch, Loss, Task, time_law
@@ -78,14 +81,17 @@ def prepare(job: Job) -> Ingredients:
     """The config's velocity network, by flow matching."""
     config, settings = job.config, job.settings
     vae, vae_fingerprint = job.frozen_vae()
-    codec = build_codec(config, vae)
+    aligner = build_aligner(config, vae)
+    codec = build_codec(config, vae, aligner)
     if settings.moving_weight != 1.0 and not codec.align:
         raise UserError(
             f"{config.filename}: train_teacher.moving_weight needs conditioning.align, which says "
             "where the past lies in a future frame; leave it out, or align frames"
         )
     clips = job.latents(codec, vae_fingerprint)
-    task = construct(FlowMatching, build_network(config), settings)
+    network = started_network(config)
+    started = ckpt.fingerprint(network.state_dict()) if config.get("start_checkpoint") else None
+    task = construct(FlowMatching, network, settings)
     sampler = dict(
         nfe=(config.get("sampler") or {}).get("steps", 10),
         guidance=config.get("guidance", 2.0),
@@ -96,5 +102,7 @@ def prepare(job: Job) -> Ingredients:
         "vae": vae_fingerprint,
         "data": clips.fingerprint,
         "conditioning": conditioning_mark(config),
+        **aligner_mark(aligner),
+        **({"start": started} if started else {}),
     }
     return Ingredients(task, clips, latent_batch, validate, fingerprints)

@@ -12,11 +12,11 @@ from mmengine.hooks import Hook
 
 from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
+from occdistill.processes import joined
 from occdistill.store import check_folder
 from occdistill.training.distill import method_name
 from occdistill.training.hooks import Checkpoints, Curves, Validation, built
 from occdistill.training.job import Job
-from occdistill.training.processes import joined
 from occdistill.training.trainer import Trainer
 
 

@@ -32,6 +32,7 @@ from occdistill.errors import UserError
 from occdistill.flow.path import Draws
 from occdistill.store import atomic, reading
 from occdistill.training.batches import EndlessBatches
+from occdistill.training.exchange import Exchange
 from occdistill.training.updates import MovingAverage, Updater
 
 WITHOUT_EFFECT = frozenset(  # settings that a resumed run may change without a word
@@ -190,14 +191,18 @@ class Trainer:
 
     def _load(self) -> Iterator:
         """Endless batches from the next one on, in parts, as the task wants them."""
+        s, exchange = self.settings, None
+        if s.balance:
+            exchange = Exchange(self.task, s.balance, s.seed, s.batch_size, self.world_size)
         order = EndlessBatches(
             len(self.dataset),
-            self.settings.batch_size,
-            self.settings.seed,
+            s.batch_size,
+            s.seed,
             self.batches,
             self.rank,
             self.world_size,
-            self.settings.accumulate,
+            s.accumulate,
+            exchange,
         )
         loader = DataLoader(
             self.dataset,

@@ -8,6 +8,7 @@ import torch
 
 from occdistill.errors import UserError
 from occdistill.evaluation.evaluate import count, score_counts, views_for
+from occdistill.evaluation.measures.base import Observer
 from occdistill.evaluation.protocols import PROTOCOLS, get_protocol
 from occdistill.evaluation.rows import Row, copy_last_row, ego_warp_row
 
@@ -168,13 +169,12 @@ def scored(make_clips):
         rows = [random_row(data.grid.shape, rare=2), copy_last_row(6), ego_warp_row(data.grid, 6)]
         counted = count(rows, data, views=views_for(protocols), progress=False, batch_size=3)
         kept = {row.name: [] for row in rows}
-        count(
-            rows,
-            data,
-            progress=False,
-            batch_size=3,
-            observers=[lambda row, b, pred, kept=kept: kept[row.name].extend(pred.numpy().copy())],
-        )
+
+        def keep(_state, row, _batch, pred, kept=kept):
+            kept[row.name].extend(pred.numpy().copy())
+
+        kept_all = Observer("kept", lambda: None, keep)
+        count(rows, data, progress=False, batch_size=3, observers=[kept_all])
         result.append((data, rows, counted, kept))
     return result
 

@@ -11,6 +11,7 @@ from occdistill.build.config import load_config
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
 from occdistill.evaluation.protocols import PROTOCOLS
+from tests.ranks import together
 from tests.tool import call
 
 CONFIG = """
@@ -138,6 +139,20 @@ def test_light_parts_have_rows_beside_the_full_ones(setup, tested, monkeypatch):
     assert len({r["mIoU"]["avg@all"] for r in rows[2:]}) == 3  # other parts, other voxels
     plain = {r["decoder"] for r in tested["rows"] if r["model"] in ("teacher", "VAE ceiling")}
     assert plain == {"full"}
+
+
+def test_processes_together_report_what_one_does(setup, monkeypatch):
+    def score(out, *more):
+        call(
+            monkeypatch, "test", setup / "config.py", setup / "student.pth", "--out", setup / out,
+            "--rows", "student", "ego-warp", "ceiling", "--batch-size", 1, "--repeats", 0,
+            "--measure", "consistency", "--device", "cpu", *more,
+        )  # fmt: skip
+
+    score("one")
+    assert together(lambda: score("two", "--launcher", "pytorch")) == [0, 0]
+    one, two = (json.loads((setup / out / "report.json").read_text()) for out in ("one", "two"))
+    assert one == two and one["rows"][0]["clips"] == 3
 
 
 def test_saved_predictions_score_the_same_without_the_model(setup, tested, tiny_world, monkeypatch):

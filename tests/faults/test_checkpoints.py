@@ -232,7 +232,7 @@ def test_a_frozen_process_is_not_waited_for_all_day(tmp_path):
         import os, signal, sys, time
         from datetime import timedelta
         from occdistill.errors import run
-        from occdistill.training import processes
+        from occdistill import processes
         processes.PATIENCE = timedelta(seconds=4)
 
         def main():
@@ -262,4 +262,4 @@ def test_a_frozen_process_is_not_waited_for_all_day(tmp_path):
         for rank in ranks:
             rank.send_signal(signal.SIGKILL)
     assert said == "built\n" and ranks[0].returncode == 2
-    assert "another process of this training has stopped or hasn't answered" in error
+    assert "another process of this run has stopped or hasn't answered" in error

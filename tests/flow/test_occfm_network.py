@@ -45,6 +45,49 @@ def clip(batch=2, past=3, length=5):
     return x_t, torch.rand(batch), condition
 
 
+def with_aligned(condition, count=2):
+    aligned = torch.randn(len(condition.past), 2, count * 4, 6, 6)
+    return Condition(condition.past, aligned, condition.trajectory)
+
+
+def test_aligned_frames_begin_without_effect_to_the_bit():
+    plain, (x_t, t, condition) = small(), clip()
+    network = small(align=2)
+    missing, unexpected = network.load_state_dict(plain.state_dict(), strict=False)
+    assert missing == ["aligned_in.weight", "aligned_in.bias"] and not unexpected
+    assert all(key.startswith(network.without_effect) for key in missing)
+    condition = with_aligned(condition)
+    assert torch.equal(network(x_t, t, condition), plain(x_t, t, condition))
+    network(x_t, t, condition).square().mean().backward()
+    assert network.aligned_in.weight.grad.abs().min() > 0  # it learns at once
+    guided = (network(x_t, t, c) for c in (condition, condition.null()))
+    assert all(
+        torch.equal(a, plain(x_t, t, c)) for a, c in zip(guided, (condition, condition.null()))
+    )
+
+
+def test_an_aligned_frame_enters_where_its_own_future_frame_does():
+    network, (x_t, t, condition) = small(align=1), clip()
+    torch.nn.init.normal_(network.aligned_in.weight)
+    seen = []
+    network.enter_time.register_forward_hook(lambda _m, args, _out: seen.append(args[0]))
+    condition = with_aligned(condition, 1)
+    moved = condition.aligned.clone()
+    moved[:, 1, :, 2, 3] += 1
+    for aligned in (condition.aligned, moved):
+        network(x_t, t, Condition(condition.past, aligned, condition.trajectory))
+    # sequences (B * H * W, frames, C): of three past and two future frames the last alone differs
+    changed = (seen[0] != seen[1]).any(-1).view(2, 36, 5)
+    assert changed.any(1).tolist() == [[False] * 4 + [True]] * 2
+
+
+@pytest.mark.parametrize("aligned", [None, torch.zeros(2, 2, 4, 6, 6)])
+def test_another_number_of_aligned_frames_is_refused(aligned):
+    x_t, t, condition = clip()
+    with pytest.raises(UserError, match=r"holds [01] aligned frames .* takes 2: .*network.align"):
+        small(align=2)(x_t, t, Condition(condition.past, aligned, condition.trajectory))
+
+
 # ------------------------------------------------------------------ codes
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -120,11 +121,19 @@ def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, tmp_pa
     run(config, "distill", method=MFD, work_dir=tmp_path / "one")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     options = ("--device", "cpu", "--launcher", "pytorch")
+    options += ("--cfg-options", f"cache_dir={tmp_path}/cache")  # two processes encode the clips
     done = tool("train_mfd", config, "--work-dir", tmp_path / "two", *options, launcher=torchrun)
     assert done.returncode == 0, done.stderr
     for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
         one, two = (curve(tmp_path / name, key) for name in ("one", "two"))
         assert one == pytest.approx(two, rel=1e-3, abs=1e-6) and len(one) == points(key, 3)
+    caches = [
+        folder / "latents-train" for folder in (trained.parent / "work/cache", tmp_path / "cache")
+    ]
+    for path in (p.relative_to(caches[0]) for p in caches[0].glob("plain/*/*.npy")):
+        one, two = (np.load(cache / path).astype(float) for cache in caches)
+        np.testing.assert_allclose(one, two, atol=2e-3, rtol=2e-3)  # float16, other thread counts
+    assert not list((tmp_path / "cache").rglob("*.pieces"))
     start, one, two = (
         torch.nn.utils.parameters_to_vector(ckpt.load(file)["model"].values())
         for file in (

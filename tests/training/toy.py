@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from occdistill.build.settings import Settings
 from occdistill.distill.base import Loss, Task
 from occdistill.distill.mfd import MFD
+from occdistill.processes import joined
 from occdistill.training.hooks import Checkpoints, Curves, Validation
-from occdistill.training.processes import joined
 from occdistill.training.teacher import latent_batch
 from occdistill.training.trainer import Trainer
 

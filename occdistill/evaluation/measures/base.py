@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from occdistill.evaluation.sums import Parts, added, can_be_shared, parts
+
 if TYPE_CHECKING:  # RayIoU of arrays at hand needs no model code
     from occdistill.data.clips import ClipDataset
     from occdistill.evaluation.rows import ClipBatch, Row
@@ -32,6 +34,21 @@ class Observer:
     ) -> None:
         self.name, self.make, self.feed = name, make, feed
         self.states: dict[str, Any] = {}
+
+    def can_be_shared(self) -> bool:
+        """Whether what it counts can be added up from parts, see `sums`."""
+        return can_be_shared(self.make())
+
+    def take(self, row: Row) -> Parts:
+        """What was counted of a row so far; it is forgotten."""
+        state = self.states.pop(row.name, None)
+        return {} if state is None else parts(state)
+
+    def give(self, row: Row, taken: Parts) -> None:
+        """Add what was taken of a row."""
+        if taken:
+            state = self.states.get(row.name)
+            self.states[row.name] = added(self.make() if state is None else state, taken)
 
     def __call__(self, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         """Add a batch of one row."""

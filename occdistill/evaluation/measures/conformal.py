@@ -45,6 +45,8 @@ class Conformal:
         count: futures per clip, K.
     """
 
+    summed = ("scenes",)
+
     def __init__(self, frames: int, count: int) -> None:
         self.frames, self.count = frames, count
         self.scenes: dict[str, np.ndarray] = {}

@@ -22,6 +22,8 @@ class StaticConsistency:
     The truth itself scores below 100 (resampling, occlusion), so compare with its own value.
     """
 
+    summed = ("agree", "union")
+
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.agree = self.union = 0
@@ -46,6 +48,8 @@ class StaticConsistency:
 
 class _Beside:
     """A row's consistency beside the truth's own."""
+
+    summed = ("ours", "truth")
 
     def __init__(self, grid: Grid) -> None:
         self.ours, self.truth = StaticConsistency(grid), StaticConsistency(grid)

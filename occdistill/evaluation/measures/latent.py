@@ -7,6 +7,8 @@ only under the same feature extractor, so its fingerprint is part of the result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from occdistill.evaluation.measures.base import Context, Measure, Observer
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.rows import ClipBatch, Row
+from occdistill.evaluation.sums import Parts
 from occdistill.latents.codec import Codec
 
 
@@ -74,11 +77,30 @@ class FeatureSet:
         self.total = self.total + features.sum(0)
         self.outer = self.outer + features.T @ features
         for vector in features:
-            if self.count % self.stride == 0:
-                self.kept.append(vector.astype(np.float32))
+            self._keep(vector.astype(np.float32))
             self.count += 1
-            if len(self.kept) > self.keep:  # thin out: every second one stays
-                self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+    def _keep(self, vector: np.ndarray) -> None:
+        if self.count % self.stride == 0:
+            self.kept.append(vector)
+        if len(self.kept) > self.keep:  # thin out: every second one stays
+            self.kept, self.stride = self.kept[::2], 2 * self.stride
+
+    def parts(self) -> Parts:
+        """See `sums`."""
+        numbers = np.array([self.count, self.stride])
+        kept = np.stack(self.kept) if self.kept else np.zeros((0, 0), np.float32)
+        sums = {"total": np.asarray(self.total), "outer": np.asarray(self.outer)}
+        return {"numbers": numbers, "kept": kept, **sums}
+
+    def add(self, more: Mapping[str, np.ndarray]) -> None:
+        """Go on after another one's vectors: they come after this one's."""
+        (count, stride), start = more["numbers"].tolist(), self.count
+        for i, vector in enumerate(more["kept"]):
+            self.count = start + i * stride
+            self._keep(vector)
+        self.count = start + count
+        self.total, self.outer = self.total + more["total"], self.outer + more["outer"]
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean `(D,)` and unbiased covariance `(D, D)`."""
@@ -96,6 +118,8 @@ class LatentStatistics:
         pool: latent maps are averaged to `pool × pool` cells.
         keep: feature vectors kept for neighbourhood measures.
     """
+
+    summed = ("real", "fake")
 
     def __init__(self, codec: Codec, fingerprint: str, pool: int = 4, keep: int = 2000) -> None:
         self.codec, self.fingerprint, self.pool = codec, fingerprint, pool

@@ -32,6 +32,8 @@ class Probability:
         count: futures per clip, K.
     """
 
+    summed = ("forecast", "reference", "fewer", "clips")
+
     def __init__(self, frames: int, count: int) -> None:
         self.frames, self.count, self.clips = frames, count, 0
         self.forecast: dict[str, np.ndarray] = {}

@@ -145,6 +145,8 @@ class RayIoU:
         UserError: for a `distance` that isn't `exit` or `entry`.
     """
 
+    summed = ("hits", "true", "predicted")
+
     def __init__(
         self,
         frames: int,

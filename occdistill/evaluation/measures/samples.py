@@ -62,6 +62,8 @@ class SampleSpread:
         samples: k.
     """
 
+    summed = ("best", "every", "occupancy", "doubt", "pairs")
+
     def __init__(self, frames: int, samples: int) -> None:
         self.best = {k: Confusion(frames) for k in fewer(samples)}  # of the first k
         self.every = Confusion(frames)

@@ -74,8 +74,11 @@ class VelocityNetwork(nn.Module, ABC):
         clock: embeds the time t; its last linear layer is the last one in it.
         end_clock: the same for the rest r - t of a step, added to the clock; None: the network
             knows t alone.
+        without_effect: submodules that it may have beyond others of its kind, and which begin
+            without effect: weights that lack them can be gone on from.
     """
 
+    without_effect: tuple[str, ...] = ()
     takes: Mapping[str, int]
     clock: nn.Module
     end_clock: nn.Module | None

@@ -48,7 +48,7 @@ from occdistill.attention import attend
 from occdistill.errors import UserError
 from occdistill.flow.networks.base import Features, SplitNetwork, Tap
 from occdistill.latents.condition import Condition
-from occdistill.types import Count
+from occdistill.types import Count, Whole
 
 HEADS = 8
 
@@ -256,9 +256,13 @@ class OccFMTransition(SplitNetwork):
         two_time: also take the end time r of a step; its embedding starts at zero, so that
             published weights give the same output. The published layout has no place for it.
         recompute: store less for the backward pass and compute blocks again in it.
+        align: aligned frames per future frame, K. They enter beside x_t, through a convolution that
+            starts at zero, so that weights without it give the same output. Nor has the published
+            layout a place for it.
     """
 
     head_parts = ("up", "upsample", "out_residual", "out")
+    without_effect = ("aligned_in",)
 
     def __init__(
         self,
@@ -273,6 +277,7 @@ class OccFMTransition(SplitNetwork):
         doubled_residual: bool = True,
         two_time: bool = False,
         recompute: bool = False,
+        align: Whole = 0,
     ) -> None:
         super().__init__()
         self.latent_shape = tuple(latent_shape)
@@ -283,6 +288,8 @@ class OccFMTransition(SplitNetwork):
         self.frames, self.trajectory_length = past + future, trajectory_length
         self.doubled_residual, self.recompute = doubled_residual, recompute
         self.takes = dict(past=past, trajectory=trajectory_length)
+        if align:
+            self.takes["aligned"] = align
         c1, c2, c3 = width, 2 * width, 4 * width
         self.embedding = e = c2
 
@@ -301,6 +308,7 @@ class OccFMTransition(SplitNetwork):
         )
 
         self.enter = nn.Conv2d(channels, c1, 7, padding=3)
+        self.aligned_in = nn.Conv2d(align * channels, c1, 7, padding=3) if align else None
         self.enter_time = Attention(c1)
         self.down = nn.ModuleList([Level(c1, c2, e, head_merge), Level(c2, c3, e, head_merge)])
         self.downsample = nn.Conv2d(c2, c2, 4, stride=2, padding=1)
@@ -327,6 +335,9 @@ class OccFMTransition(SplitNetwork):
             nn.init.normal_(layer.weight, std=0.02)
         if self.end_clock is not None:
             nn.init.zeros_(self.end_clock[2].weight)
+        if self.aligned_in is not None:
+            nn.init.zeros_(self.aligned_in.weight)
+            nn.init.zeros_(self.aligned_in.bias)
 
     def trunk(
         self,
@@ -341,7 +352,8 @@ class OccFMTransition(SplitNetwork):
         Args:
             x_t: noised future latents, scaled, `(B, F, C, H, W)`.
             t: times in [0, 1], `(B,)`, 0 for noise.
-            condition: past latents `(B, <= P, C, H, W)`, scaled; trajectory optional.
+            condition: past latents `(B, <= P, C, H, W)`, scaled; trajectory optional; aligned
+                latents `(B, F, K*C, H, W)` where it takes them.
             r: end times `(B,)`, for `two_time` networks.
             outer: see `SplitNetwork`.
 
@@ -350,7 +362,8 @@ class OccFMTransition(SplitNetwork):
         """
         past, trajectory = self.slots(condition)
         frames = torch.cat([past.to(x_t.dtype), x_t], dim=1)
-        return self.down_to_the_middle(frames, t, trajectory, r, self.future, outer)
+        aligned = self.aligned_slots(condition)
+        return self.down_to_the_middle(frames, t, trajectory, r, self.future, outer, aligned)
 
     @property
     def taps(self) -> tuple[Tap, ...]:
@@ -393,6 +406,23 @@ class OccFMTransition(SplitNetwork):
         trajectory = F.pad(trajectory[:, hidden - missing :], (0, 0, hidden, 0))
         return past, trajectory[:, : self.trajectory_length]
 
+    def aligned_slots(self, condition: Condition) -> Tensor | None:
+        """The aligned latents `(B, F, K*C, H, W)`; None for a network that takes none.
+
+        Raises:
+            UserError: the condition holds another number of them.
+        """
+        if self.aligned_in is None:
+            return None
+        given, wanted = condition.aligned, self.takes["aligned"]
+        count = 0 if given is None else given.shape[2] // self.channels
+        if count != wanted:
+            raise UserError(
+                f"the condition holds {count} aligned frames and the OccFM network takes {wanted}: "
+                "make conditioning.align and network.align agree"
+            )
+        return given
+
     def velocity(
         self,
         frames: Tensor,
@@ -420,8 +450,11 @@ class OccFMTransition(SplitNetwork):
         r: Tensor | None = None,
         newest: int | None = None,
         outer: tuple[Tensor, Tensor] | None = None,
+        aligned: Tensor | None = None,
     ) -> Features:
-        """The first half of `velocity`; arguments as there, and `outer` as in `trunk`."""
+        """The first half of `velocity`; arguments as there, and `outer` and aligned latents as in
+        `trunk`.
+        """
         batch, count = frames.shape[:2]
         told = None if outer is None else self.told_time(self.outer_clock, outer[1])
         raw_e = late_raw_e = self.embed(t, trajectory, r, told)
@@ -437,6 +470,10 @@ class OccFMTransition(SplitNetwork):
             x = x + self.to_future(
                 self.outer_in((time.view(-1, 1, 1, 1, 1) * point).flatten(0, 1)), count
             )
+        if aligned is not None:
+            seen = aligned.flatten(0, 1).to(frames.dtype)
+            seen = self.aligned_in(seen.contiguous(memory_format=torch.channels_last))
+            x = x + self.to_future(seen, count)
         x = x.permute(0, 2, 3, 1)  # (B * 12, H, W, C) from here on
         attended = self.block(over_frames, self.enter_time, x, count, bias)
         x = x + attended if self.doubled_residual else attended

@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 
 from occdistill import checkpoint as checkpoints
 from occdistill.build.builders import (
+    build_aligner,
     build_codec,
     build_dataset,
     build_grid,
@@ -26,7 +27,7 @@ from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.distill.base import take_step
 from occdistill.errors import Diverged, UserError
-from occdistill.evaluation.evaluate import count, score_counts
+from occdistill.evaluation.evaluate import count, forget, score_counts
 from occdistill.evaluation.rows import (
     Row,
     ceiling_row,
@@ -178,7 +179,7 @@ def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats:
     config = load_config(plan.base, plan.run_options(key, plan.updates))
     job = Job(config, "distill", device, seed=0)
     vae, vae_fingerprint = job.frozen_vae()
-    clips = job.latents(build_codec(config, vae), vae_fingerprint)
+    clips = job.latents(build_codec(config, vae, build_aligner(config, vae)), vae_fingerprint)
     task = build_method(config, (config.data.future, *vae.latent_shape)).to(device)
     updaters = {name: Updater(net, job.settings.rate(name)) for name, net in task.nets.items()}
     seeds = range(job.settings.batch_size)
@@ -224,6 +225,7 @@ def _score(plan: Plan, config: Config, rows: list[Row], folder: Path, device: st
         scores = score_counts(counts)
         results.append({name: scores[name] for name in ("mIoU", "IoU", "absent", "clips")})
         counts.save({"model": row.model, "nfe": row.nfe, **results[-1]})
+    forget(out)
     return results
 
 
@@ -238,7 +240,7 @@ def prepare(plan: Plan, device: str) -> dict:
         return record
     job = Job(config, "distill", device, seed=0)
     vae, vae_fingerprint = job.frozen_vae()
-    codec = build_codec(config, vae)
+    codec = build_codec(config, vae, build_aligner(config, vae))
     job.latents(codec, vae_fingerprint)
 
     teachers = lineup(Models(config), None, TEACHER_STEPS, device=device)
