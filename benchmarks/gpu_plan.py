@@ -23,7 +23,7 @@ from occdistill.build.config import load_config
 from occdistill.distill.base import take_step
 from occdistill.evaluation.report import table
 from occdistill.flow.path import Draws, TimeLaw
-from occdistill.flow.solver import euler_steps
+from occdistill.flow.solver import equal_steps
 from occdistill.occfm.memory import Step, live_bytes
 
 aten = torch.ops.aten
@@ -126,8 +126,8 @@ def main() -> None:
     config = load_config("configs/nus.py")
     batch, ratio = config.train_distill.batch_size, config.method.ratio
     iterations = config.train_distill.iterations
-    ends = TimeLaw().intervals(Draws([(0, k) for k in range(16 * 8 * 200)]))
-    work = euler_steps(*ends, config.method.ode_step)
+    t, r = TimeLaw().intervals(Draws([(0, k) for k in range(16 * 8 * 200)]))
+    work = equal_steps(r - t, config.method.ode_step)
     rows, counted = [], {way: count(way) for way in (False, True)}
     plain = counted[False]
     mean = plain.iteration(ratio, float(work.mean()))

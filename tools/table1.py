@@ -29,8 +29,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("config", help="a file in configs/table1/")
-    add("--out", type=Path, help="default: the config's work_dir")
+    add("config", nargs="+", help="files in configs/table1/, done one after the other")
+    add("--out", type=Path, help="of a single config; default: its work_dir")
     add("--rows", nargs="+", metavar="ROW", help="train these only")
     add("--seeds", nargs="+", type=int, help="train these only")
     add("--budget", nargs="+", choices=BUDGETS, default=list(BUDGETS))
@@ -45,9 +45,16 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train what is missing and write the table."""
+    """Train what is missing and write the tables."""
     args = parse()
-    plan = load_plan(args.config, args.out)
+    if args.out and args.config[1:]:
+        raise UserError("--out takes the results of a single config: leave it out, or give one")
+    for config, plan in {one: load_plan(one, args.out) for one in args.config}.items():
+        make(config, plan, args)
+
+
+def make(config: str, plan: Plan, args: argparse.Namespace) -> None:
+    """One table."""
     if args.search:
         table, plan = plan, search_plan(plan)
         args.budget = ["updates"]
@@ -59,11 +66,10 @@ def main() -> None:
             run_one(plan, budget, row, int(seed), args.device)
         return
     if args.draw is not None:
-        draw_clip(plan, args)
-        return
+        return draw_clip(plan, args)
     if not args.report:
         train(
-            plan, worker(args), args.budget, rows=args.rows, seeds=args.seeds, jobs=args.jobs,
+            plan, worker(config, args), args.budget, rows=args.rows, seeds=args.seeds, jobs=args.jobs,
             after=lambda: args.search or write(plan, command()),
         )  # fmt: skip
     unfinished = f"no run in {plan.work_dir} is finished"
@@ -93,9 +99,9 @@ def draw_clip(plan: Plan, args: argparse.Namespace) -> None:
     print(f"{path}: {', '.join(names)}")
 
 
-def worker(args: argparse.Namespace) -> list[str]:
+def worker(config: str, args: argparse.Namespace) -> list[str]:
     """What starts a run in a process of its own; its budget, row and seed follow."""
-    call = [sys.executable, __file__, args.config, "--device", args.device]
+    call = [sys.executable, __file__, config, "--device", args.device]
     call += ["--search"] if args.search else []
     return [*call, *(["--out", str(args.out)] if args.out else []), "--worker"]
 

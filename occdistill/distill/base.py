@@ -9,17 +9,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from occdistill.flow.adapters import Adapted
 from occdistill.flow.guidance import Guided
 from occdistill.flow.path import Draws, TimeLaw, expand, interpolate
 from occdistill.flow.solver import sample, step_velocity
 from occdistill.latents.condition import Condition
-from occdistill.types import Count
+from occdistill.types import Count, Whole
 
 
 @dataclass
@@ -32,12 +32,14 @@ class Batch:
         x_1: true future latents `(B, F, C, H, W)`, for the methods that need data.
         moving: 1 where something has entered or left a cell of the aligned past, 0 elsewhere,
             `(B, F, H, W)`.
+        sample: what the student made of it, kept for the auxiliary's further updates.
     """
 
     condition: Condition
     draws: Draws
     x_1: Tensor | None = None
     moving: Tensor | None = None
+    sample: Tensor | None = None
 
 
 @dataclass
@@ -96,6 +98,8 @@ class Task(nn.Module):
     Attributes:
         main: name of the first net.
         evaluations: network evaluations spent so far, in clips, where they are counted.
+        passes: the same with backward passes: each is worth two evaluations, one for activations
+            and one for weights, or one where the weights are frozen, as under adapters.
         whole_batch: whether a loss compares the samples of its batch with each other; it isn't the
             mean of its parts' losses then, and gradients can't be accumulated.
     """
@@ -107,11 +111,20 @@ class Task(nn.Module):
         self.teacher = teacher
         self.nets = nn.ModuleDict(nets)
         self.main = next(iter(nets))
-        self.evaluations = 0
+        self.evaluations = self.passes = 0
+
+    def spend(self, clips: int, backward: int = 0) -> None:
+        """Count an evaluation of so many clips, and what its backward pass will be worth."""
+        self.evaluations += clips
+        self.passes += (1 + backward) * clips
 
     def plan(self, step: int) -> tuple[str, ...]:
         """Names of the nets that step at this step, in order; a pure function of the step."""
         return (self.main,)
+
+    def uses(self, name: str) -> int:
+        """Updates in a row of a net that see the same batch."""
+        return 1
 
     def losses(self, name: str, batch: Any, step: int) -> Loss:
         """The loss of `nets[name]`.
@@ -159,7 +172,7 @@ def take_step(
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     parts: int = 1,
 ) -> list[tuple[str, dict[str, Tensor]]]:
-    """One training step: each net of the task's plan, in order, updated on a batch of its own.
+    """One training step: each net of the task's plan, in order, updated on batches of its own.
 
     Args:
         task: what is trained.
@@ -174,17 +187,22 @@ def take_step(
         Name of the net and scalars of each update: `loss`, `grad_norm` (unless the loss scaler
         skipped the update, which nothing follows then) and what the loss logs.
     """
-    updates = []
+    updates, seen, used, last = [], [], 0, None
     for name in task.plan(step):
+        if name != last or used == task.uses(name):
+            seen, used, last = [], 0, name
         logs: dict[str, list[Tensor]] = defaultdict(list)
         with only_grad(task.nets, name):
-            for batch in islice(batches, parts):
+            for part in range(parts):
+                if not used:
+                    seen.append(next(batches))
                 with autocast():
-                    loss = task.losses(name, batch, step)
+                    loss = task.losses(name, seen[part], step)
                 updaters[name].backward(loss.total / parts)
                 for key, value in {"loss": loss.total.detach(), **loss.logs}.items():
                     logs[key].append(value)
             norm = updaters[name].step()
+        used += 1
         scalars = {key: sum(values) / parts for key, values in logs.items()}
         if norm is not None:
             task.after(name, step)
@@ -247,8 +265,10 @@ class Method(Task, ABC):
         self._count_evaluations(student)
 
     def _count_evaluations(self, net: nn.Module) -> None:
-        def count(_module: nn.Module, args: tuple, _output: Tensor) -> None:
-            self.evaluations += args[0].shape[0]
+        def count(net: nn.Module, args: tuple, output: Tensor) -> None:
+            whole = not isinstance(net, Adapted) and any(p.requires_grad for p in net.parameters())
+            backward = (2 if whole else 1) if output.requires_grad else 0
+            self.spend(args[0].shape[0], backward)
 
         net.register_forward_hook(count)
 
@@ -286,8 +306,17 @@ class DistributionMatching(Method):
     The auxiliary learns the student's own velocity field by flow matching; a subclass says how the
     difference between the two fields at re-noised student samples becomes the student's gradient.
 
+    What it costs beside the student's own update can be lowered: by fewer updates once the auxiliary
+    keeps up, by several of them per student sample, and by adapters instead of a second network.
+
     Args:
         ratio: auxiliary updates before each student update, 1 or more (MFD: 10).
+        final_ratio: where that falls to, from 1 to `ratio`; default: it stays.
+        fall: student updates over which it falls, linearly.
+        reuse: auxiliary updates per sample of the student, each with fresh noise and times.
+        auxiliary_rank: of the adapters that make the auxiliary of another network's weights, see
+            `Adapted`; 0: it is a whole copy of the teacher.
+        auxiliary_base: whose weights those are, the teacher's, or the student's, which move.
         times: law of the student's re-noising times.
         auxiliary_times: law of the auxiliary's flow-matching times; default the same.
         steps: evaluations of one student sample, Euler on the sampler's grid, 1 or more. Gradients
@@ -310,26 +339,60 @@ class DistributionMatching(Method):
         student: nn.Module | None = None,
         auxiliary: nn.Module | None = None,
         steps: Count = 1,
+        final_ratio: Count | None = None,
+        fall: Count = 100,
+        reuse: Count = 1,
+        auxiliary_rank: Whole = 0,
+        auxiliary_base: Literal["teacher", "student"] = "teacher",
     ) -> None:
         require(type(steps) is int and steps >= 1, "steps must be a whole number, 1 or more", steps)
         require(type(ratio) is int and ratio >= 1, "ratio must be a whole number, 1 or more", ratio)
-        auxiliary = copy.deepcopy(teacher) if auxiliary is None else auxiliary
+        known = auxiliary_base in ("teacher", "student")
+        require(known, "auxiliary_base must be 'teacher' or 'student'", auxiliary_base)
+        last = ratio if final_ratio is None else final_ratio
+        require(
+            type(last) is int and 1 <= last <= ratio, "final_ratio must lie in [1, ratio]", last
+        )
+        for name, value in (("fall", fall), ("reuse", reuse)):
+            whole = type(value) is int and value >= 1
+            require(whole, f"{name} must be a whole number, 1 or more", value)
+        student = copy.deepcopy(teacher) if student is None else student
+        if not auxiliary_rank:
+            alone = "auxiliary_base must be 'teacher' where auxiliary_rank is 0"
+            require(auxiliary_base == "teacher", alone, auxiliary_base)
+            auxiliary = copy.deepcopy(teacher) if auxiliary is None else auxiliary
+        else:
+            taken = "auxiliary_rank must be 0 where the method has an auxiliary of its own"
+            require(auxiliary is None, taken, auxiliary_rank)
+            base = teacher if auxiliary_base == "teacher" else student
+            auxiliary = Adapted(base, auxiliary_rank)
         super().__init__(teacher, latent_shape, guidance, student)
         self._count_evaluations(auxiliary)
         self.nets["auxiliary"] = auxiliary.requires_grad_(True)
-        self.ratio, self.steps = ratio, steps
+        self.ratio, self.final_ratio, self.fall, self.reuse = ratio, last, fall, reuse
+        self.steps = steps
         self.times = time_law(times)
         self.auxiliary_times = self.times if auxiliary_times is None else time_law(auxiliary_times)
 
     def plan(self, step: int) -> tuple[str, ...]:
-        """`ratio` auxiliary updates, then one student update."""
-        return ("auxiliary",) * self.ratio + ("student",)
+        """`ratio` auxiliary updates, later `final_ratio`, then one student update."""
+        fallen = min(1.0, step / self.fall) * (self.ratio - self.final_ratio)
+        return ("auxiliary",) * (self.ratio - round(fallen)) + ("student",)
+
+    def uses(self, name: str) -> int:
+        """`reuse` for the auxiliary: its updates share the student's sample."""
+        return self.reuse if name == "auxiliary" else 1
+
+    @torch.no_grad()
+    def student_sample(self, batch: Batch) -> Tensor:
+        """The student's sample of a batch, made when it is first asked for, without gradients."""
+        if batch.sample is None:
+            batch.sample = self.generate(batch)
+        return batch.sample
 
     def auxiliary_loss(self, batch: Batch, step: int) -> Loss:
         """`E || v_A(x_t, t) - (sg x̂ - e) ||²`, `x_t = t sg x̂ + (1 - t) e`, e fresh, unguided."""
-        with torch.no_grad():
-            sample_ = self.generate(batch)
-        return self.flow_matching(sample_, batch)
+        return self.flow_matching(self.student_sample(batch), batch)
 
     def flow_matching(self, sample_: Tensor, batch: Batch) -> Loss:
         """The auxiliary's loss on given student samples `(B, F, C, H, W)`."""

@@ -99,8 +99,7 @@ class DMD2(DistributionMatching):
 
     def auxiliary_loss(self, batch: Batch, step: int) -> Loss:
         """Flow matching on student samples, and telling them from true futures."""
-        with torch.no_grad():
-            fake = self.generate(batch)
+        fake = self.student_sample(batch)
         loss = self.flow_matching(fake, batch)
         t = torch.cat([self.gan_times.times(batch.draws) for _ in range(2)])
         real_t = noised_data(batch, t[: len(fake)])

@@ -145,7 +145,7 @@ class FlowMap(Method):
     def _count_tangent(self, x_t: Tensor, count: int = 1) -> None:
         """A tangent costs at least one more evaluation than the call that the hooks see."""
         if self.derivative.kind == "jvp":
-            self.evaluations += count * len(x_t)
+            self.spend(count * len(x_t))
 
 
 class IntervalRegression(FlowMap):

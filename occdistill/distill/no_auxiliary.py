@@ -7,7 +7,7 @@ from torch import Tensor
 
 from occdistill.distill.base import Batch, Loss, Method, require, surrogate, time_law
 from occdistill.flow.path import Draws, TimeLaw, interpolate
-from occdistill.flow.solver import average_velocity, euler_steps
+from occdistill.flow.solver import average_velocity, equal_steps
 from occdistill.types import Step
 
 
@@ -50,4 +50,5 @@ class NoAuxiliary(Method):
         """Euler steps of the teacher's integration."""
         for _ in range(2):  # what the student starts from, and the noise
             draws.normal(*self.latent_shape)
-        return euler_steps(*self.times.intervals(draws), self.ode_step)
+        t, r = self.times.intervals(draws)
+        return equal_steps(r - t, self.ode_step)

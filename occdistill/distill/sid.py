@@ -56,6 +56,8 @@ class SiD(DistributionMatching):
             raise ValueError(f"weight {weight!r} is neither 'velocity' nor 'denoiser'")
         require(math.isfinite(alpha), "alpha must be a finite number", alpha)
         super().__init__(*args, ratio=ratio, **kwargs)
+        moves = kwargs.get("auxiliary_base", "teacher")  # the loss's gradient runs through it
+        require(moves == "teacher", "auxiliary_base must be 'teacher' for this loss", moves)
         self.alpha, self.weight = alpha, weight
 
     def student_loss(self, batch: Batch, step: int) -> Loss:

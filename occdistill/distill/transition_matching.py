@@ -109,7 +109,8 @@ class TransitionMatching(DMD2):
         y_a = interpolate(y, e, a)
         features = student.trunk(x_t, t, condition)
         wide = features.float()
-        self.evaluations += 2 * len(t)  # with the head's derivative; no call that a hook sees
+        self.spend(len(t), backward=2)  # no call that a hook sees
+        self.spend(len(t))  # the head's derivative
 
         def inner(y: Tensor, a: Tensor, _condition: object, r: Tensor) -> Tensor:
             return student.inner_average(wide, y, a, r)

@@ -62,10 +62,12 @@ class Curves(Hook):
     def _write(self, runner: Trainer) -> None:
         names = sorted(self.sums)
         means = torch.stack([torch.stack(self.sums[name]).mean() for name in names])
-        spent = torch.tensor(runner.evaluations, device=runner.device)
+        spent = torch.tensor(runner.spent, device=runner.device)
         all_reduce(means, "mean")
         all_reduce(spent, "sum")
-        runner.nfe, runner.evaluations = runner.nfe + int(spent), 0
+        evaluations, passes = spent.tolist()
+        runner.nfe, runner.passes = runner.nfe + evaluations, runner.passes + passes
+        runner.spent = [0, 0]
         scalars = dict(zip(names, means.tolist()))
         self.sums.clear()
         for name, value in scalars.items():

@@ -65,7 +65,8 @@ class Trainer:
         iter: steps done.
         batches: batches used so far.
         nfe: network evaluations spent on training, in clips, over all ranks.
-        evaluations: those of this rank that are not yet in `nfe`.
+        passes: the same with backward passes, see `Task`.
+        spent: evaluations and passes of this rank that are not yet in these.
         metrics: of the last validation.
         best: mean IoU of the best one.
         stopped: whether a hook wants no further step.
@@ -98,7 +99,8 @@ class Trainer:
         self.settings, self.kind, self.config = settings, kind, config or Config()
         self.fingerprints, self.resume, self.asked = dict(fingerprints or {}), resume, asked
         self.folder = Path(work_dir)
-        self.iter = self.batches = self.nfe = self.evaluations = 0
+        self.iter = self.batches = self.nfe = self.passes = 0
+        self.spent = [0, 0]
         self.metrics, self.best, self.stopped = {}, -math.inf, False
         self.config_text = config.pretty_text if config else ""
         if settings.batch_size > len(dataset):
@@ -115,7 +117,7 @@ class Trainer:
         return Updater(
             self.task.nets[name],
             s.rate(name),
-            s.iterations * max(1, self.task.plan(0).count(name)),
+            max(1, sum(self.task.plan(step).count(name) for step in range(s.iterations))),
             s.final_lr,
             s.weight_decay,
             s.warmup,
@@ -227,14 +229,15 @@ class Trainer:
     def _step(self, batches: Iterator) -> dict[str, Tensor]:
         """One step; `{"net/scalar": mean over the net's updates}`."""
         logs: dict[str, list[Tensor]] = defaultdict(list)
-        before = self.task.evaluations
+        before = self.task.evaluations, self.task.passes
         updates = take_step(
             self.task, batches, self.updaters, self.iter, self.autocast, self.settings.accumulate
         )
         for name, scalars in updates:
             for key, value in scalars.items():
                 logs[f"{name}/{key}"].append(value)
-        self.evaluations += self.task.evaluations - before
+        now = self.task.evaluations, self.task.passes
+        self.spent = [s + n - b for s, n, b in zip(self.spent, now, before)]
         return {key: torch.stack(values).float().mean() for key, values in logs.items()}
 
     @property
@@ -312,6 +315,7 @@ class Trainer:
             "meta": {
                 "step": self.iter,
                 "nfe": self.nfe,
+                "passes": self.passes,
                 "seed": self.settings.seed,
                 "metrics": self.metrics,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -373,6 +377,7 @@ class Trainer:
             self.average.load_state_dict(training["average"])
         self.iter, self.batches = meta["step"], training["batches"]
         self.nfe, self.metrics, self.best = meta["nfe"], meta["metrics"], training["best"]
+        self.passes = meta.get("passes", math.nan)  # older files don't say
 
     def _compare(self, before: Mapping[str, str], source: str) -> None:
         """Refuse to go on with other settings, unless the command line asks for them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from mmengine.dist import all_reduce_params
@@ -99,6 +99,34 @@ class Updater:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.count = state["count"]
+
+
+def memory(task: nn.Module, updaters: Mapping[str, Updater]) -> dict[str, float]:
+    """What a training holds besides activations, MiB, once every net has been updated.
+
+    Returns:
+        `weights` of all networks, the frozen ones too, each once; `gradients`, the largest of the
+        nets', since they are updated one after the other; `optimisers`, Adam's two moments.
+    """
+    trained = [p for updater in updaters.values() for p in updater.parameters]
+    states = [
+        value
+        for updater in updaters.values()
+        for state in updater.optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    ]
+    bytes_ = {
+        "weights": _bytes([*task.parameters(), *task.buffers(), *trained]),
+        "gradients": max(_bytes(updater.parameters) for updater in updaters.values()),
+        "optimisers": _bytes(states),
+    }
+    return {name: size / 2**20 for name, size in bytes_.items()}
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    """Of tensors that may share their numbers."""
+    return sum({x.data_ptr(): x.numel() * x.element_size() for x in tensors}.values())
 
 
 class MovingAverage:

@@ -34,6 +34,10 @@ OPTIONS = {
 }
 # other ways to run one
 VARIANTS = {
+    "MFD, adapters": dict(ode_step=0.5, solver="midpoint", reuse=5, auxiliary_rank=4),
+    "MFD, adapters on the student": dict(
+        ode_step=0.5, solver="heun", auxiliary_rank=4, auxiliary_base="student"
+    ),
     "TransitionMatching, stage 2": dict(ratio=2, stage=0),
     "AYF, lmd": dict(objective="lmd", derivative=dict(kind="difference", chunk=1)),
     "DMD2, teacher": dict(ratio=2, disc_on="teacher"),

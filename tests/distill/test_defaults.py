@@ -31,7 +31,10 @@ DEFAULTS = [
     # class, attribute, value, where it is from
     (MFD, "guided_teacher.scale", 2.0, "OccFM's sampler"),
     (MFD, "ode_step", 0.02, "MFD, Table 2: the best of five"),
+    (MFD, "solver", "euler", "MFD, paper"),
     (MFD, "ratio", 10, "MFD, paper; its code: 9 or 2.5"),
+    (MFD, "final_ratio", 10, "MFD, paper: it stays"),
+    (MFD, "reuse", 1, "MFD, paper: a fresh sample for every auxiliary update"),
     (MFD, "times", OCCFM, "OccFM's training law, as MFD"),
     (MFD, "auxiliary_times", OCCFM, "as the student's"),
     (NoAuxiliary, "ode_step", 0.02, "as MFD"),

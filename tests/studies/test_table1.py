@@ -61,6 +61,7 @@ TABLE = """
     updates = 2
     seeds = (0, 1)
     clips = 3
+    measures, samples = ("samples",), 2
     train = dict(batch_size=2, lr=1e-3, warmup=1, val_clips=1)
     rows = dict(
         mfd=dict(title="MFD", method=dict(type=MFD, ratio=2, ode_step=0.25)),
@@ -109,7 +110,12 @@ def test_runs_leave_their_record_and_are_not_repeated(trained):
     assert record["scores"]["clips"] == 3
     # x_t per clip: guided teacher 2, derivative 2, student 1
     assert record["evaluations"] == 2 * 2 * (2 + 2 + 1)
+    assert record["passes"] == record["evaluations"] + 2 * 2 * 2  # the student's backward
     assert record["cost"]["seconds"] > 0 and record["cost"]["peak_mb"] > 10
+    held = record["cost"]["memory"]
+    assert held["weights"] > held["gradients"] > 0  # Adam: two moments, and a step per tensor
+    assert held["optimisers"] == pytest.approx(2 * held["gradients"], rel=0.01)
+    assert 0 <= record["scores"]["measures"]["samples"]["diversity"]["avg@all"] <= 1
     before = (folder / "run.json").stat().st_mtime_ns
     assert run_one(trained, "updates", "meanflow", 0, "cpu") == record
     assert (folder / "run.json").stat().st_mtime_ns == before
@@ -185,8 +191,16 @@ def test_the_report_has_means_spreads_differences_and_pictures(trained):
     assert set(content["budgets"]["evaluations"]) == {"mfd", "meanflow"}
     assert {"teacher@10", "teacher@1", "copy-last", "ego-warp"} <= content["references"].keys()
 
+    assert rows["meanflow"]["passes_per_update"] == 7
+    diversity = rows["mfd"]["measures"]["diversity"]["values"]
+    gap = rows["meanflow"]["measures_minus_reference"]["diversity"]
+    theirs = rows["meanflow"]["measures"]["diversity"]["values"]
+    assert gap["value"] == pytest.approx((sum(theirs) - sum(diversity)) / 2, abs=1e-9)
+    assert "measures_minus_reference" not in rows["mfd"]
+
     folder = Path(trained.work_dir)
     page = (folder / "table.md").read_text()
+    assert "Beyond mIoU, 2 futures per clip" in page and "| F per update |" in page
     assert "26.42" in page and "not reproduced" in page  # the published block
     assert "Equal network evaluations" in page and "± " in page
     json.loads((folder / "table.json").read_text())
@@ -226,6 +240,14 @@ def test_differences_are_averaged_over_seeds_before_they_are_over_scenes(tmp_pat
         assert found[metric]["value"] == pytest.approx(50 / 3)
         assert (low + high) / 2 == pytest.approx(50 / 3)
         assert (high - low) / 2 == pytest.approx(4.302653 * np.sqrt(400 / 3 / 3))
+
+
+def test_differences_over_seeds_have_students_interval():
+    found = report.over_seeds(np.array([0.1, 0.2, 0.6]))
+    half = 4.302653 * np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3)
+    assert found["value"] == pytest.approx(0.3)
+    assert found["interval"] == pytest.approx([0.3 - half, 0.3 + half])
+    assert report.over_seeds(np.array([0.1])) == {"value": pytest.approx(0.1), "interval": None}
 
 
 def test_the_verdict_says_what_intervals_tell(trained):
@@ -333,6 +355,7 @@ def test_bad_table_configs_are_refused_in_one_sentence(config, tmp_path):
         "updates = 2": ("update = 2", "did you mean updates"),
         "seeds = (0, 1)": ("seeds = (0, 1.5)", r"seeds\[1\] is 1.5; it should be a valid integer"),
         'title="MFD"': ('name="MFD"', "rows.mfd.name"),
+        '("samples",)': ('("sample",)', "no measure 'sample'; there are .*samples"),
         "clips = 3": ("", None),
     }
     for number, (old, (new, message)) in enumerate(cases.items()):

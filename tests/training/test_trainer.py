@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from occdistill import checkpoint as ckpt
 from occdistill.errors import UserError
@@ -81,9 +82,32 @@ def test_two_processes_draw_the_curve_of_one(tmp_path):
         torch.testing.assert_close(weights[0][key], weights[1][key], rtol=1e-3, atol=1e-5)
 
 
-def test_accumulated_gradients_draw_the_same_curve(tmp_path):
-    toy.trainer(tmp_path / "whole", task=toy.mfd()).train()
-    toy.trainer(tmp_path / "parts", task=toy.mfd(), accumulate=2).train()
+CHEAP = dict(
+    ratio=4, final_ratio=2, fall=20, reuse=2, solver="midpoint", auxiliary_rank=2,
+    auxiliary_base="student",
+)  # fmt: skip
+
+
+def test_a_cheap_run_that_stops_between_two_steps_goes_on_to_the_same_bits(tmp_path):
+    class Stop(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            runner.stopped = runner.iter == 17
+
+    toy.trainer(tmp_path / "whole", task=toy.mfd(**CHEAP)).train()
+    toy.trainer(tmp_path / "broken", task=toy.mfd(**CHEAP), hooks=[Stop()]).train()
+    toy.trainer(tmp_path / "broken", task=toy.mfd(**CHEAP), resume=True).train()
+    states = [ckpt.load(tmp_path / name / "iter_30.pth") for name in ("whole", "broken")]
+    for state in states:
+        del state["meta"]["time"]
+    assert_same(*states)
+    meta = states[0]["meta"]
+    assert meta["passes"] > meta["nfe"] > 0
+
+
+@pytest.mark.parametrize("options", [{}, CHEAP], ids=["plain", "cheap"])
+def test_accumulated_gradients_draw_the_same_curve(tmp_path, options):
+    toy.trainer(tmp_path / "whole", task=toy.mfd(**options)).train()
+    toy.trainer(tmp_path / "parts", task=toy.mfd(**options), accumulate=2).train()
     for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
         whole, parts = (curve(tmp_path / name, key) for name in ("whole", "parts"))
         assert whole == pytest.approx(parts, rel=1e-3, abs=1e-6) and len(whole) == points(key, 30)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from occdistill.training.updates import MovingAverage, Updater
+from occdistill.distill.base import take_step
+from occdistill.flow.path import Draws
+from occdistill.training.updates import MovingAverage, Updater, memory
 from tests.training.curves import curve
 
 spec = importlib.util.spec_from_file_location("toy", Path(__file__).parent / "toy.py")
@@ -25,6 +27,25 @@ def test_updater_warms_up_decays_and_clips():
     norm = updater.step()
     assert norm == 7 and net.weight.grad is None and updater.count == 1
     assert updater.optimizer.state[net.weight]["exp_avg"].item() == pytest.approx(0.1)  # clipped
+
+
+@pytest.mark.parametrize("base", [None, "teacher", "student"])
+def test_what_a_training_holds_is_counted_once(base):
+    """Field has 417 numbers; adapters of rank 2 for its layers 2 (15 + 16) + 2 (16 + 8)."""
+    whole, rank = 15 * 16 + 16 + 16 * 8 + 8, 2 * (15 + 16) + 2 * (16 + 8)
+    options = {} if base is None else dict(auxiliary_rank=2, auxiliary_base=base)
+    task, extra = toy.mfd(**options), whole if base is None else rank
+    updaters = {name: Updater(net, 1e-3) for name, net in task.nets.items()}
+    items = [toy.Clips(4)[i] for i in range(4)]
+    items = {key: torch.stack([item[key] for item in items]) for key in items[0]}
+    batches = iter(lambda: toy.latent_batch(items, Draws(range(4))), None)
+    take_step(task, batches, updaters, 0)
+    held = memory(task, updaters)
+    assert held["weights"] == pytest.approx(4 * (2 * whole + extra) / 2**20)
+    assert held["gradients"] == pytest.approx(4 * whole / 2**20)
+    tensors = 2 + (2 if base is None else 4)  # each with Adam's count of steps
+    optimisers = 4 * (2 * (whole + extra) + 2 + tensors) / 2**20
+    assert held["optimisers"] == pytest.approx(optimisers, abs=4 * 10 / 2**20)
 
 
 def test_moving_average_of_a_constant_is_the_constant():

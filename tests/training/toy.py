@@ -87,9 +87,10 @@ class Clips(Dataset):
         }
 
 
-def mfd():
+def mfd(**options):
     torch.manual_seed(0)
-    return MFD(Field(), latent_shape=(2, 1, 2, 2), guidance=2.0, ratio=2, ode_step=0.1)
+    options = {"guidance": 2.0, "ratio": 2, "ode_step": 0.1, **options}
+    return MFD(Field(), latent_shape=(2, 1, 2, 2), **options)
 
 
 def trainer(work_dir, iterations=30, task=None, validate=None, hooks=(), **options):

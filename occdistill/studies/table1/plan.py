@@ -12,6 +12,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 
 from occdistill.build.schema import check
 from occdistill.errors import UserError
+from occdistill.evaluation.measures import measures
 from occdistill.types import Count, Whole
 
 BUDGETS = ("updates", "evaluations")
@@ -50,6 +51,9 @@ class Plan:
             that the search sees no clip that the table is scored on).
         steps: evaluations per forecast that students are scored with; 1 always is.
         options: changes to the base config for every run, `{"dotted.key": value}`.
+        measures: beyond mIoU, by name, see `occdistill.evaluation.measures`.
+        samples: futures per clip, for measures of several.
+        title: of the page.
     """
 
     base: str
@@ -63,6 +67,9 @@ class Plan:
     search: Mapping[str, Any] = field(default_factory=dict)
     steps: tuple[Count, ...] = (1,)
     options: Mapping[str, Any] = field(default_factory=dict)
+    measures: tuple[str, ...] = ()
+    samples: Count = 4
+    title: str = "Table 1, measured"
 
     def run_options(self, key: str, updates: int) -> dict[str, Any]:
         """Changes to the base config that make a run of a row, `{"dotted.key": value}`."""
@@ -79,7 +86,7 @@ class Plan:
         return {
             "cache_dir": str(Path(self.work_dir) / "cache"),
             **self.options,
-            **{f"train_distill.{name}": value for name, value in train.items()},
+            **{f"train_distill.{name}": _whole(value) for name, value in train.items()},
             "method": {"_delete_": True, **row.method},
         }
 
@@ -96,6 +103,11 @@ class Plan:
         return [(key, seed) for seed in self.seeds for key in keys]
 
 
+def _whole(value: Any) -> Any:
+    """A setting that replaces the base config's, whatever kind that is."""
+    return {"_delete_": True, **value} if isinstance(value, Mapping) else value
+
+
 def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
     """Read a table's config file.
 
@@ -105,7 +117,7 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
 
     Raises:
         UserError: no such file, an unknown or missing key, a wrong value, a reference that is no
-            row, or a search that `search_plan` refuses.
+            row, no such measure, or a search that `search_plan` refuses.
     """
     path = Path(path)
     if not path.is_file():
@@ -122,6 +134,8 @@ def load_plan(path: str | Path, work_dir: str | Path | None = None) -> Plan:
     if values["reference"] not in rows:
         raise UserError(f"{path}: reference {values['reference']!r} is none of its rows")
     plan = Plan(**{**values, "rows": rows, "seeds": tuple(values.get("seeds", (0, 1, 2)))})
+    if unknown := set(plan.measures) - measures().keys():
+        raise UserError(f"{path}: no measure {min(unknown)!r}; there are {', '.join(measures())}")
     if plan.search:
         search_plan(plan)  # refused now rather than after the trainings
     return plan

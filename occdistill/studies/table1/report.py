@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from occdistill.evaluation.compare import (
     with_interval,
 )
 from occdistill.evaluation.counts import Counts, slug
+from occdistill.evaluation.measures import measures
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import DEFAULT
 from occdistill.evaluation.published import PUBLISHED
@@ -67,12 +69,14 @@ def gather(plan: Plan) -> dict[str, Any]:
     search = search_results(plan) if plan.search else {}
     return plain(
         {
+            "title": plan.title,
             "base": plan.base,
             "updates": plan.updates,
             "seeds": plan.seeds,
             "reference": plan.reference,
             "protocol": DEFAULT.name,
             "average": AVERAGE,
+            "samples": plan.samples,
             "date": time.strftime("%Y-%m-%d"),
             "git_commit": git_commit(),
             "environment": environment(),
@@ -106,8 +110,10 @@ def _row(plan: Plan, key: str, runs: dict, reference: dict) -> dict[str, Any]:
         "updates": records[0]["updates"],
         "evaluations_per_update": _mean(records, "evaluations") / records[0]["updates"],
         "evaluations": _mean(records, "evaluations"),
+        "passes_per_update": _passes(records),
         "cost_of_an_update": records[0]["cost"],
         "settings": records[0]["settings"],
+        "measures": _measured(records),
     }
     for metric in METRICS:
         per_run = [run["scores"][metric] for run in records]
@@ -124,6 +130,13 @@ def _row(plan: Plan, key: str, runs: dict, reference: dict) -> dict[str, Any]:
             for steps in records[0]["by_steps"]
         }
     if key != plan.reference and reference:
+        theirs = {seed: run for seed, (_, run) in reference.items() if seed in runs}
+        of_reference = _measured([*theirs.values()])
+        result["measures_minus_reference"] = {
+            title: over_seeds(np.subtract(ours["values"], of_reference[title]["values"]))
+            for title, ours in _measured([runs[seed][1] for seed in theirs]).items()
+            if title in of_reference
+        }
         result["reference_minus_this"] = difference(
             [folder for folder, _ in reference.values()],
             [folder for folder, _ in runs.values()],
@@ -133,6 +146,46 @@ def _row(plan: Plan, key: str, runs: dict, reference: dict) -> dict[str, Any]:
 
 def _mean(records: Sequence[Mapping], name: str) -> float:
     return float(np.mean([record[name] for record in records]))
+
+
+def _passes(records: Sequence[Mapping]) -> float:
+    """Of a student update, in F: of the network over a batch; NaN where a record doesn't say."""
+    return float(
+        np.mean(
+            [
+                run.get("passes", float("nan")) / run["updates"] / run["settings"]["batch_size"]
+                for run in records
+            ]
+        )
+    )
+
+
+def _measured(records: Sequence[Mapping]) -> dict[str, dict[str, Any]]:
+    """The columns of further measures that every one of the runs has, by title."""
+    found = {}
+    for title, path in [c for m in measures().values() for c in m.columns.items()]:
+        values = [reduce(_entry, path, run["scores"].get("measures")) for run in records]
+        if values and None not in values:
+            found[title] = _mean_and_spread(values)
+    return found
+
+
+def _entry(found: Mapping | None, key: str) -> Any:
+    return found.get(key) if isinstance(found, Mapping) else None
+
+
+def over_seeds(gaps: np.ndarray) -> dict[str, Any]:
+    """Mean of the differences between two rows' runs of one seed, and its 95 % interval.
+
+    Args:
+        gaps: one for each seed.
+
+    Returns:
+        `value`, and `interval`, None for a single seed.
+    """
+    half = margin((gaps.sum() - gaps) / max(1, len(gaps) - 1))
+    value = float(gaps.mean())
+    return {"value": value, "interval": None if half is None else [value - half, value + half]}
 
 
 def _mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
@@ -180,15 +233,22 @@ _HEADER = [
 _COST = (
     "What training cost. Evaluations are forward passes per clip, a derivative's tangent counted as "
     "one, backward passes not counted. Seconds and memory are of one student update with its "
-    "auxiliary updates, without validation, beside the other processes of `--jobs`."
+    "auxiliary updates, without validation, beside the other processes of `--jobs`. F is a forward "
+    "pass over the batch, a backward pass two of them, or one where only adapters are trained. "
+    "Weights are those of all networks, gradients those of the largest net that is trained."
 )
 _STEPS = (
     f"mIoU ± deviation / IoU, {AVERAGE}. Flow maps are told where a step ends, consistency students "
     "are noised again after each evaluation, others take Euler steps on the sampler's grid."
 )
 _COST_HEADER = [
-    "method", "lr", "updates", "evaluations per update", "evaluations", "s per update", "MiB",
+    "method", "lr", "updates", "evaluations per update", "evaluations", "F per update",
+    "s per update", "MiB", "of it weights", "gradients", "optimisers",
 ]  # fmt: skip
+_MEASURES = (
+    "Beyond mIoU, {samples} futures per clip: mean ± deviation over seeds, and the mean difference "
+    "to the reference's run of the same seed with its 95 % interval over seeds."
+)
 
 
 def table_page(content: Mapping[str, Any], command: str) -> str:
@@ -201,13 +261,15 @@ def table_page(content: Mapping[str, Any], command: str) -> str:
         f"`{content['protocol']}`. Mean ± standard deviation over seeds. "
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}."
     )
-    parts = ["# Table 1, measured", about]
+    parts = [f"# {content['title']}", about]
     if content["references"]:
         parts += ["## What the students are measured against", _reference_table(content)]
     for budget, rows in content["budgets"].items():
         parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
         if any("by_steps" in row for row in rows.values()):
             parts += [f"### {_TITLES[budget]}: with more evaluations", _STEPS, _steps_table(rows)]
+        if any(row["measures"] for row in rows.values()):
+            parts += [_MEASURES.format(samples=content["samples"]), _measure_table(rows)]
         parts += [_COST, _cost_table(rows)]
     if content["diverged"]:
         causes = [f"{title}: {cause}." for title, cause in content["diverged"].items()]
@@ -297,19 +359,49 @@ def _verdict(content: Mapping, rows: Mapping) -> str:
     )
 
 
+def _measure_table(rows: Mapping) -> str:
+    """Further measures by row."""
+    titles = list(dict.fromkeys(title for row in rows.values() for title in row["measures"]))
+    body = []
+    for row in rows.values():
+        line = [row["title"]]
+        for title in titles:
+            found = row["measures"].get(title)
+            gap = row.get("measures_minus_reference", {}).get(title)
+            line.append("–" if found is None else _precise(found) + (_gap(gap) if gap else ""))
+        body.append(line)
+    return table(["method", *titles], body)
+
+
+def _precise(value: Mapping) -> str:
+    mean, spread = value["mean"], value["spread"]
+    return f"{mean:.4f}" if spread is None or np.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"
+
+
+def _gap(gap: Mapping) -> str:
+    ends = "" if gap["interval"] is None else " [{:+.4f}, {:+.4f}]".format(*gap["interval"])
+    return f", {gap['value']:+.4f}{ends}"
+
+
 def _cost_table(rows: Mapping) -> str:
-    body = [
-        [
-            row["title"],
-            f"{row['settings']['lr']:g}",
-            row["updates"],
-            f"{row['evaluations_per_update']:,.0f}",
-            f"{row['evaluations']:,.0f}",
-            row["cost_of_an_update"]["seconds"],
-            f"{row['cost_of_an_update']['peak_mb']:,.0f}",
-        ]
-        for row in rows.values()
-    ]
+    body = []
+    for row in rows.values():
+        lr, spent = row["settings"]["lr"], row["cost_of_an_update"]
+        rates = lr if isinstance(lr, Mapping) else {"": lr}
+        held = spent.get("memory", {})
+        body.append(
+            [
+                row["title"],
+                ", ".join(f"{net} {rate:g}".strip() for net, rate in rates.items()),
+                row["updates"],
+                f"{row['evaluations_per_update']:,.0f}",
+                f"{row['evaluations']:,.0f}",
+                row["passes_per_update"],
+                spent["seconds"],
+                f"{spent['peak_mb']:,.0f}",
+                *(held.get(name) for name in ("weights", "gradients", "optimisers")),
+            ]
+        )
     return table(_COST_HEADER, body)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from torch.utils.data import default_collate
 
 from occdistill import checkpoint as checkpoints
@@ -25,9 +24,12 @@ from occdistill.build.builders import (
 from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
+from occdistill.build.scoring import build_measures
 from occdistill.distill.base import take_step
 from occdistill.errors import Diverged, UserError
 from occdistill.evaluation.evaluate import count, forget, score_counts
+from occdistill.evaluation.measures.base import results as measured
+from occdistill.evaluation.report import plain
 from occdistill.evaluation.rows import (
     Row,
     ceiling_row,
@@ -43,7 +45,7 @@ from occdistill.studies.table1.plan import Plan
 from occdistill.training.job import Job
 from occdistill.training.teacher import latent_batch
 from occdistill.training.train import train
-from occdistill.training.updates import Updater
+from occdistill.training.updates import Updater, memory
 from occdistill.training.validation import evenly
 
 TEACHER_STEPS = (10, 5, 2, 1)
@@ -121,6 +123,7 @@ def signature(
     used += ["method", "train_distill"] if key else []
     content = [{name: config.get(name) for name in used}, dict(made_of), plan.clips, seed]
     content += [tuple(plan.steps)] if key and tuple(plan.steps) != (1,) else []
+    content += [tuple(plan.measures), plan.samples] if plan.measures else []
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
@@ -146,14 +149,14 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
         write_json(folder / "run.json", record)
         return record
     state = checkpoints.load(folder / "student.pth", kind="distill")
-    students = lineup(
-        Models(config), folder / "student.pth", (), sorted({1, *plan.steps}), device=device
-    )
+    models, steps = Models(config), sorted({1, *plan.steps})
+    students = lineup(models, folder / "student.pth", (), steps, device=device)
     rows = [forecast_row("student", entry.forecaster, share="past") for entry in students]
-    scores = _score(plan, config, rows, folder, device)
+    scores = _score(plan, models, rows, folder, device)
     record = {
         **about,
         "evaluations": state["meta"]["nfe"],
+        "passes": state["meta"]["passes"],
         "settings": dict(config.train_distill),
         "cost": cost(plan, key, made_of, device),
         "scores": scores[0],
@@ -166,11 +169,14 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
     return record
 
 
-def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats: int = 2) -> dict:
+def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats: int = 3) -> dict:
     """What a student update with its auxiliary updates costs, timed once per row.
 
+    Methods may cost less later on: the updates timed are spread over the run.
+
     Returns:
-        `seconds`, `peak_mb` (a GPU's tensors; on a CPU the whole process), `device`, `threads`.
+        `seconds`, `peak_mb` (a GPU's tensors; on a CPU the whole process), `memory` (see there),
+        `device`, `threads`.
     """
     path = plan.folder("updates", key, 0).parent / "cost.json"
     mark = signature(plan, made_of, key, plan.updates)
@@ -186,8 +192,9 @@ def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats:
     items = default_collate([clips[i % len(clips)] for i in seeds])
     items = {name: value.to(device) for name, value in items.items()}
     batches = iter(lambda: latent_batch(items, Draws(seeds, device)), None)
-    for step in range(1 + repeats):
-        if step == 1:  # the first one warms up
+    spread = [(2 * part + 1) * plan.updates // (2 * repeats) for part in range(repeats)]
+    for number, step in enumerate([0, *spread]):
+        if number == 1:  # the first one warms up
             reset_peak(job.device)
             start = time.perf_counter()
         take_step(task, batches, updaters, step)
@@ -196,6 +203,7 @@ def cost(plan: Plan, key: str, made_of: Mapping[str, str], device: str, repeats:
     result = {
         "seconds": (time.perf_counter() - start) / repeats,
         "peak_mb": peak_mb(job.device),
+        "memory": memory(task, updaters),
         "device": device_name(job.device),
         "threads": torch.get_num_threads(),
         "signature": mark,
@@ -214,16 +222,24 @@ def _claim(folder: Path, mark: str) -> None:
     write_text(note, mark + "\n")
 
 
-def _score(plan: Plan, config: Config, rows: list[Row], folder: Path, device: str) -> list[dict]:
+def _score(plan: Plan, models: Models, rows: list[Row], folder: Path, device: str) -> list[dict]:
     """Score rows on validation clips and keep their counts in `folder/counts/`."""
-    dataset = build_dataset(config, "val")
+    dataset, observers = build_dataset(models.config, "val"), []
+    if plan.measures:
+        observers = build_measures(
+            plan.measures, models, dataset, rows, samples=plan.samples, device=device
+        )
     chosen = evenly(len(dataset), plan.clips) if plan.clips else None
     out = folder / "counts"
-    counted = count(rows, dataset, indices=chosen, device=device, out=out, progress=False)
+    counted = count(
+        rows, dataset, indices=chosen, device=device, out=out, progress=False, observers=observers
+    )
     results = []
     for row, counts in zip(rows, counted):
         scores = score_counts(counts)
         results.append({name: scores[name] for name in ("mIoU", "IoU", "absent", "clips")})
+        if observers:
+            results[-1]["measures"] = plain(measured(observers, row))
         counts.save({"model": row.model, "nfe": row.nfe, **results[-1]})
     forget(out)
     return results
@@ -243,14 +259,15 @@ def prepare(plan: Plan, device: str) -> dict:
     codec = build_codec(config, vae, build_aligner(config, vae))
     job.latents(codec, vae_fingerprint)
 
-    teachers = lineup(Models(config), None, TEACHER_STEPS, device=device)
+    models = Models(config)
+    teachers = lineup(models, None, TEACHER_STEPS, device=device)
     rows = [forecast_row("teacher", entry.forecaster, share="past") for entry in teachers]
     rows.append(copy_last_row(config.data.future))
     if config.conditioning.kind == "gt":
         grid = build_grid(config)
         rows += (ego_warp_row(grid, config.data.future, carry=carry) for carry in (False, True))
     rows.append(ceiling_row(codec))
-    scores = _score(plan, config, rows, folder, device)
+    scores = _score(plan, models, rows, folder, device)
     scored = {row.name: score for row, score in zip(rows, scores)}
     record = {"signature": mark, "made_of": made_of, "rows": scored}
     write_json(folder / "run.json", record)
