@@ -17,6 +17,7 @@ with read_base():
 
 conditioning.update(kind="hist")
 network.update(trajectory=3)  # the displacements between four past frames
+light_network.update(trajectory=3)
 teacher_checkpoint = "work_dirs/demo_hist/teacher.pth"
 cache_dir = "work_dirs/demo_hist/cache"
 advice.update(teacher="make it with `python tools/train_teacher.py configs/demo_hist.py`")

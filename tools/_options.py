@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 
 from occdistill.build.config import load_config
-from occdistill.build.models import DECODERS, ENCODERS
+from occdistill.build.models import DECODERS, ENCODERS, NETWORKS
 from occdistill.build.options import Options, out_folder  # noqa: F401
 from occdistill.errors import Parser
 from occdistill.evaluation.protocols import PROTOCOLS
@@ -56,20 +56,21 @@ def read_config(args: argparse.Namespace, path: str | Path | None = None) -> Con
 
 
 def add_forecaster(add, several: bool = False) -> None:
-    """How forecasters run, and with which parts of the autoencoder (`several`: rows for each)."""
+    """How forecasters run, and with which parts (`several`: rows for each)."""
     parts = dict(nargs="+" if several else 1, default=["full"])
     add_device(add)
     add("--dtype", default="float32", choices=DTYPES, help="of matrix products")
     add("--backend", default="eager", choices=BACKENDS)
     add("--decoder", choices=DECODERS, help="full, or the config's light one", **parts)
     add("--encoder", choices=ENCODERS, help="full, light, or from LiDAR voxels", **parts)
+    add("--network", choices=NETWORKS, help="CHECKPOINT's, or the config's light student", **parts)
 
 
 def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_forecaster` parsed, as arguments of `lineup`."""
     return dict(
         device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend,
-        decoders=args.decoder, encoders=args.encoder,
+        decoders=args.decoder, encoders=args.encoder, networks=args.network,
     )  # fmt: skip
 
 

@@ -66,8 +66,8 @@ class Forecaster:
                 folder that holds `student.pth` or `teacher.pth`. The checkpoint says what network
                 it is; its autoencoder lies beside it as `vae.pth`, or where its config says.
             **options: `nfe` and `guidance` (default: one plain evaluation for a student, the
-                config's for a teacher); `decoder` and `encoder`, `full` or the checkpoint's
-                `light` ones; `device`, `dtype`, `backend` as for the constructor.
+                config's for a teacher); `decoder`, `encoder` and `network`, `full` or the
+                checkpoint's `light` ones; `device`, `dtype`, `backend` as for the constructor.
 
         Raises:
             UserError: no such name or file, a file that is no checkpoint or doesn't hold its
