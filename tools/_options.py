@@ -13,6 +13,7 @@ from occdistill.build.options import Options, out_folder  # noqa: F401
 from occdistill.errors import Parser
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.views import VIEWS
+from occdistill.runtime.auto import AUTO
 from occdistill.runtime.forecaster import BACKENDS
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -59,8 +60,9 @@ def add_forecaster(add, several: bool = False) -> None:
     """How forecasters run, and with which parts (`several`: rows for each)."""
     parts = dict(nargs="+" if several else 1, default=["full"])
     add_device(add)
-    add("--dtype", default="float32", choices=DTYPES, help="of matrix products")
-    add("--backend", default="eager", choices=BACKENDS)
+    told = "; auto: the fastest here, measured for a second"
+    add("--dtype", default="float32", choices=(*DTYPES, AUTO), help=f"of matrix products{told}")
+    add("--backend", default="eager", choices=(*BACKENDS, AUTO), help=f"how networks run{told}")
     add("--decoder", choices=DECODERS, help="full, or the config's light one", **parts)
     add("--encoder", choices=ENCODERS, help="full, light, or from LiDAR voxels", **parts)
     add("--network", choices=NETWORKS, help="CHECKPOINT's, or the config's light student", **parts)
@@ -68,8 +70,9 @@ def add_forecaster(add, several: bool = False) -> None:
 
 def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_forecaster` parsed, as arguments of `lineup`."""
+    dtype = AUTO if args.dtype == AUTO else getattr(torch, args.dtype)
     return dict(
-        device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend,
+        device=args.device, dtype=dtype, backend=args.backend,
         decoders=args.decoder, encoders=args.encoder, networks=args.network,
     )  # fmt: skip
 

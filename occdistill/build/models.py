@@ -26,6 +26,8 @@ from occdistill.build.builders import (
 )
 from occdistill.errors import UserError
 from occdistill.latents.codec import Codec
+from occdistill.runtime import auto
+from occdistill.runtime.auto import AUTO
 from occdistill.runtime.forecaster import Forecaster
 
 DECODERS = ("full", "light")
@@ -47,6 +49,7 @@ class Models:
         self._networks: dict[str, torch.nn.Module] = {}
         self._codecs: dict[tuple[str, str], Codec] = {}
         self._made: dict[tuple, Forecaster] = {}
+        self._chosen: dict[tuple, dict[str, Any]] = {}
 
     @classmethod
     def of_what_is_there(cls, config: Config) -> Models:
@@ -194,10 +197,13 @@ class Models:
             guidance: guidance scale; None: unguided.
             decoder: see `codec`.
             encoder: see `codec`.
-            **options: of `Forecaster`: device, dtype, back end.
+            **options: of `Forecaster`: device, dtype, back end. Dtype and back end may be `auto`: the
+                fastest here, measured for the first forecaster and told.
         """
         if nfe is None:
             nfe = 1 if checkpoint is None else self.trained_for(checkpoint)[0]
+        if AUTO in options.values():
+            options = self._fastest(options, checkpoint, 1, None, decoder, encoder)
         codec, where = self.codec(decoder, encoder), tuple(sorted(options.items()))
         field = ("field", str(checkpoint), guidance, where)
         ends = ("encoder", encoder, where), ("decoder", decoder, where)
@@ -211,3 +217,26 @@ class Models:
                 self._made.setdefault(key, new)
         with_ends = self._made[field].with_parts(codec, *(self._made[end] for end in ends))
         return with_ends.with_nfe(nfe)
+
+    def _fastest(self, options: dict[str, Any], *forecaster: Any) -> dict[str, Any]:
+        """Options with what is fastest in the places of `auto`, see `runtime.auto`.
+
+        Args:
+            options: of `Forecaster`.
+            *forecaster: other arguments of `self.forecaster`, for what is measured.
+        """
+        key = tuple(sorted(options.items()))
+        if key not in self._chosen:
+            device, chosen = options.get("device", "cpu"), dict(options)
+            if chosen.get("dtype") == AUTO:
+                chosen["dtype"], why = auto.dtype(device)
+                print(f"dtype auto: {why}", flush=True)
+            if chosen.get("backend") == AUTO:
+
+                def make(backend: str) -> Forecaster:
+                    return self.forecaster(*forecaster, **{**chosen, "backend": backend})
+
+                chosen["backend"], why = auto.backend(make, self.config.data.past)
+                print(f"backend auto: {why}", flush=True)
+            self._chosen[key] = chosen
+        return self._chosen[key]
