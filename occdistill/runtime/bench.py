@@ -38,6 +38,7 @@ class Line(NamedTuple):
     dtype: str
     decoder: str = "full"
     encoder: str = "full"
+    network: str = "full"
 
 
 def bench(
@@ -61,7 +62,7 @@ def bench(
         ceilings: of the machine, by the precisions to time; float32 among them.
         guidance: of the teacher.
         clip: past, poses and trajectory of one clip, see `Forecaster`.
-        light: whether there are a light decoder and encoder.
+        light: whether there are a light decoder, encoder and network.
         names: back ends to time; default: what the device can.
         device: where it runs.
         repeats: timed forecasts per line.
@@ -80,9 +81,10 @@ def bench(
         return [Line("teacher", nfe, guidance, backend, dtype) for nfe in TEACHER_NFE]
 
     print(f"{title}: counting operations", flush=True)
-    swaps = [{"decoder": "light"}, {"decoder": "light", "encoder": "light"}] if light else []
+    names_of = ("decoder", "encoder", "network")
+    swaps = [dict.fromkeys(names_of[: i + 1], "light") for i in range(len(names_of))] * light
     work = {
-        (line.guidance, line.decoder, line.encoder): count_stages(forecaster(line), clip)
+        which(line): count_stages(forecaster(line), clip)
         for line in (
             student(*PLAIN), teachers(*PLAIN)[-1], *(student(*PLAIN, **some) for some in swaps)
         )
@@ -131,7 +133,7 @@ def bench(
     size = "x".join(map(str, clip[0].shape[2:]))
     rows = []
     for line, scopes in times.items():
-        done = scope_work(work[line.guidance, line.decoder, line.encoder], line.nfe)
+        done = scope_work(work[which(line)], line.nfe)
         ceiling = ceilings[line.dtype]
         for scope in SCOPES:
             flop, byte = 1e-9 * done[scope].flops, 1e-9 * done[scope].bytes
@@ -153,6 +155,11 @@ def bench(
                 }
             )
     return rows
+
+
+def which(line: Line) -> tuple:
+    """The networks of a line, and whether they are guided."""
+    return line.guidance, line.decoder, line.encoder, line.network
 
 
 def backends(device: str, plain: float) -> list[str]:
