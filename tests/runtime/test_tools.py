@@ -242,6 +242,21 @@ def test_counts_start_at_one(tool, option, value, monkeypatch, capsys):
     assert said.startswith(wrong)
 
 
+def test_export_hands_a_forecaster_over(setup, tmp_path, monkeypatch, capsys):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="pip install 'occdistill[onnx]'")
+    base = (setup / "config.py", setup / "student.pth", "--out", tmp_path / "out", "--clips", 2)
+    call(monkeypatch, "export", *base, "--limit", 1)  # random weights: some near ties
+    assert "% of voxels differ" in capsys.readouterr().out
+    names = ["decoder.onnx", "encoder.onnx", "flow.onnx", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["model"] == "student@1" and manifest["times"] == [0.0, 1.0]
+    assert manifest["agreement"]["clips"] == 2 and manifest["agreement"]["limit"] == 0.01
+    with pytest.raises(UserError, match="--limit is a share in percent"):
+        call(monkeypatch, "export", *base, "--limit", 100)
+
+
 def bench_rows(setup, monkeypatch, *options):
     out = setup / "bench"
     call(
