@@ -72,6 +72,15 @@ def check(backend: str, device: torch.device, dtype: torch.dtype = torch.float32
         )
 
 
+def runs(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether `check` has nothing against it."""
+    try:
+        check(backend, device, dtype)
+    except UserError:
+        return False
+    return True
+
+
 def build(backend: str, stage: Stage) -> Function:
     """The stage as `backend` runs it; sparse convolutions, with as much to do as there are voxels,
     run as they are on all of them.

@@ -18,6 +18,7 @@ import torch
 
 from occdistill.data.voxelize import Sweep, merge
 from occdistill.runtime import roofline
+from occdistill.runtime.backends import runs
 from occdistill.runtime.bench_page import parts
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
 from occdistill.runtime.latency import SCOPES, side_by_side
@@ -102,7 +103,8 @@ def bench(
     prepare(student(*PLAIN))
     plain = took(lambda: same_noise([forecaster(student(*PLAIN))], *clip))
     chosen = names or backends(device, plain)
-    candidates = [student(*pair) for pair in product(chosen, dtypes)]
+    pairs = product(chosen, dtypes)
+    candidates = [student(b, d) for b, d in pairs if d == "float32" or possible(b, device, d)]
     for line in candidates:
         prepare(line)
     trial = {line: forecaster(line) for line in candidates}
@@ -165,11 +167,16 @@ def which(line: Line) -> tuple:
 def backends(device: str, plain: float) -> list[str]:
     """What to try where nobody chose: all the device can, but nothing that takes an hour."""
     if torch.device(device).type == "cuda":
-        return list(BACKENDS)
+        return [name for name in BACKENDS if possible(name, device)]
     if plain < LONG:
-        return ["plain", "eager", "aot"]
+        return ["plain", "eager", "aot", *(["onnx"] if possible("onnx", device) else [])]
     print(f"a forecast takes {plain:.1f} s: compiled back ends only on request, --backend aot")
     return ["plain", "eager"]
+
+
+def possible(backend: str, device: str, dtype: str = "float32") -> bool:
+    """Whether a back end can run here in this precision."""
+    return runs(backend, torch.device(device), getattr(torch, dtype))
 
 
 def took(function: Callable[[], object]) -> float:
