@@ -15,6 +15,7 @@ teacher_checkpoint = "data/demo-weights/teacher.pth"
 light_decoder = dict(type=LightDecoder, width=(48,), blocks=(2,))
 light_encoder = dict(type=LightEncoder, width=(32,), blocks=(4,))
 light_checkpoint = "data/demo-weights/light.pth"
+light_network_checkpoint = "data/demo-weights/light_network.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)
 # the learning rate is what tools/table1.py --search found on data/world-tune
 train_distill = dict(
@@ -25,6 +26,7 @@ advice = dict(
     data="make it with `python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0`",
     vae="make it with `python tools/train_vae.py configs/demo_train.py`",
     light="make it with `python tools/train_light.py configs/demo_train.py`",
+    light_network="make it with the commands in configs/demo_light.py",
     teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",
 )
 work_dir = "work_dirs/demo"

@@ -18,6 +18,8 @@ data.update(dataroot="data/world", stride=1)
 conditioning.update(kind="hist")
 network.update(trajectory=3)  # the displacements between four past frames
 sampler.update(temperature=1.0)
-train_teacher.update(iterations=1200)
+train_teacher.update(iterations=800)
+light_network.update(trajectory=3)
+light_network_checkpoint = "data/demo-weights/hist_light_network.pth"
 teacher_checkpoint = "data/demo-weights/hist_teacher.pth"
 work_dir = "work_dirs/demo_hist"

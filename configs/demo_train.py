@@ -31,6 +31,7 @@ advice = dict(
     "--val-scenes 6 --seed 1000 --no-lidar`",
     vae="make it with `python tools/train_vae.py configs/demo_train.py`",
     light="make it with `python tools/train_light.py configs/demo_train.py`",
+    light_network="make it with the commands in configs/demo_light.py",
     teacher="make it with `python tools/train_teacher.py configs/demo_train.py`",
 )
 work_dir = "work_dirs/demo_train"

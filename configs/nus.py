@@ -3,6 +3,7 @@
     python tools/import_occfm.py weights FILE.ckpt --variant occfm_fut
     python tools/train_mfd.py configs/nus.py
     python tools/train_light.py configs/nus.py       # for --decoder light, --encoder light
+    python tools/train_distill.py configs/nus_light.py    # for --network light, see there
 
 Not run on nuScenes by this project. The paper trains for 30 epochs of 20,430 windows at batch 8;
 taken as updates of either net that is 76,600, and 6,965 of the student at ten to one. It doesn't
@@ -19,6 +20,7 @@ with read_base():
 vae_checkpoint = "data/occfm/occfm_fut/vae.pth"
 teacher_checkpoint = "data/occfm/occfm_fut/teacher.pth"
 light_checkpoint = "data/occfm/occfm_fut/light.pth"
+light_network_checkpoint = "data/occfm/occfm_fut/light_network.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)
 train_distill = dict(
     iterations=6965, batch_size=8, lr=1e-5, warmup=100, clip=1.0, amp=True, seed=0,
@@ -30,5 +32,8 @@ train_light = dict(
     seed=0, noise=0.3, lovasz_weight=0.5, lovasz_voxels=65536, class_balance=0.25, mirror=True,
     checkpoint_interval=500, val_interval=2000, val_clips=256, compact=True,
 )  # fmt: skip
-advice.update(light="make it with `python tools/train_light.py configs/nus.py`")
+advice.update(
+    light="make it with `python tools/train_light.py configs/nus.py`",
+    light_network="make it with the commands in configs/nus_light.py",
+)
 work_dir = "work_dirs/nus"

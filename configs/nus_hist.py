@@ -13,10 +13,12 @@ with read_base():
     from .nus import *
 
 network.update(trajectory_length=6)
+light_network.update(trajectory_length=6)
 conditioning.update(kind="hist+1")
 vae_checkpoint = "data/occfm/occfm/vae.pth"
 teacher_checkpoint = "data/occfm/occfm/teacher.pth"
 light_checkpoint = "data/occfm/occfm/light.pth"
+light_network_checkpoint = "data/occfm/occfm/light_network.pth"
 advice.update(
     light="make it with `python tools/train_light.py configs/nus_hist.py`",
     vae="download OccFM's history model and run "

@@ -114,9 +114,7 @@ def load(path: str | Path, kind: str | None = None) -> dict:
             f"{path} is not an occdistill checkpoint ({problem}): use one made by tools/train_*.py"
         )
     if kind is not None and checkpoint["kind"] != kind:
-        raise UserError(
-            f"checkpoint {path} holds a {checkpoint['kind']}, not a {kind}: give the {kind}'s file"
-        )
+        raise another_kind(path, checkpoint, kind)
     for part in {"model", "ema"} & checkpoint.keys():
         state = checkpoint[part] = bare(checkpoint[part] or {})
         for key, value in state.items():
@@ -127,6 +125,13 @@ def load(path: str | Path, kind: str | None = None) -> dict:
                 )
     checkpoint["fingerprints"] = checkpoint.get("fingerprints") or {}  # imported weights have none
     return checkpoint
+
+
+def another_kind(path: str | Path, checkpoint: Mapping, wanted: str) -> UserError:
+    """What is wrong with a checkpoint that isn't of the kind that is wanted."""
+    return UserError(
+        f"checkpoint {path} holds a {checkpoint['kind']}, not a {wanted}: give the {wanted}'s file"
+    )
 
 
 def _check_parts(file: BinaryIO, size: int) -> None:

@@ -31,6 +31,7 @@ STAND_INS = {
 ELSEWHERE = {
     "import-occfm": "tests/occfm/test_import_tool.py",
     "table1": "tests/studies/test_table1.py",
+    "export": "tests/runtime/test_onnx.py",
     "demo": "tests/test_demo.py",
 }
 SMALL = {  # options that come last win

@@ -8,12 +8,13 @@ import torch
 from mmengine.config import Config
 
 from occdistill.build.config import load_config
-from occdistill.build.models import DECODERS, ENCODERS
+from occdistill.build.models import DECODERS, ENCODERS, NETWORKS
 from occdistill.build.options import Options, out_folder  # noqa: F401
 from occdistill.errors import Parser
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.views import VIEWS
 from occdistill.processes import LAUNCHERS
+from occdistill.runtime.auto import AUTO
 from occdistill.runtime.forecaster import BACKENDS
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -59,20 +60,23 @@ def read_config(args: argparse.Namespace, path: str | Path | None = None) -> Con
 
 
 def add_forecaster(add, several: bool = False) -> None:
-    """How forecasters run, and with which parts of the autoencoder (`several`: rows for each)."""
+    """How forecasters run, and with which parts (`several`: rows for each)."""
     parts = dict(nargs="+" if several else 1, default=["full"])
     add_device(add, launcher=several)
-    add("--dtype", default="float32", choices=DTYPES, help="of matrix products")
-    add("--backend", default="eager", choices=BACKENDS)
+    told = "; auto: the fastest here, measured for a second"
+    add("--dtype", default="float32", choices=(*DTYPES, AUTO), help=f"of matrix products{told}")
+    add("--backend", default="eager", choices=(*BACKENDS, AUTO), help=f"how networks run{told}")
     add("--decoder", choices=DECODERS, help="full, or the config's light one", **parts)
     add("--encoder", choices=ENCODERS, help="full, light, or from LiDAR voxels", **parts)
+    add("--network", choices=NETWORKS, help="CHECKPOINT's, or the config's light student", **parts)
 
 
 def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
     """What `add_forecaster` parsed, as arguments of `lineup`."""
+    dtype = AUTO if args.dtype == AUTO else getattr(torch, args.dtype)
     return dict(
-        device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend,
-        decoders=args.decoder, encoders=args.encoder,
+        device=args.device, dtype=dtype, backend=args.backend,
+        decoders=args.decoder, encoders=args.encoder, networks=args.network,
     )  # fmt: skip
 
 

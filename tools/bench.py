@@ -61,7 +61,8 @@ def confusion_rate(frames: int = 6) -> float:
 def forecaster_of(models: Models, device: str) -> Callable[[Line], Forecaster]:
     """The forecaster that a line of the table times."""
     return lambda line: models.forecaster(
-        None, line.nfe, line.guidance, line.decoder, line.encoder, device=device,
+        models.light_network if line.network == "light" else None,
+        line.nfe, line.guidance, line.decoder, line.encoder, device=device,
         dtype=getattr(torch, line.dtype), backend=line.backend,
     )  # fmt: skip
 
@@ -83,7 +84,7 @@ def main() -> None:
         rows += bench(
             path, forecaster_of(models, args.device), ceilings, config.guidance,
             street(config.data.past, config.data.future, models.vae.grid_shape),
-            light=bool(config.get("light_decoder") and config.get("light_encoder")),
+            light=all(config.get(f"light_{part}") for part in ("decoder", "encoder", "network")),
             names=args.backend, device=args.device, repeats=args.repeats, seconds=args.seconds,
         )  # fmt: skip
     write_json(args.out / "bench.json", rows)

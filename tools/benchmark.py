@@ -61,13 +61,16 @@ def main() -> None:
     setting = {
         "device": device_name(args.device),
         "torch": torch.__version__,
-        **{key: getattr(args, key) for key in ("dtype", "backend", "batch_size", "repeats")},
+        "dtype": str(entries[0].forecaster.dtype).removeprefix("torch."),
+        "backend": entries[0].forecaster.backend,
+        **{key: getattr(args, key) for key in ("batch_size", "repeats")},
         "decoder": entries[0].decoder,
         "encoder": entries[0].encoder,
+        "network": args.network[0],
         "grid": list(models.vae.grid_shape),
     }
     agreements = {}
-    if args.check and (args.backend, args.dtype) != ("plain", "float32"):
+    if args.check and (setting["backend"], setting["dtype"]) != ("plain", "float32"):
         plain = {**options, "backend": "plain", "dtype": torch.float32}
         nfe = [min(args.nfe)] if args.nfe else [], [min(args.student_nfe)]
         items = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, args.check)]
@@ -82,7 +85,8 @@ def main() -> None:
     ]
     text = benchmark_table(rows, setting)
     for name, found in agreements.items():
-        text += f"\n\n{name}, {args.backend} {args.dtype} against plain float32: {found}."
+        how = f"{setting['backend']} {setting['dtype']}"
+        text += f"\n\n{name}, {how} against plain float32: {found}."
     print(text)
     result = {"setting": setting, "rows": rows}
     result["agreement"] = {name: found._asdict() for name, found in agreements.items()}

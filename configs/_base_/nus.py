@@ -17,6 +17,11 @@ light_decoder = dict(type=LightDecoder, width=(96, 256), blocks=(1, 4))
 light_encoder = dict(type=LightEncoder, width=(64, 256), blocks=(1, 4))
 # 12 entries of the trajectory: past and future
 network = dict(type=OccFMTransition, latent_shape=(16, 50, 50), trajectory_length=12, history=4)
+# 40 GFLOP an evaluation instead of 287
+light_network = dict(
+    type=OccFMTransition, latent_shape=(16, 50, 50), trajectory_length=12, history=4, width=24,
+    fine_pixels=False,
+)  # fmt: skip
 conditioning = dict(kind="gt")
 guidance = 2.0
 sampler = dict(steps=10, shift=3.0)

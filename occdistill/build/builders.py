@@ -18,6 +18,7 @@ from occdistill.data.occ3d import Grid, GridTransform
 from occdistill.distill.base import Method, frozen
 from occdistill.distill.flow_map import FlowMap, made_for, two_time
 from occdistill.errors import UserError
+from occdistill.flow.parts import start_from
 from occdistill.latents.codec import Codec
 
 
@@ -101,7 +102,8 @@ def load_weights(
 
 
 def load_checkpoint(config: Config, key: str) -> dict:
-    """The checkpoint named by `config[key]`, `<kind>_checkpoint`.
+    """The checkpoint named by `config[key]`, `<kind>_checkpoint`. A teacher may be a student: one
+    that another student learns from.
 
     Raises:
         UserError: no such file, or another kind of checkpoint.
@@ -110,7 +112,13 @@ def load_checkpoint(config: Config, key: str) -> dict:
     path = config.get(key)
     if not path or not Path(path).is_file():
         raise UserError(f"no {what} weights at {path or key}; {advice(config, what)}")
-    return checkpoints.load(path, kind=what)
+    state = checkpoints.load(path)
+    wanted = {
+        "teacher": ("teacher", "distill"), "light_network": ("distill",), "start": ("teacher",)
+    }.get(what, (what,))  # fmt: skip
+    if state["kind"] not in wanted:
+        raise checkpoints.another_kind(path, state, wanted[0])
+    return state
 
 
 def build_vae(config: Config, weights: bool = True) -> torch.nn.Module:
@@ -249,9 +257,7 @@ def started_network(config: Config) -> torch.nn.Module:
     network, path = build_network(config), config.get("start_checkpoint")
     if not path:
         return network
-    if not Path(path).is_file():
-        raise UserError(f"no weights to start from at {path}; {advice(config, 'start')}")
-    state = checkpoints.load(path, kind="teacher")
+    state = load_checkpoint(config, "start_checkpoint")
     made_for_vae = state["fingerprints"].get("vae")
     mark = checkpoints.fingerprint(build_vae(config).state_dict())
     if made_for_vae not in (None, mark):
@@ -268,6 +274,17 @@ def started_network(config: Config) -> torch.nn.Module:
     return network
 
 
+def build_light_network(config: Config) -> torch.nn.Module:
+    """A fresh light velocity network.
+
+    Raises:
+        UserError: the config has none.
+    """
+    if not config.get("light_network"):
+        raise UserError("this config has no light network: add light_network=dict(type=…)")
+    return _instantiate(config.light_network)
+
+
 def build_teacher(config: Config) -> torch.nn.Module:
     """The teacher's velocity network, frozen, with its averaged weights."""
     state = load_checkpoint(config, "teacher_checkpoint")
@@ -278,7 +295,8 @@ def trained_network(config: Config, state: Mapping, path: str | Path) -> torch.n
     """The velocity network of a checkpoint, frozen, with its averaged weights.
 
     Args:
-        config: says what network it is.
+        config: says what network it is. Of its two, the full and the light one, it is the light one
+            if the weights are that one's.
         state: the checkpoint.
         path: where it lay, for errors.
 
@@ -288,8 +306,15 @@ def trained_network(config: Config, state: Mapping, path: str | Path) -> torch.n
     _same_conditioning(config, state, path)
     weights = checkpoints.weights(state)
     network = made_for(build_network(config), weights)
+    if config.get("light_network"):
+        light = made_for(build_light_network(config), weights)
+        network = light if _shapes(light.state_dict()) == _shapes(weights) else network
     checkpoints.load_weights(network, weights, path)
     return frozen(network)
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
 
 
 def conditioning_mark(config: Config) -> str:
@@ -340,7 +365,8 @@ def same_aligner(
 
 def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) -> Method:
     """The distillation method around a teacher (default: the config's), with a decoder if it asks,
-    and with the student of the config's `student_checkpoint` to start from if there is one.
+    and with the student of the config's `student_checkpoint` to start from if there is one. A first
+    light student (`student_network`) is made of the teacher's channels.
     """
     teacher = build_teacher(config) if teacher is None else teacher
     method, guidance = described(config, "method"), described(config, "guidance")
@@ -348,8 +374,13 @@ def build_method(config: Config, latent_shape: tuple[int, ...], teacher=None) ->
     given = dict(teacher=teacher, latent_shape=latent_shape, guidance=guidance)
     if "decoder" in arguments(kind):
         given["decoder"] = build_vae(config)
+    student = None
     if config.get("student_checkpoint"):
         student = build_student(config)
+    elif config.get("student_network") == "light":
+        student = build_light_network(config)
+        start_from(student, teacher)
+    if student is not None:
         given["student"] = two_time(student) if issubclass(kind, FlowMap) else student
     return _instantiate(method, **given)
 

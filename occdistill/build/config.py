@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -28,12 +28,14 @@ _CODEC, _FORECASTER = arguments(Codec), arguments(Forecaster)
 SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     "data": {**_CLIPS, "train_split": str, "val_split": str, **arguments(GridTransform)},
     **dict.fromkeys(
-        ("vae", "light_decoder", "light_encoder", "lidar_encoder", "network", "method"), Built
+        ("vae", "light_decoder", "light_encoder", "lidar_encoder", "network", "light_network", "method"),
+        Built,
     ),
     **dict.fromkeys(
         (
             "vae_checkpoint", "light_checkpoint", "lidar_encoder_checkpoint", "teacher_checkpoint",
-            "start_checkpoint", "student_checkpoint", "cache_dir", "work_dir",
+            "start_checkpoint", "student_checkpoint", "light_network_checkpoint", "cache_dir",
+            "work_dir",
         ),
         str | Path,
     ),
@@ -41,6 +43,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
         "kind": _CODEC["conditioning"],
         **{key: _CODEC[key] for key in ("align", "carry", "aligned_by")},
     },
+    "student_network": Literal["full", "light"],
     "guidance": _FORECASTER["guidance"],
     "sampler": {
         "steps": _FORECASTER["nfe"],
@@ -50,7 +53,9 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     **PARTS,
     "custom_hooks": Sequence[Any],
     "vis_backends": Sequence[Any],
-    "advice": dict.fromkeys(("data", "vae", "light", "lidar_encoder", "teacher", "start"), str),
+    "advice": dict.fromkeys(
+        ("data", "vae", "light", "lidar_encoder", "light_network", "teacher", "start"), str
+    ),
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from occdistill.build.builders import (
     build_codec,
     build_lidar_encoder,
     build_light,
+    build_light_network,
     build_network,
     build_vae,
     load_checkpoint,
@@ -27,10 +28,13 @@ from occdistill.build.builders import (
 )
 from occdistill.errors import UserError
 from occdistill.latents.codec import Codec
+from occdistill.runtime import auto
+from occdistill.runtime.auto import AUTO
 from occdistill.runtime.forecaster import Forecaster
 
 DECODERS = ("full", "light")
 ENCODERS = (*DECODERS, "lidar")
+NETWORKS = ("full", "light")
 
 
 class Models:
@@ -38,7 +42,7 @@ class Models:
 
     Args:
         config: of all of them.
-        fresh: `vae`, `light` and `teacher`: those that are drawn instead of loaded.
+        fresh: `vae`, `light`, `teacher` and `light_network`: those that are drawn instead of loaded.
     """
 
     def __init__(self, config: Config, fresh: Collection[str] = ()) -> None:
@@ -47,13 +51,14 @@ class Models:
         self._networks: dict[str, torch.nn.Module] = {}
         self._codecs: dict[tuple[str, str], Codec] = {}
         self._made: dict[tuple, Forecaster] = {}
+        self._chosen: dict[tuple, dict[str, Any]] = {}
 
     @classmethod
     def of_what_is_there(cls, config: Config) -> Models:
         """With weights where there are files, to be timed; light parts belong to the others."""
-        names = ("vae", "teacher", "light")
+        names, light = ("vae", "teacher", "light", "light_network"), {"light", "light_network"}
         missing = {n for n in names if not Path(config.get(f"{n}_checkpoint") or "").is_file()}
-        return cls(config, names if missing - {"light"} else missing)
+        return cls(config, names if missing - light else missing)
 
     @cached_property
     def vae(self) -> torch.nn.Module:
@@ -69,6 +74,27 @@ class Models:
     def light(self) -> Light:
         """The light parts."""
         return build_light(self.config, self.vae, weights="light" not in self.fresh)
+
+    @property
+    def light_network(self) -> str:
+        """Where the config's light network lies: a student like any other.
+
+        Raises:
+            UserError: the config has none.
+        """
+        path = self.config.get("light_network_checkpoint")
+        if not path or not self.config.get("light_network"):
+            raise UserError(
+                "this config has no light network: add light_network=dict(type=…) and"
+                " light_network_checkpoint"
+            )
+        return str(path)
+
+    def _is_drawn(self, checkpoint: str | Path | None) -> bool:
+        if checkpoint is None:
+            return "teacher" in self.fresh
+        place = self.config.get("light_network_checkpoint")
+        return "light_network" in self.fresh and str(checkpoint) == place
 
     @cached_property
     def aligner(self) -> Lightened | None:
@@ -113,21 +139,28 @@ class Models:
         return self._codecs[decoder, encoder]
 
     def state(self, checkpoint: str | Path | None = None) -> dict:
-        """What a student's or teacher's checkpoint holds; None: the config's teacher.
+        """What a student's or teacher's checkpoint holds; None: the config's teacher. Of networks
+        that are drawn, their kind alone.
 
         Raises:
             UserError: no such file, neither a teacher nor a student, or one of another autoencoder.
         """
         key = str(checkpoint)
         if key not in self._states:
-            if checkpoint is None:
-                self._states[key] = load_checkpoint(self.config, "teacher_checkpoint")
-            else:
-                self._states[key] = self._student(checkpoint)
+            self._states[key] = self._read(checkpoint)
         return self._states[key]
 
-    def _student(self, path: str | Path) -> dict:
-        state = checkpoints.load(places.typed(path))
+    def _read(self, path: str | Path | None) -> dict:
+        if path is None:
+            return load_checkpoint(self.config, "teacher_checkpoint")
+        if self._is_drawn(path):
+            return {"kind": "distill"}
+        light = str(path) == self.config.get("light_network_checkpoint")
+        state = (
+            load_checkpoint(self.config, "light_network_checkpoint")
+            if light
+            else checkpoints.load(places.typed(path))
+        )
         if state["kind"] not in ("teacher", "distill"):
             raise UserError(f"{path} holds a {state['kind']}, not a teacher or a distilled student")
         if state["fingerprints"].get("vae") not in (None, self.vae_mark):
@@ -148,8 +181,9 @@ class Models:
         """The velocity network of a checkpoint; None: the config's teacher."""
         key = str(checkpoint)
         if key not in self._networks:
-            if checkpoint is None and "teacher" in self.fresh:
-                self._networks[key] = build_network(self.config)
+            if self._is_drawn(checkpoint):
+                draw = build_network if checkpoint is None else build_light_network
+                self._networks[key] = draw(self.config)
             else:
                 path = checkpoint or self.config.get("teacher_checkpoint")
                 state = self.state(checkpoint)
@@ -174,10 +208,13 @@ class Models:
             guidance: guidance scale; None: unguided.
             decoder: see `codec`.
             encoder: see `codec`.
-            **options: of `Forecaster`: device, dtype, back end.
+            **options: of `Forecaster`: device, dtype, back end. Dtype and back end may be `auto`: the
+                fastest here, measured for the first forecaster and told.
         """
         if nfe is None:
             nfe = 1 if checkpoint is None else self.trained_for(checkpoint)[0]
+        if AUTO in options.values():
+            options = self._fastest(options, checkpoint, 1, None, decoder, encoder)
         codec, where = self.codec(decoder, encoder), tuple(sorted(options.items()))
         field = ("field", str(checkpoint), guidance, where)
         ends = ("encoder", encoder, where), ("decoder", decoder, where)
@@ -191,3 +228,26 @@ class Models:
                 self._made.setdefault(key, new)
         with_ends = self._made[field].with_parts(codec, *(self._made[end] for end in ends))
         return with_ends.with_nfe(nfe)
+
+    def _fastest(self, options: dict[str, Any], *forecaster: Any) -> dict[str, Any]:
+        """Options with what is fastest in the places of `auto`, see `runtime.auto`.
+
+        Args:
+            options: of `Forecaster`.
+            *forecaster: other arguments of `self.forecaster`, for what is measured.
+        """
+        key = tuple(sorted(options.items()))
+        if key not in self._chosen:
+            device, chosen = options.get("device", "cpu"), dict(options)
+            if chosen.get("dtype") == AUTO:
+                chosen["dtype"], why = auto.dtype(device)
+                print(f"dtype auto: {why}", flush=True)
+            if chosen.get("backend") == AUTO:
+
+                def make(backend: str) -> Forecaster:
+                    return self.forecaster(*forecaster, **{**chosen, "backend": backend})
+
+                chosen["backend"], why = auto.backend(make, self.config.data.past)
+                print(f"backend auto: {why}", flush=True)
+            self._chosen[key] = chosen
+        return self._chosen[key]

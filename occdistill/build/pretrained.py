@@ -21,10 +21,11 @@ from occdistill.runtime.forecaster import Forecaster
 # by name, the shipped checkpoint, whose autoencoder lies beside it
 PRETRAINED = {"demo": places.WEIGHTS / "student.pth"}
 IN_FOLDER = ("student.pth", "teacher.pth")
-PARTS = ("vae", "light", "lidar_encoder")
+PARTS = ("vae", "light", "lidar_encoder", "light_network")
 # of a checkpoint's config, what a forecaster is made of; the rest is about its training
 NEEDED = (
-    "data", "vae", "light_decoder", "light_encoder", "lidar_encoder", "network", "conditioning",
+    "data", "vae", "light_decoder", "light_encoder", "lidar_encoder", "network", "light_network",
+    "conditioning",
     "guidance", "sampler", *(f"{part}_checkpoint" for part in PARTS),
 )  # fmt: skip
 
@@ -36,6 +37,7 @@ def pretrained(
     guidance: float | None = None,
     decoder: str = "full",
     encoder: str = "full",
+    network: str = "full",
     **options: Any,
 ) -> Forecaster:
     """`Forecaster.from_pretrained`, which says what the arguments are."""
@@ -46,7 +48,7 @@ def pretrained(
         nfe = (config.get("sampler") or {}).get("steps", 10) if teacher else 1
     (entry,) = lineup(
         Models(config), path, (), (nfe,), guidance=guidance, decoders=(decoder,),
-        encoders=(encoder,), **options,
+        encoders=(encoder,), networks=(network,), **options,
     )  # fmt: skip
     return entry.forecaster
 

@@ -41,6 +41,7 @@ def build_rows(
     teacher_nfe: Sequence[int] = STEPS,
     decoders: Sequence[str] = ("full",),
     encoders: Sequence[str] = ("full",),
+    networks: Sequence[str] = ("full",),
     device: str = "cpu",
     **options: Any,
 ) -> list[Row]:
@@ -55,6 +56,7 @@ def build_rows(
         teacher_nfe: see `lineup`.
         decoders: see there.
         encoders: see there.
+        networks: see there.
         device: where the networks run.
         **options: others of `lineup`.
 
@@ -62,9 +64,11 @@ def build_rows(
         UserError: there is none of them.
     """
     parts, lidar = dict(decoders=decoders, encoders=encoders), dataset.reader.past_from == "lidar"
-    student = checkpoint if "student" in wanted else None
+    student, networks = (checkpoint, networks) if "student" in wanted else (None, ())
     teacher_nfe = teacher_nfe if "teacher" in wanted else ()
-    entries = lineup(models, student, teacher_nfe, device=device, **parts, **options)
+    entries = lineup(
+        models, student, teacher_nfe, networks=networks, device=device, **parts, **options
+    )
     rows = [
         forecast_row(
             entry.title, entry.forecaster, share=("past", entry.encoder), decoder=entry.decoder,

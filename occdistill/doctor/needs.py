@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from occdistill import checkpoint as checkpoints
+from occdistill.build.builders import load_checkpoint
 from occdistill.build.config import advice, load_config
 from occdistill.doctor.findings import CLIPS, Finding
 from occdistill.errors import UserError
@@ -16,10 +16,10 @@ BLOCKS = {
     "teacher": RUN,
     "light": "--decoder light, --encoder light",
     "lidar_encoder": "--encoder lidar",
+    "light_network": "--network light",
     "start": "train_teacher",
 }
-OPTIONAL = ("light", "lidar_encoder")
-KINDS = {"start": "teacher"}  # of a checkpoint, where that isn't the part's name
+OPTIONAL = ("light", "lidar_encoder", "light_network")
 
 
 def check_config(path: str | Path) -> tuple[list[Finding], Path | None]:
@@ -52,7 +52,7 @@ def _weights(config, part: str, place: Path, blocks: str) -> Finding:
         remedy = f"`python tools/train_{part}.py {config.filename}`" if ours else None
         return _say(level, f"no {what}", place, blocks, remedy or advice(config, part))
     try:
-        checkpoints.load(place, kind=KINDS.get(part, part))
+        load_checkpoint(config, f"{part}_checkpoint")
     except UserError as error:
         return _say("damaged", str(error), place, blocks, advice(config, part))
     return _say("ok", what, place)

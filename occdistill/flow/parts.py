@@ -1,4 +1,6 @@
-"""Networks made of the parts of another: its trunk alone, or its trunk once and its head often."""
+"""Networks made of the parts of another: its trunk alone, its trunk once and its head often, or every
+so many of its channels.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +26,42 @@ def silent(module: nn.Module) -> nn.Module:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return module
+
+
+@torch.no_grad()
+def start_from(narrow: nn.Module, wide: nn.Module) -> tuple[str, ...]:
+    """Let a narrower network of the same layout start as a part of a wider one's channels.
+
+    Along every axis of every parameter those are taken that lie evenly spread: of 4 channels the
+    first and third, say. What is joined, cut into chunks or split into heads stays so, since each
+    piece of an axis is thinned alike. A sum over fewer inputs is scaled up to its old size, as if
+    those that are gone were like their neighbours.
+
+    Args:
+        narrow: is written to.
+        wide: has a parameter of the same name and number of axes for each that is taken.
+
+    Returns:
+        Names of `narrow`'s parameters that `wide` has nothing for; they stay as they were drawn.
+    """
+    known, left = dict(wide.named_parameters()), []
+    for name, own in narrow.named_parameters():
+        value = known.get(name)
+        if (
+            value is None
+            or value.dim() != own.dim()
+            or any(map(int.__lt__, value.shape, own.shape))
+        ):
+            left.append(name)
+            continue
+        for axis, (had, has) in enumerate(zip(value.shape, own.shape)):
+            value = value.index_select(axis, torch.arange(has, device=value.device) * had // has)
+        layer = narrow.get_submodule(name.rpartition(".")[0])
+        if own.dim() > 1 and isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            inputs = 0 if isinstance(layer, nn.ConvTranspose2d) else 1
+            value = value * (known[name].shape[inputs] / own.shape[inputs])
+        own.copy_(value)
+    return tuple(left)
 
 
 class Trunk(VelocityNetwork):

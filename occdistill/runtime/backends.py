@@ -6,6 +6,7 @@
     cuda-graphs   eager, recorded once per shape and replayed without launch costs; GPUs only
     aot           kernels fused ahead of time by torch.export and AOTInductor, once per shape; the
                   next process finds them in the user's cache and loads them in milliseconds
+    onnx          ONNX Runtime, in float32 alone; its files are kept in the user's cache too
 
 On 2 cores compile and aot run at the same speed.
 """
@@ -18,7 +19,9 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, cached_property, partial
 from pathlib import Path
 
@@ -29,19 +32,22 @@ import occdistill
 from occdistill.autoencoder.sparse import SparseEncoder
 from occdistill.checkpoint import fingerprint
 from occdistill.errors import UserError
+from occdistill.runtime import onnx
 from occdistill.runtime.machine import device_name
 from occdistill.runtime.stages import Stage
 from occdistill.store import atomic, user_cache
 
-BACKENDS = ("plain", "eager", "compile", "cuda-graphs", "aot")
+_may_prepare = ContextVar("_may_prepare", default=True)
+BACKENDS = ("plain", "eager", "compile", "cuda-graphs", "aot", "onnx")
+AS_WRITTEN = ("plain", "onnx")  # those that take the layers as they are written
 Function = Callable[..., Tensor]
 
 
-def check(backend: str, device: torch.device) -> None:
+def check(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
     """Refuse a back end that can't run here.
 
     Raises:
-        UserError: unknown name, no GPU, or no compiler.
+        UserError: unknown name, no GPU, no compiler, no ONNX Runtime, or not in this precision.
     """
     if backend not in BACKENDS:
         raise UserError(f"no back end named {backend!r}; choose one of {', '.join(BACKENDS)}")
@@ -52,12 +58,27 @@ def check(backend: str, device: torch.device) -> None:
             f"the cuda-graphs back end needs a GPU, not {str(device)!r}: run with --device cuda,"
             " or --backend eager"
         )
+    if backend == "onnx":
+        onnx.require(device)
+        if dtype != torch.float32:
+            raise UserError(
+                "the onnx back end computes in float32: run with --dtype float32, or --backend eager"
+            )
     names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
     needs_compiler = backend == "aot" or (backend == "compile" and device.type == "cpu")
     if needs_compiler and not any(map(shutil.which, names)):
         raise UserError(
             f"the {backend} back end needs a C++ compiler: apt-get install g++, or --backend eager"
         )
+
+
+def runs(backend: str, device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether `check` has nothing against it."""
+    try:
+        check(backend, device, dtype)
+    except UserError:
+        return False
+    return True
 
 
 def build(backend: str, stage: Stage) -> Function:
@@ -73,8 +94,44 @@ def build(backend: str, stage: Stage) -> Function:
     if backend == "cuda-graphs":
         return PerShape(partial(record, stage))
     if backend == "aot":
-        return PerShape(Packages(stage))
+        return PerShape(Packages(stage, ".pt2", compiled, torch._inductor.aoti_load_package))
+    if backend == "onnx":
+        load = partial(onnx.Session, names=onnx.arguments(stage), device=stage.device_type)
+        return by_row(PerShape(Packages(stage, ".onnx", onnx.write, load)))
     return stage
+
+
+def by_row(function: Function) -> Function:
+    """A function of batches, of one that takes a row at a time."""
+
+    def run(*tensors: Tensor | None) -> Tensor:
+        count = len(tensors[0])
+        columns = [[None] * count if x is None else x.split(1) for x in tensors]
+        return torch.cat([function(*row) for row in zip(*columns)])
+
+    return run
+
+
+def compiled(stage: Stage, example: tuple[Tensor | None, ...], path: Path) -> None:
+    """Write a stage's package of kernels for such arguments."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(stage, example)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+
+
+class NotReadyError(Exception):
+    """A back end would first have to prepare something that takes long."""
+
+
+@contextmanager
+def nothing_prepared() -> Iterator[None]:
+    """Inside, what isn't in the user's cache is a `NotReadyError`."""
+    token = _may_prepare.set(False)
+    try:
+        yield
+    finally:
+        _may_prepare.reset(token)
 
 
 class PerShape:
@@ -142,32 +199,44 @@ def own(example: tuple[Tensor | None, ...]) -> list[Tensor | None]:
 
 
 class Packages:
-    """Compiled forms of a stage in the user's cache folder.
+    """Prepared forms of a stage in the user's cache folder.
 
     A package is code, so only files that this user's own account made are loaded. Its name tells
     what it was made from: weights, settings, shapes, source, PyTorch and machine.
+
+    Args:
+        stage: is prepared.
+        suffix: of a file.
+        make: writes one, of the stage, an example of its arguments and the path.
+        load: gives the function that a file holds, of its path.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(
+        self,
+        stage: Stage,
+        suffix: str,
+        make: Callable[[Stage, tuple, Path], None],
+        load: Callable[[str], Function],
+    ) -> None:
+        self.stage, self.suffix, self.make, self.load = stage, suffix, make, load
 
     def __call__(self, example: tuple[Tensor | None, ...]) -> Function:
         """Load the package for such arguments, or make it first."""
         where = device_name(_device(example))
         facts = (self.identity, signature(example), where, torch.__version__)
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-        path = cache_folder() / f"{type(self.stage).__name__.lower()}-{digest}.pt2"
+        path = cache_folder() / f"{type(self.stage).__name__.lower()}-{digest}{self.suffix}"
         if path.exists():
             try:
-                return torch._inductor.aoti_load_package(str(path))
+                return self.load(str(path))
             except Exception as error:  # noqa: BLE001 - whatever a damaged file makes the loader do
                 logging.getLogger(__name__).warning("%s is damaged, made anew: %s", path, error)
+        if not _may_prepare.get():
+            raise NotReadyError(path.name)
         advice = "free some space, or use --backend eager"
-        with atomic(path, advice=advice) as part, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(self.stage, example)
-            torch._inductor.aoti_compile_and_package(program, package_path=str(part))
-        return torch._inductor.aoti_load_package(str(path))
+        with atomic(path, advice=advice) as part:
+            self.make(self.stage, example, part)
+        return self.load(str(path))
 
     @cached_property
     def identity(self) -> tuple:

@@ -18,6 +18,7 @@ import torch
 
 from occdistill.data.voxelize import Sweep, merge
 from occdistill.runtime import roofline
+from occdistill.runtime.backends import runs
 from occdistill.runtime.bench_page import parts
 from occdistill.runtime.forecaster import BACKENDS, Forecaster, same_noise
 from occdistill.runtime.latency import SCOPES, side_by_side
@@ -38,6 +39,7 @@ class Line(NamedTuple):
     dtype: str
     decoder: str = "full"
     encoder: str = "full"
+    network: str = "full"
 
 
 def bench(
@@ -61,7 +63,7 @@ def bench(
         ceilings: of the machine, by the precisions to time; float32 among them.
         guidance: of the teacher.
         clip: past, poses and trajectory of one clip, see `Forecaster`.
-        light: whether there are a light decoder and encoder.
+        light: whether there are a light decoder, encoder and network.
         names: back ends to time; default: what the device can.
         device: where it runs.
         repeats: timed forecasts per line.
@@ -80,9 +82,10 @@ def bench(
         return [Line("teacher", nfe, guidance, backend, dtype) for nfe in TEACHER_NFE]
 
     print(f"{title}: counting operations", flush=True)
-    swaps = [{"decoder": "light"}, {"decoder": "light", "encoder": "light"}] if light else []
+    names_of = ("decoder", "encoder", "network")
+    swaps = [dict.fromkeys(names_of[: i + 1], "light") for i in range(len(names_of))] * light
     work = {
-        (line.guidance, line.decoder, line.encoder): count_stages(forecaster(line), clip)
+        which(line): count_stages(forecaster(line), clip)
         for line in (
             student(*PLAIN), teachers(*PLAIN)[-1], *(student(*PLAIN, **some) for some in swaps)
         )
@@ -100,7 +103,8 @@ def bench(
     prepare(student(*PLAIN))
     plain = took(lambda: same_noise([forecaster(student(*PLAIN))], *clip))
     chosen = names or backends(device, plain)
-    candidates = [student(*pair) for pair in product(chosen, dtypes)]
+    pairs = product(chosen, dtypes)
+    candidates = [student(b, d) for b, d in pairs if d == "float32" or possible(b, device, d)]
     for line in candidates:
         prepare(line)
     trial = {line: forecaster(line) for line in candidates}
@@ -131,7 +135,7 @@ def bench(
     size = "x".join(map(str, clip[0].shape[2:]))
     rows = []
     for line, scopes in times.items():
-        done = scope_work(work[line.guidance, line.decoder, line.encoder], line.nfe)
+        done = scope_work(work[which(line)], line.nfe)
         ceiling = ceilings[line.dtype]
         for scope in SCOPES:
             flop, byte = 1e-9 * done[scope].flops, 1e-9 * done[scope].bytes
@@ -155,14 +159,24 @@ def bench(
     return rows
 
 
+def which(line: Line) -> tuple:
+    """The networks of a line, and whether they are guided."""
+    return line.guidance, line.decoder, line.encoder, line.network
+
+
 def backends(device: str, plain: float) -> list[str]:
     """What to try where nobody chose: all the device can, but nothing that takes an hour."""
     if torch.device(device).type == "cuda":
-        return list(BACKENDS)
+        return [name for name in BACKENDS if possible(name, device)]
     if plain < LONG:
-        return ["plain", "eager", "aot"]
+        return ["plain", "eager", "aot", *(["onnx"] if possible("onnx", device) else [])]
     print(f"a forecast takes {plain:.1f} s: compiled back ends only on request, --backend aot")
     return ["plain", "eager"]
+
+
+def possible(backend: str, device: str, dtype: str = "float32") -> bool:
+    """Whether a back end can run here in this precision."""
+    return runs(backend, torch.device(device), getattr(torch, dtype))
 
 
 def took(function: Callable[[], object]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,8 +43,8 @@ class Forecaster:
             diverse and closer to what is most likely.
         device: where it runs; the networks are moved there.
         dtype: float32, or the type that matrix products are done in (autocast).
-        backend: how they are run, see `runtime.backends`. All but `plain` read the autoencoder's
-            weights once, now.
+        backend: how they are run, see `runtime.backends`. All but `plain` and `onnx` read the
+            autoencoder's weights once, now.
 
     Attributes:
         past: frames that it is given, P; None for fields that don't say.
@@ -66,8 +66,8 @@ class Forecaster:
                 folder that holds `student.pth` or `teacher.pth`. The checkpoint says what network
                 it is; its autoencoder lies beside it as `vae.pth`, or where its config says.
             **options: `nfe` and `guidance` (default: one plain evaluation for a student, the
-                config's for a teacher); `decoder` and `encoder`, `full` or the checkpoint's
-                `light` ones; `device`, `dtype`, `backend` as for the constructor.
+                config's for a teacher); `decoder`, `encoder` and `network`, `full` or the
+                checkpoint's `light` ones; `device`, `dtype`, `backend` as for the constructor.
 
         Raises:
             UserError: no such name or file, a file that is no checkpoint or doesn't hold its
@@ -92,7 +92,7 @@ class Forecaster:
         backend: str = "eager",
     ) -> None:
         self.device = torch.device(device)
-        backends.check(backend, self.device)
+        backends.check(backend, self.device, dtype)
         self.codec, self.nfe, self.guidance = codec, nfe, guidance
         self.shift, self.renoise, self.temperature = shift, renoise, temperature
         self.dtype, self.backend = dtype, backend
@@ -108,7 +108,7 @@ class Forecaster:
                 net.to(self.device).eval()
         field = field if guidance is None else Guided(field, guidance)
         scale, where = float(codec.vae.scale), (dtype, self.device)
-        if backend == "plain":
+        if backend in backends.AS_WRITTEN:
             encoder, decoder = frozen.plain_encoder, frozen.plain_decoder(codec.vae)
         else:
             encoder, decoder = frozen.encoder, frozen.decoder(codec.vae)
@@ -305,6 +305,18 @@ class Forecaster:
     def decode(self, latents: Tensor) -> Tensor:
         """Stage 3: classes, uint8 `(B, F, X, Y, Z)`, of latents `(B, F, C, H, W)`."""
         return self._decode(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+
+    @property
+    def stages(self) -> dict[str, backends.Function]:
+        """Its three functions of tensors, see `runtime.stages`: `encoder`, `flow` and `decoder`."""
+        return dict(encoder=self._encode, flow=self._field.velocity, decoder=self._decode)
+
+    def with_stages(self, stages: Mapping[str, backends.Function]) -> Forecaster:
+        """The same forecaster with others in their places."""
+        other = copy.copy(self)
+        other._encode, other._decode = stages["encoder"], stages["decoder"]
+        other._field = _Field(stages["flow"], self._field.two_time)
+        return other
 
     def with_nfe(self, nfe: int) -> Forecaster:
         """The same networks and compiled kernels with another number of evaluations."""

@@ -62,7 +62,8 @@ def side_by_side(
 
     Returns:
         Per name and scope: `clips_per_s` and `frames_per_s` (future frames) over all repeats,
-        `p50_ms`, `p90_ms`, `p99_ms` of a forecast, and `peak_mb`: on a GPU what tensors took at
+        `p50_ms`, `p90_ms`, `p99_ms` of a forecast, the last two None where no forecast of so few
+        lies beyond them, and `peak_mb`: on a GPU what tensors took at
         most, on a CPU the resident set of the whole process at most.
     """
     steps = {name: _Step(f, past, poses, trajectory) for name, f in forecasters.items()}
@@ -86,14 +87,18 @@ def side_by_side(
 
 def _summary(seconds: np.ndarray, batch: int, forecaster: Forecaster) -> dict[str, float]:
     clips = batch * len(seconds) / seconds.sum()
-    p50, p90, p99 = 1e3 * np.percentile(seconds, (50, 90, 99))
     return {
         "clips_per_s": float(clips),
         "frames_per_s": float(clips * forecaster.codec.future),
-        "p50_ms": float(p50),
-        "p90_ms": float(p90),
-        "p99_ms": float(p99),
+        **{f"p{q}_ms": percentile(seconds, q) for q in (50, 90, 99)},
     }
+
+
+def percentile(seconds: np.ndarray, q: int) -> float | None:
+    """In milliseconds; of one above the median only where at least one repeat lies beyond it."""
+    if q > 50 and len(seconds) * (100 - q) < 100:
+        return None
+    return float(1e3 * np.percentile(seconds, q))
 
 
 class _Step:

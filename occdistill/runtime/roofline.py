@@ -88,15 +88,29 @@ def ceiling(
 ) -> Ceiling:
     """Measure both ceilings, the best of as many tries as fit into `seconds` each."""
     device = torch.device(device)
-    side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(a)
     source = torch.ones(2**26, device=device)  # 256 MiB
     target = torch.empty_like(source)
-    best = _best(lambda: torch.mm(a, b, out=product), device, seconds)
     copied = _best(lambda: target.copy_(source), device, seconds)
     moved = 2 * source.numel() * source.element_size()
-    return Ceiling(2e-9 * side**3 / best, 1e-9 * moved / copied)
+    side = 8192 if device.type == "cuda" else 2048
+    return Ceiling(products(device, dtype, seconds, side), 1e-9 * moved / copied)
+
+
+def products(
+    device: str | torch.device, dtype: torch.dtype, seconds: float, side: int = 2048
+) -> float:
+    """The best rate of matrix products, 1e9 operations per second.
+
+    Args:
+        device: where.
+        dtype: of the matrices.
+        seconds: to try for; once at least.
+        side: of the matrices.
+    """
+    device = torch.device(device)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2e-9 * side**3 / _best(lambda: torch.mm(a, b, out=out), device, seconds)
 
 
 def _best(function: Callable[[], object], device: torch.device, seconds: float) -> float:

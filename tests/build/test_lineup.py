@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from occdistill import checkpoint as checkpoints
-from occdistill.build.builders import build_light, build_network, build_vae
+from occdistill.build.builders import (
+    build_light,
+    build_light_network,
+    build_network,
+    build_vae,
+)
 from occdistill.build.config import load_config
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
@@ -35,6 +40,11 @@ teacher_checkpoint = {folder!r} + "/teacher.pth"
 light_decoder = dict(type=LightDecoder, width=(8,), blocks=(1,))
 light_encoder = dict(type=LightEncoder, width=(8,), blocks=(1,))
 light_checkpoint = {folder!r} + "/light.pth"
+light_network = dict(
+    type=SpaceTimeUNet, latent_shape=(4, 8, 8), past=2, future=2, align=1, trajectory=4, width=8,
+    blocks=(1, 1),
+)
+light_network_checkpoint = {folder!r} + "/light_network.pth"
 """
 
 
@@ -48,8 +58,9 @@ def folder(tmp_path_factory):
     marks = {"vae": checkpoints.fingerprint(vae.state_dict()), "data": "0123456789ab"}
     light = build_light(config, vae, weights=False)
     nets = {"vae": vae, "light": light, "teacher": build_network(config)}
-    for name, net in {**nets, "student": build_network(config)}.items():
-        kind = "distill" if name == "student" else name
+    students = {"student": build_network(config), "light_network": build_light_network(config)}
+    for name, net in {**nets, **students}.items():
+        kind = "distill" if name in students else name
         state = {"kind": kind, "model": net.state_dict(), "fingerprints": marks}
         checkpoints.save(folder / f"{name}.pth", state)
     return folder
@@ -102,6 +113,37 @@ def test_every_network_is_loaded_once_and_every_kernel_compiled_once(folder, cou
     assert loads == dict.fromkeys(("vae", "light", "teacher", "student"), 1)
     once = dict.fromkeys(("Encode", "Decode", "Velocity"), 2)  # full and light; teacher and student
     assert compiled == {(name, torch.float32, "eager"): times for name, times in once.items()}
+
+
+def test_the_light_network_is_a_student_of_its_own(folder, counted):
+    loads, compiled = counted
+    models, both = Models(load_config(folder / "config.py")), ("full", "light")
+    entries = lineup(models, folder / "student.pth", (1,), (1, 2), networks=both)
+    names = ["teacher@1", "student@1", "student@2"]
+    assert list(forecast(entries)) == [
+        *names, "student, light network@1", "student, light network@2",
+    ]  # fmt: skip
+    assert loads["light_network"] == 1 and compiled["Velocity", torch.float32, "eager"] == 3
+    assert len({entry.checkpoint for entry in entries}) == 3
+    (alone,) = lineup(models, folder / "student.pth", (), networks=("light",))
+    assert models.network(models.light_network).conv_out.in_channels == 8
+    assert (alone.network, alone.forecaster.guidance) == ("light", None)
+    # named as a checkpoint, its weights say which of the two networks they are
+    (named,) = lineup(models, folder / "light_network.pth", ())
+    assert torch.equal(*(forecast([e])[e.name] for e in (named, alone)))
+
+
+def test_a_light_network_that_is_not_there_is_told(folder):
+    config = load_config(folder / "config.py", {"advice.light_network": "distil one"})
+    config.light_network_checkpoint = str(folder / "none.pth")
+    with pytest.raises(UserError, match="no light_network weights at .*none.pth; distil one"):
+        lineup(Models(config), None, (), networks=("light",))
+    config.light_network_checkpoint = str(folder / "teacher.pth")
+    with pytest.raises(UserError, match="holds a teacher, not a distill"):
+        lineup(Models(config), None, (), networks=("light",))
+    config.pop("light_network")
+    with pytest.raises(UserError, match="no light network: add light_network=dict"):
+        lineup(Models(config), None, (), networks=("light",))
 
 
 def test_another_back_end_or_precision_shares_weights_but_no_kernel(folder, counted):

@@ -311,6 +311,21 @@ def test_rms_norm_of_zeros_in_half_precision():
     assert float(rms_norm(torch.zeros(1, 32, dtype=torch.float16), torch.ones(32)).abs().max()) == 0
 
 
+def test_a_light_network_lacks_the_fine_blocks_over_pixels():
+    """As if they were there with gates that are shut."""
+    whole = small()
+    fine = {"down.0.space", "up.1.space"}
+    for name in fine:
+        modulation = whole.get_submodule(name).modulation
+        nn.init.zeros_(modulation.weight), nn.init.zeros_(modulation.bias)
+    light = small(fine_pixels=False)
+    kept = {k: v for k, v in whole.state_dict().items() if k.rsplit(".", 2)[0] not in fine}
+    light.load_state_dict(kept)
+    x_t, t, condition = clip()
+    with torch.no_grad():
+        torch.testing.assert_close(light(x_t, t, condition), whole(x_t, t, condition))
+
+
 def test_forward_derivative_exists():
     """Flow-map methods differentiate the network along the path."""
     net = small()

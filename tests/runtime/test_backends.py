@@ -72,7 +72,7 @@ def test_a_package_belongs_to_weights_and_settings():
         nn.init.constant_(network.weight, weight)
         nn.init.zeros_(network.bias)
         stages = encode(network, scale), Velocity(Guided(network, guidance), torch.float32, CPU)
-        return tuple(backends.Packages(stage).identity for stage in stages)
+        return tuple(backends.Packages(stage, "", None, None).identity for stage in stages)
 
     assert identity() == identity()
     assert identity(weight=1.5)[0] != identity()[0] and identity(weight=1.5)[1] != identity()[1]

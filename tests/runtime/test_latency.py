@@ -59,6 +59,16 @@ def test_scopes_hold_what_their_names_say(slow):
             assert scopes[scope][name] == pytest.approx(1e3 * (fixed + rank * GENERATE))
 
 
+@pytest.mark.parametrize(
+    "repeats, known",
+    [(9, {"p50_ms"}), (10, {"p50_ms", "p90_ms"}), (100, {"p50_ms", "p90_ms", "p99_ms"})],
+)
+def test_a_percentile_needs_a_repeat_beyond_it(slow, repeats, known):
+    summary = latency.measure(slow, *clip(), repeats=repeats, warmup=0)["generate"]
+    names = {"p50_ms", "p90_ms", "p99_ms"}
+    assert {name for name in names if summary[name] is not None} == known
+
+
 def test_only_the_newest_frame_is_encoded_per_step():
     forecaster = Forecaster(base := codec(), ToNewest())
     latency.measure(forecaster, *clip(), repeats=4, warmup=2)

@@ -32,6 +32,8 @@ light_encoder = dict(type=LightEncoder, width=(8, 16), blocks=(1, 1))
 network = dict(
     type=SpaceTimeUNet, latent_shape=(4, 8, 8), past=3, future=4, align=1, trajectory=7, width=16,
 )
+light_network = dict(network, width=8)
+light_network_checkpoint = {folder!r} + "/light_network.pth"
 conditioning = dict(kind="gt", align=(0,))
 guidance = 2.0
 sampler = dict(steps=10, shift=3.0)
@@ -240,6 +242,21 @@ def test_counts_start_at_one(tool, option, value, monkeypatch, capsys):
     assert said.startswith(wrong)
 
 
+def test_export_hands_a_forecaster_over(setup, tmp_path, monkeypatch, capsys):
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="pip install 'occdistill[onnx]'")
+    base = (setup / "config.py", setup / "student.pth", "--out", tmp_path / "out", "--clips", 2)
+    call(monkeypatch, "export", *base, "--limit", 1)  # random weights: some near ties
+    assert "% of voxels differ" in capsys.readouterr().out
+    names = ["decoder.onnx", "encoder.onnx", "flow.onnx", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["model"] == "student@1" and manifest["times"] == [0.0, 1.0]
+    assert manifest["agreement"]["clips"] == 2 and manifest["agreement"]["limit"] == 0.01
+    with pytest.raises(UserError, match="--limit is a share in percent"):
+        call(monkeypatch, "export", *base, "--limit", 100)
+
+
 def bench_rows(setup, monkeypatch, *options):
     out = setup / "bench"
     call(
@@ -252,19 +269,22 @@ def bench_rows(setup, monkeypatch, *options):
 @pytest.mark.slow
 def test_bench_writes_a_row_per_model_scope_and_backend(setup, monkeypatch, capsys):
     rows, out = bench_rows(setup, monkeypatch, "--quick", "--dtype", "float32")
-    lines = {(r["model"], r["nfe"], r["backend"], r["decoder"], r["encoder"]) for r in rows}
-    plain = {("teacher", nfe, "plain", "full", "full") for nfe in (10, 5, 2, 1)}
-    plain |= {
-        ("student", 1, "plain", decoder, encoder)
-        for decoder, encoder in (("full", "full"), ("light", "full"), ("light", "light"))
-    }
-    assert plain | {("student", 1, "eager", "full", "full")} <= lines
+    parts = ("decoder", "encoder", "network")
+    lines = {(r["model"], r["nfe"], r["backend"], *(r[part] for part in parts)) for r in rows}
+    plain = {("teacher", nfe, "plain", *["full"] * 3) for nfe in (10, 5, 2, 1)}
+    plain |= {("student", 1, "plain", *["light"] * n, *["full"] * (3 - n)) for n in range(4)}
+    assert plain | {("student", 1, "eager", *["full"] * 3)} <= lines
     assert len(rows) == 3 * len(lines)
     assert set(rows[0]) >= {
         "model", "nfe", "guidance", "scope", "backend", "dtype", "size", "decoder", "encoder",
         "clips_per_s", "p50_ms", "p90_ms", "p99_ms", "peak_mb", "gflops", "ceiling_gflops",
     }  # fmt: skip
     assert (rows[0]["model"], rows[0]["nfe"], rows[0]["backend"]) == ("teacher", 10, "plain")
+    assert all(r["p90_ms"] is r["p99_ms"] is None for r in rows)  # of two repeats
+    evaluate = {
+        r["network"]: r["gflop"] for r in rows if r["nfe"] == 1 and r["scope"] == "generate"
+    }
+    assert evaluate["light"] < 0.4 * evaluate["full"]
     full = [r for r in rows if r["decoder"] == "full"]
     work = {(r["model"], r["nfe"], r["scope"]): r["gflop"] for r in full}
     assert work["teacher", 10, "generate"] == pytest.approx(10 * work["teacher", 1, "generate"])
@@ -280,7 +300,8 @@ def test_bench_writes_a_row_per_model_scope_and_backend(setup, monkeypatch, caps
 def test_a_gain_is_fewer_operations_times_operations_a_second():
     def rows(model, p50, gflop, **more):
         head = dict(model=model, nfe=10, size="8x8x2", dtype="float32", backend="plain")
-        head |= dict(decoder="full", encoder="full", gflop=gflop, ceiling_gflops=100.0)
+        parts = dict(decoder="full", encoder="full", network="full")
+        head |= parts | dict(gflop=gflop, ceiling_gflops=100.0)
         head |= dict(p50_ms=p50, gflops=1e3 * gflop / p50, **more)
         return [{**head, "scope": scope} for scope in bench_page.SCOPES]
 
@@ -292,6 +313,26 @@ def test_a_gain_is_fewer_operations_times_operations_a_second():
     assert "| full | plain float32 | end_to_end | 20.0× | 10.0× | 2.00× | 8×, met |" in text
     assert "5.0× | 10.0× | 0.50× | 8×, missed: 4.0 GFLOP run at 20 %" in text
     assert "would give 25×" in text  # 4 GFLOP at 100 GFLOP/s are 40 ms
+
+
+def line(**more):
+    head = dict(
+        model="student", nfe=1, size="8x8x2", dtype="float32", backend="plain", decoder="full",
+        encoder="full", network="full", gflop=1.0, ceiling_gflops=1.0, p50_ms=10.0, gflops=1.0,
+    )  # fmt: skip
+    return [{**head, "scope": scope, **more} for scope in bench_page.SCOPES]
+
+
+def test_what_evaluating_less_gives_stands_beside_what_the_rest_gives():
+    light = dict.fromkeys(("decoder", "encoder", "network"), "light")
+    rows = line(model="teacher", nfe=10, p50_ms=90.0, gflop=9.0)
+    rows += line() + line(backend="eager", p50_ms=9.0) + line(backend="eager", p50_ms=1.9, **light)
+    text = bench_page.gains(rows + line(dtype="bfloat16", p50_ms=1.5, **light))
+    assert "| full | plain float32 | end_to_end | 9.0× | 9.0× | 1.00× | – (what evaluating" in text
+    assert "| full | eager float32 | end_to_end | 10.0× |" in text
+    all_light = "| light decoder, encoder and network |"
+    assert f"{all_light} eager float32 | end_to_end | 47.4× | 9.0× | 5.26× | 45×, met |" in text
+    assert f"{all_light} plain bfloat16 | end_to_end | 60.0× | 9.0× | 6.67× | 60×, met |" in text
 
 
 @pytest.mark.parametrize("rate, verdict", [(19.96, "missed"), (20.0, "met")])

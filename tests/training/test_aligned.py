@@ -138,7 +138,7 @@ def test_from_published_weights_to_a_teacher_and_a_student(config, tmp_path):
 
 def test_what_it_cannot_start_from_is_a_sentence(config, tmp_path):
     missing = load_config(config, {"start_checkpoint": "no.pth", "advice": {"start": "import it"}})
-    with pytest.raises(UserError, match="no weights to start from at no.pth; import it"):
+    with pytest.raises(UserError, match="no start weights at no.pth; import it"):
         started_network(missing)
     state = ckpt.load(config.parent / "published.pth")
     ckpt.save(tmp_path / "a.pth", {**state, "fingerprints": {"vae": "0" * 12}})

@@ -227,13 +227,15 @@ def over_frames(function, x: Tensor, frames: int, *args) -> Tensor:
 
 
 class Level(nn.Module):
-    """Residual blocks, then a transformer block over pixels and one over frames."""
+    """Residual blocks, then a transformer block over pixels (or none) and one over frames."""
 
-    def __init__(self, inside: int, outside: int, embedding: int, head_merge: str) -> None:
+    def __init__(
+        self, inside: int, outside: int, embedding: int, head_merge: str, pixels: bool = True
+    ) -> None:
         super().__init__()
         self.residual1 = Residual(inside, outside, embedding)
         self.residual2 = Residual(outside, outside, embedding)
-        self.space = Transformer(outside, embedding, head_merge)
+        self.space = Transformer(outside, embedding, head_merge) if pixels else None
         self.time = Transformer(outside, embedding, head_merge)
 
 
@@ -252,6 +254,8 @@ class OccFMTransition(SplitNetwork):
         trajectory_length: entries of the trajectory used, L, counted from the first slot: P for
             OccFM's history model, P + F for the model with the future trajectory.
         width: channels at the first level.
+        fine_pixels: whether the levels at 50×50 have their blocks over pixels, a quarter of the
+            network's operations; a light network does without.
         head_merge, position_columns, doubled_residual: see the head of this file.
         two_time: also take the end time r of a step; its embedding starts at zero, so that
             published weights give the same output. The published layout has no place for it.
@@ -272,6 +276,7 @@ class OccFMTransition(SplitNetwork):
         history: Count | None = None,
         trajectory_length: Count = 6,
         width: Count = 64,
+        fine_pixels: bool = True,
         head_merge: Literal["reinterpret", "transpose"] = "reinterpret",
         position_columns: int | None = None,
         doubled_residual: bool = True,
@@ -310,15 +315,14 @@ class OccFMTransition(SplitNetwork):
         self.enter = nn.Conv2d(channels, c1, 7, padding=3)
         self.aligned_in = nn.Conv2d(align * channels, c1, 7, padding=3) if align else None
         self.enter_time = Attention(c1)
-        self.down = nn.ModuleList([Level(c1, c2, e, head_merge), Level(c2, c3, e, head_merge)])
+        fine = (e, head_merge, fine_pixels)
+        self.down = nn.ModuleList([Level(c1, c2, *fine), Level(c2, c3, e, head_merge)])
         self.downsample = nn.Conv2d(c2, c2, 4, stride=2, padding=1)
         self.middle1 = Residual(c3, c3, e)
         self.middle_space = Attention(c3)
         self.middle_time = Attention(c3)
         self.middle2 = Residual(c3, c3, e)
-        self.up = nn.ModuleList(
-            [Level(2 * c3, c2, e, head_merge), Level(2 * c2, c1, e, head_merge)]
-        )
+        self.up = nn.ModuleList([Level(2 * c3, c2, e, head_merge), Level(2 * c2, c1, *fine)])
         self.upsample = nn.ConvTranspose2d(c2, c2, 4, stride=2, padding=1)
         self.out_residual = Residual(2 * c1, c1, None)
         self.out = nn.Conv2d(c1, channels, 1)
@@ -481,7 +485,7 @@ class OccFMTransition(SplitNetwork):
 
         x = self.residuals(self.down[0], x, e)
         x = x + self.position.view(1, *x.shape[1:3], -1)
-        x = self.block(over_pixels, self.down[0].space, x, e)
+        x = self.across_pixels(self.down[0], x, e)
         x = x + self.frame_position[0].repeat(batch, 1)[:, None, None]
         x = self.block(over_frames, self.down[0].time, x, count, e)
         fine = x
@@ -547,10 +551,13 @@ class OccFMTransition(SplitNetwork):
         x = self.block(level.residual1, x, e)
         return self.block(level.residual2, x, e)
 
+    def across_pixels(self, level: Level, x: Tensor, e: Tensor) -> Tensor:
+        """A level's block over pixels, where it has one."""
+        return x if level.space is None else self.block(over_pixels, level.space, x, e)
+
     def level(self, level: Level, x: Tensor, e: Tensor) -> Tensor:
         """A whole level, `(B * 12, H, W, inside)` to `(B * 12, H, W, outside)`."""
-        x = self.residuals(level, x, e)
-        x = self.block(over_pixels, level.space, x, e)
+        x = self.across_pixels(level, self.residuals(level, x, e), e)
         return self.block(over_frames, level.time, x, self.frames, e)
 
     def block(self, function, *args) -> Tensor:
