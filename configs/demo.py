@@ -17,7 +17,7 @@ light_encoder = dict(type=LightEncoder, width=(32,), blocks=(4,))
 light_checkpoint = "data/demo-weights/light.pth"
 light_network_checkpoint = "data/demo-weights/light_network.pth"
 method = dict(type=MFD, ratio=10, ode_step=0.02)
-# the learning rate is what tools/table1.py --search found on data/world-tune
+# the learning rate is what the search of tools/table1.py found on data/world-tune
 train_distill = dict(
     iterations=20, batch_size=8, lr=1e-4, warmup=10, clip=1.0, seed=0, val_interval=5,
     val_clips=16, checkpoint_interval=10,

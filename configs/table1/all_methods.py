@@ -36,6 +36,9 @@ with read_base():
     from .demo import *
 
 work_dir = "work_dirs/table1-all-methods"
+updates = 15
+samples = 4
+search = {}
 rows.update(
     diff_instruct_score=dict(
         title="Diff-Instruct, score weight",

@@ -15,7 +15,6 @@ reference = "full"
 updates = 20
 seeds = (0, 1, 2)
 clips = 60
-measures = ("samples",)
 train = dict(batch_size=4, lr=1e-4, warmup=10, clip=1.0, val_interval=10, val_clips=12)
 rows = dict(
     full=dict(

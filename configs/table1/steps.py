@@ -14,6 +14,9 @@ with read_base():
     from .demo import *
 
 work_dir = "work_dirs/table1-steps"
+updates = 15
+samples = 4
+search = {}
 steps = (1, 2, 4, 8)
 rows = dict(
     mfd=rows["mfd"],

@@ -147,14 +147,19 @@ def compare(
     return result
 
 
-def reservations(scenes: int) -> str:
-    """What an interval over this many scenes does and doesn't say, as sentences."""
+def reservations(scenes: int, seeds: bool = False) -> str:
+    """What an interval over this many scenes, or scenes and training `seeds`, does and doesn't say,
+    as sentences.
+    """
     if scenes < 2:
         return "One scene says nothing about others: there are no intervals."
     about = (
-        f"Intervals are over {scenes} scenes: where the number would settle with many more scenes "
-        "of the same kind and the same weights; other training seeds and other places aren't in "
-        "them."
+        f"Intervals are over {scenes} scenes and each row's seeds: where the number would settle with "
+        "many more of both; other places aren't in them."
+        if seeds
+        else f"Intervals are over {scenes} scenes: where the number would settle with many more "
+        "scenes of the same kind and the same weights; other training seeds and other places aren't "
+        "in them."
     )
     if scenes < FEW:
         about += (

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student_t
 
 from occdistill.errors import UserError
 from occdistill.evaluation.compare import (
@@ -76,6 +77,16 @@ def test_the_margin_of_a_mean_is_student_s():
     assert margin(np.array([3.0, 1.0])) == pytest.approx(12.706205)  # √(1/2 · 2)
     assert margin(without[:1]) is None
     assert margin(np.array([1.0, np.nan, 2.0])) is None
+
+
+def test_the_margin_with_seeds_is_welchs():
+    without = np.array([1.0, 2.0, 3.0])  # v = 2/3 · 2 = 4/3, 2 degrees of freedom
+    assert margin(without, seeds=[[5.0]]) == margin(without)  # one training says nothing
+    # w = 8 / 2 = 4 with 1, and 3 / 3 = 1 with 2: their sum 19/3 has 361/9 / (8/9 + 16 + 1/2)
+    found = margin(without, seeds=[[1.0, 5.0], [0.0, 0.0, 3.0]])
+    freedom = (361 / 9) / (8 / 9 + 16 + 1 / 2)
+    assert found == pytest.approx(student_t.ppf(0.975, freedom) * np.sqrt(19 / 3))
+    assert margin(np.full(3, 1.0), seeds=[[2.0, 2.0]]) == 0
 
 
 def test_leaving_a_scene_out_recomputes_scores_from_counts():

@@ -19,10 +19,10 @@ def simulation():
 
 
 def test_a_dozen_scenes_are_covered_better_than_by_the_percentiles(simulation):
-    population, protocol = simulation.POPULATIONS["half of them rare"]
+    population, scores = simulation.POPULATIONS["half of them rare"]
     names = ("t, jackknife", "percentile")
     recipes = {name: simulation.RECIPES[name] for name in names}
-    found = simulation.coverage(population, simulation.ONE_FRAME[protocol], 12, 150, recipes)
+    found = simulation.coverage(population, scores, 12, 150, recipes)
     ours, theirs = (found[name] for name in names)
     assert (ours >= 88).all() and (ours <= 99).all()
     assert (theirs < ours).all() and theirs[0] < 88
@@ -30,8 +30,24 @@ def test_a_dozen_scenes_are_covered_better_than_by_the_percentiles(simulation):
     assert abs(found["bias"][1]) < 1.5
 
 
+def test_seeds_are_covered_by_who_takes_them(simulation):
+    population, scores = simulation.POPULATIONS["Brier skill and its Δ"]
+    names = ("t, scenes and seeds", "t, scenes alone", "percentile")
+    recipes = {name: simulation.WITH_SEEDS[name] for name in names}
+    found = simulation.coverage(population, scores, 12, 400, recipes, seeds=(3, 3))
+    assert (found[names[0]] >= 92).all()
+    assert found[names[1]][1] < 90 and found[names[2]][1] < 92  # of the paired difference
+
+
+def test_drawn_trainings_are_weighted(simulation):
+    counts = np.array([[1.0], [3.0], [10.0]])  # two trainings of the first model, one of the other
+    times = np.array([[2, 0, 1], [0, 2, 1], [1, 1, 1]])
+    found = simulation.numbers(counts.repeat(3, 1), lambda x: x[None], 2, times)
+    assert found.tolist() == [[1, 3, 2], [9, 7, 8]]
+
+
 def test_scenes_are_consistent_counts(simulation):
-    population, protocol = simulation.POPULATIONS["half of them rare"]
+    population, scores = simulation.POPULATIONS["half of them rare"]
     tallies = population.scenes(300, np.random.default_rng(0))
     hits, true, predicted = np.moveaxis(tallies[:, :, 0], 2, 0)
     assert (true.sum(-1) == predicted.sum(-1)).all()  # each voxel has one class in either
@@ -39,16 +55,16 @@ def test_scenes_are_consistent_counts(simulation):
     assert (np.abs(true.sum(-1)[0] - true.sum(-1)[1]) < 400).all()  # one truth, up to rounding
     shown = (true[0, :, :17] > 0).mean(0)
     assert shown[0] < 0.15 and shown[16] > 0.9
-    gaps = simulation.numbers(tallies.sum(1), simulation.ONE_FRAME[protocol])[2:]
+    gaps = simulation.numbers(tallies.sum(1), scores)[2:]
     assert (gaps > 0).all()  # the second model is the better one
 
 
 def test_recipes_agree_where_theory_says_so(simulation):
     """Many alike scenes: every recipe gives nearly the same interval."""
-    population, protocol = simulation.POPULATIONS["all classes common"]
+    population, scores = simulation.POPULATIONS["all classes common"]
     rng = np.random.default_rng(1)
     tallies = population.scenes(150, rng)
-    sample = simulation.Sample(tallies, simulation.ONE_FRAME[protocol], rng, draws=2000)
+    sample = simulation.Sample(tallies, scores, rng, draws=2000)
     low, high = simulation.jackknife_t(sample)
     for recipe in (simulation.percentile, simulation.bca):
         other = recipe(sample)

@@ -10,23 +10,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student_t
 
 from occdistill import checkpoint as checkpoints
 from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from occdistill.evaluation.counts import Counts, Window
-from occdistill.studies.table1 import report
+from occdistill.studies.table1 import report, scores
 from occdistill.studies.table1.plan import load_plan, search_plan
 from occdistill.studies.table1.runs import (
+    complete,
     diverged,
     finished,
+    finished_runs,
     inputs,
     prepare,
     run_one,
     signature,
     updates_of,
 )
+from occdistill.studies.table1.search import search_results, with_rates
 
 ROOT = Path(__file__).parents[2]
 BASE = """
@@ -61,15 +65,17 @@ TABLE = """
     updates = 2
     seeds = (0, 1)
     clips = 3
-    measures, samples = ("samples",), 2
+    samples = 2
     train = dict(batch_size=2, lr=1e-3, warmup=1, val_clips=1)
     rows = dict(
         mfd=dict(title="MFD", method=dict(type=MFD, ratio=2, ode_step=0.25)),
         meanflow=dict(title="MeanFlow", method=dict(type=MeanFlow), train=dict(lr=1e-4)),
         consistency=dict(title="consistency", method=dict(type=Consistency)),
-        dmd2=dict(title="DMD2", method=dict(type=DMD2, ratio=1)),
+        dmd2=dict(title="DMD2", method=dict(type=DMD2, ratio=1), seeds=(0,)),
     )
-    search = dict(lr=(1e-4, 1e-3), updates=1, seed=100, options={{"data.val_split": "train"}})
+    search = dict(
+        lr=(1e-4, 1e-3), seed=100, samples=1, clips=2, options={{"data.val_split": "train"}}
+    )
 """
 
 
@@ -188,36 +194,44 @@ def test_the_report_has_means_spreads_differences_and_pictures(trained):
     )
     assert rows["meanflow"]["reference_minus_this"]["scenes"] == 1
     assert gap["interval"] is None  # one scene says nothing about others
+    assert rows["dmd2"]["seeds"] == [0] and rows["mfd"]["seeds"] == [0, 1]
+    for name in scores.SCORES:
+        assert np.isfinite(rows["mfd"][name]["mean"]), name
+    skills = [
+        finished(trained.folder("updates", "mfd", s))["scores"]["measures"]["probability"]
+        for s in (0, 1)
+    ]
+    assert skills[0]["k"] == 2 and skills[0]["reference"] == "ego-warp, objects carried"
+    assert content["references"]["ego-warp, objects carried"]["skill"]["mean"] == 0
+    assert content["references"]["copy-last"]["diversity"]["mean"] is None
     assert set(content["budgets"]["evaluations"]) == {"mfd", "meanflow"}
     assert {"teacher@10", "teacher@1", "copy-last", "ego-warp"} <= content["references"].keys()
 
     assert rows["meanflow"]["passes_per_update"] == 7
-    diversity = rows["mfd"]["measures"]["diversity"]["values"]
-    gap = rows["meanflow"]["measures_minus_reference"]["diversity"]
-    theirs = rows["meanflow"]["measures"]["diversity"]["values"]
-    assert gap["value"] == pytest.approx((sum(theirs) - sum(diversity)) / 2, abs=1e-9)
-    assert "measures_minus_reference" not in rows["mfd"]
 
     folder = Path(trained.work_dir)
     page = (folder / "table.md").read_text()
-    assert "Beyond mIoU, 2 futures per clip" in page and "| F per update |" in page
+    assert "| F per update |" in page
     assert "26.42" in page and "not reproduced" in page  # the published block
     assert "Equal network evaluations" in page and "± " in page
+    assert "### Equal student updates: as probabilities" in page
+    assert "| MFD − this, skill |" in page and "By the intervals of Brier skill: " in page
     json.loads((folder / "table.json").read_text())
     for name in ("horizons.png", "training.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    steps, scores = report.curve(trained.folder("updates", "mfd", 0), "val/mIoU")
-    assert steps[-1] == 2 and len(scores) == len(steps)
+    steps, values = report.curve(trained.folder("updates", "mfd", 0), "val/mIoU")
+    assert steps[-1] == 2 and len(values) == len(steps)
 
 
 def test_a_row_differs_from_itself_by_nothing(trained):
-    folders = [trained.folder("updates", "mfd", seed) for seed in (0, 1)]
-    gap = report.difference(folders, folders)["mIoU"]
-    assert gap == {"value": 0, "interval": None}
+    runs = list(finished_runs(trained, "updates", "mfd").values())
+    for name in ("mIoU", "skill", "ECE"):
+        assert report.difference(runs, runs)[name] == {"value": 0, "interval": None}
 
 
-def test_differences_are_averaged_over_seeds_before_they_are_over_scenes(tmp_path):
+def test_differences_take_scenes_and_seeds(tmp_path, monkeypatch):
     """Hits of one class in three scenes, two seeds a row: all by hand."""
+    monkeypatch.setattr(scores, "SCORES", {})
     sizes = {"ours": [(40, 50, 60), (60, 70, 80)], "theirs": [(30, 50, 30), (50, 50, 50)]}
     folders = {}
     for row, seeds in sizes.items():
@@ -230,31 +244,28 @@ def test_differences_are_averaged_over_seeds_before_they_are_over_scenes(tmp_pat
                 pred = np.where(np.arange(100) < count, target, 17).astype(np.uint8)
                 counts.update(i, "all", pred, target)
             counts.save({})
-            folders.setdefault(row, []).append(folder)
+            folders.setdefault(row, []).append((folder, {"scores": {"measures": {}}}))
     found = report.difference(folders["ours"], folders["theirs"])
     # per scene, ours minus theirs over seeds: (100 - 80, 120 - 100, 140 - 80) / 2 = 10, 10, 30;
-    # every scene is of 100 voxels, so the IoU is their mean and the margin Student's of a mean
+    # every scene is of 100 voxels, so the IoU is their mean, and its variance 400 / 3 / 3; seeds have
+    # 50 and 70, and 110 / 3 and 50
+    parts = (400 / 9, 2), (200 / 2, 1), ((40 / 3) ** 2 / 2 / 2, 1)
+    total = sum(v for v, _ in parts)
+    freedom = total**2 / sum(v**2 / n for v, n in parts)
     assert found["scenes"] == 3
     for metric in ("mIoU", "IoU"):
         low, high = found[metric]["interval"]
         assert found[metric]["value"] == pytest.approx(50 / 3)
         assert (low + high) / 2 == pytest.approx(50 / 3)
-        assert (high - low) / 2 == pytest.approx(4.302653 * np.sqrt(400 / 3 / 3))
-
-
-def test_differences_over_seeds_have_students_interval():
-    found = report.over_seeds(np.array([0.1, 0.2, 0.6]))
-    half = 4.302653 * np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3)
-    assert found["value"] == pytest.approx(0.3)
-    assert found["interval"] == pytest.approx([0.3 - half, 0.3 + half])
-    assert report.over_seeds(np.array([0.1])) == {"value": pytest.approx(0.1), "interval": None}
+        expected = student_t.ppf(0.975, freedom) * np.sqrt(total)
+        assert (high - low) / 2 == pytest.approx(expected)
 
 
 def test_the_verdict_says_what_intervals_tell(trained):
     def row(title, interval):
         return {
             "title": title,
-            "reference_minus_this": {"scenes": 12, "mIoU": {"interval": interval}},
+            "reference_minus_this": {"scenes": 12, "skill": {"interval": interval}},
         }
 
     rows = {
@@ -264,7 +275,7 @@ def test_the_verdict_says_what_intervals_tell(trained):
         "c": row("open", [-0.1, 0.1]),
         "d": row("alone", None),
     }
-    said = report._verdict({"reference": "mfd"}, rows)
+    said = report._verdict({"reference": "mfd"}, rows, "skill")
     for part in ("MFD is above low;", "MFD is below high;", "undecided against open, alone."):
         assert part in said
     assert "12 scenes" in said and "Of 4 such intervals" in said
@@ -274,17 +285,40 @@ def test_the_verdict_says_what_intervals_tell(trained):
 def test_the_search_uses_other_clips_and_finds_the_best_rate(trained):
     searched = search_plan(trained)
     assert len(searched.rows) == 2 * len(trained.rows)
+    assert searched.updates == trained.updates and searched.samples == 1
+    assert {run[1] for run in searched.runs("updates")} == {100}
+    assert list(search_plan(trained, ["dmd2"]).rows) == ["dmd2-lr0.0001", "dmd2-lr0.001"]
+    with pytest.raises(UserError, match="no row 'nothing'"):
+        search_plan(trained, ["nothing"])
     for lr in ("0.0001", "0.001"):
         run_one(searched, "updates", f"mfd-lr{lr}", 100, "cpu")
-    result = report.search_results(trained)
+    result = search_results(trained)
     assert list(result["rows"]) == ["mfd"]  # nothing else was searched
-    scores = result["rows"]["mfd"]["mIoU"]
-    assert set(scores) == {"0.0001", "0.001"}
-    assert scores[result["rows"]["mfd"]["best"]] == max(scores.values())
+    skills, best = result["rows"]["mfd"]["skill"], result["rows"]["mfd"]["best"]
+    assert set(skills) == {"0.0001", "0.001"}
+    assert skills[best] == max(skills.values())
+    rows = with_rates(trained).rows
+    assert rows["mfd"].train["lr"] == float(best) and rows["meanflow"] == trained.rows["meanflow"]
     content = report.write(trained, "the command")
     page = (Path(trained.work_dir) / "table.md").read_text()
     assert content["search"] == report.plain(result)
-    assert f"| MFD | {scores['0.0001']:.2f} | {scores['0.001']:.2f} |" in page
+    assert f"| MFD | {skills['0.0001']:.2f} | {skills['0.001']:.2f} |" in page
+
+
+def test_another_test_set_is_scored_beside_without_training_again(trained, tiny_world):
+    plan = replace(trained, also=(f"{tiny_world}:train",))
+    (test,) = plan.also
+    folder = plan.folder("updates", "meanflow", 0)
+    marks = {t: signature(plan, inputs(plan, t), "meanflow", 2, 0) for t in ("", test)}
+    assert complete(folder, {"": marks[""]}) and not complete(folder, marks)
+    before = (folder / "run.json").stat().st_mtime_ns
+    run_one(plan, "updates", "meanflow", 0, "cpu")
+    assert complete(folder, marks) and (folder / "run.json").stat().st_mtime_ns == before
+    content = report.gather(plan)
+    there = content["also"][test]["budgets"]["updates"]
+    assert set(there) == {"meanflow"}
+    assert there["meanflow"]["mIoU"] != content["budgets"]["updates"]["meanflow"]["mIoU"]
+    assert f"## Equal student updates, on {test}" in report.table_page(content, "the command")
 
 
 def test_students_are_scored_with_more_evaluations(config, tmp_path):
@@ -333,12 +367,13 @@ def test_the_command_resumes_reports_and_refuses(config, tmp_path):
     rows = ("--rows", "mfd", "consistency", "--seeds", "0", "--jobs", "2")
     first = call(*rows)
     assert first.returncode == 0, first.stderr
-    assert "# Table 1, measured" in first.stdout
+    assert "# Table 1, measured" in first.stdout and "lr 0.0001" in first.stdout
     marks = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("run.json")}
-    assert len(marks) == 4  # references, two rows, and consistency with equal evaluations
+    # references, two rows, consistency with equal evaluations, two rates of each
+    assert len(marks) == 4 + 4
     assert call(*rows).returncode == 0
     assert marks == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("run.json")}
-    text = config.read_text().replace("lr=1e-3, warmup", "lr=2e-3, warmup")
+    text = config.read_text().replace("warmup=1", "warmup=2")
     changed = config.with_name("changed.py")
     changed.write_text(text)
     refused = call(*rows, path=changed)
@@ -368,6 +403,10 @@ def test_bad_table_configs_are_refused_in_one_sentence(config, tmp_path):
                 load_plan(path)
     with pytest.raises(UserError, match="no table config"):
         load_plan(tmp_path / "missing.py")
+    path = tmp_path / "budget.py"
+    path.write_text(config.read_text().replace("seed=100", "updates=1"))
+    with pytest.raises(UserError, match="may say clips, samples, seed"):
+        load_plan(path)
     path = tmp_path / "own_clips.py"
     path.write_text(config.read_text().replace("data.val_split", "sampler.steps"))
     with pytest.raises(UserError, match="own clips"):

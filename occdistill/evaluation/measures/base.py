@@ -62,6 +62,11 @@ class Observer:
         return None if state is None else state.result()
 
 
+def scene_of(dataset: ClipDataset, index: int) -> str:
+    """The name of the scene that a clip lies in: what an interval takes for one observation."""
+    return dataset.scenes[dataset.clips[index][0]].name
+
+
 def fewer(count: int) -> list[int]:
     """The numbers of futures up to K that are scored: 1, 2, 4, … and K."""
     return sorted({count, *(2**n for n in range(count.bit_length()))})

@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from occdistill.data.occ3d import FREE, NUM_CLASSES
-from occdistill.evaluation.measures.base import Context, Measure, Observer, futures
+from occdistill.evaluation.measures.base import Context, Measure, Observer, futures, scene_of
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.rows import ClipBatch, Row
 
@@ -99,7 +99,7 @@ def observe(context: Context) -> Observer:
     def feed(state: Conformal, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         samples, truth = futures(row, batch, pred, count), batch.future.cpu().numpy()
         for b, index in enumerate(batch.index.tolist()):
-            scene = dataset.scenes[dataset.clips[index][0]].name
+            scene = scene_of(dataset, index)
             state.update(scene, samples[b].cpu().numpy(), truth[b])
 
     return Observer("conformal", lambda: Conformal(dataset.future, count), feed)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from occdistill.data.occ3d import CLASS_NAMES, FREE
 from occdistill.evaluation import votes
-from occdistill.evaluation.measures.base import Context, Measure, Observer, fewer, futures
+from occdistill.evaluation.measures.base import Context, Measure, Observer, fewer, futures, scene_of
 from occdistill.evaluation.metrics import horizon_names, nanmean
 from occdistill.evaluation.moving import Movers
 from occdistill.evaluation.rows import ClipBatch, Row, rule_name
@@ -83,6 +83,7 @@ class Probability:
         - `reliability`: per horizon, voxels by votes (row) and outcome (column).
         - `scenes`: per part and scene, `[error, the rule's error]`, the sum of (p - y)² over all
           voxels and horizons: what intervals of differences are made of.
+        - `without`: `log_loss` and `ece` of `all`, averaged over horizons, without each scene.
         """
         forecast, rule = (sum(sums.values()) for sums in (self.forecast, self.reference))
         result: dict[str, Any] = {"k": self.count, "clips": self.clips, "scale": scale}
@@ -109,6 +110,11 @@ class Probability:
             part: {s: [_error(self.forecast[s][w]), _error(self.reference[s][w])] for s in self.forecast}
             for part, w in PARTS.items()
         }  # fmt: skip
+        rest = {s: (forecast - own)[0, 0] for s, own in self.forecast.items()}
+        result["without"] = {
+            name: {s: 100 * float(nanmean(loss(table))) for s, table in rest.items()}
+            for name, loss in (("log_loss", votes.log_loss), ("ece", votes.calibration_error))
+        }
         return result
 
     def _scores(
@@ -166,7 +172,7 @@ class _Beside(Observer):
         rule, truth = rule.cpu().numpy(), batch.future.cpu().numpy()
         samples, moving = futures(row, batch, pred, self.count), self.movers(batch).numpy()
         for b, index in enumerate(batch.index.tolist()):
-            scene = self.dataset.scenes[self.dataset.clips[index][0]].name
+            scene = scene_of(self.dataset, index)
             state.update(scene, samples[b].cpu().numpy(), rule[b], truth[b], moving[b])
 
     def result(self, row: Row) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from occdistill.compiled import njit
 from occdistill.data.occ3d import FREE, MOVABLE
 from occdistill.evaluation.confusion import Confusion, confusion
-from occdistill.evaluation.measures.base import Context, Measure, Observer, fewer, futures
+from occdistill.evaluation.measures.base import Context, Measure, Observer, fewer, futures, scene_of
 from occdistill.evaluation.metrics import Rules, mean_iou, nanmean, score, tally
 from occdistill.evaluation.rows import ClipBatch, Row
 
@@ -67,17 +67,20 @@ class SampleSpread:
     def __init__(self, frames: int, samples: int) -> None:
         self.best = {k: Confusion(frames) for k in fewer(samples)}  # of the first k
         self.every = Confusion(frames)
+        self.scenes: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # the best's tally, pairs
         self.doubt = np.zeros((frames, BINS, 2), np.int64)  # entropy bin × majority is wrong
         self.pairs = np.zeros((frames, 2), np.int64)  # pairs of samples: seen, agreeing
 
-    def update(self, samples: np.ndarray, target: np.ndarray) -> None:
-        """Count one clip: uint8 `(k, F, X, Y, Z)` and `(F, X, Y, Z)`."""
+    def update(self, samples: np.ndarray, target: np.ndarray, scene: str = "") -> None:
+        """Count one clip of a scene: uint8 `(k, F, X, Y, Z)` and `(F, X, Y, Z)`."""
         clips = [confusion(sample, target) for sample in samples]
         quality = [float(nanmean(mean_iou(tally(c)))) for c in clips]
         for k, best in self.best.items():
             first = quality[:k]
-            best.counts += clips[int(np.nanargmax(first)) if np.isfinite(first).any() else 0]
+            chosen = clips[int(np.nanargmax(first)) if np.isfinite(first).any() else 0]
+            best.counts += chosen
         self.every.counts += sum(clips)
+        pairs = self.pairs.copy()
         for f in range(target.shape[0]):
             _vote(
                 np.ascontiguousarray(samples[:, f]).reshape(len(samples), -1),
@@ -86,6 +89,8 @@ class SampleSpread:
                 self.doubt[f],
                 self.pairs[f],
             )
+        found = self.scenes.get(scene, (0, 0))
+        self.scenes[scene] = (found[0] + tally(chosen), found[1] + self.pairs - pairs)
 
     def result(self) -> dict:
         """What the samples show.
@@ -98,12 +103,22 @@ class SampleSpread:
           something in a voxel, the share that differ there. 0: all samples are the same.
         - `entropy_auroc`: chance that a voxel the majority gets wrong has more doubt than one it
           gets right; `wrong_by_entropy`: its table, summed over horizons.
+        - `without`: `best_of_k` (mIoU) and `diversity`, averaged over all horizons, without each
+          scene: what intervals are made of.
         """
         k, doubt = max(self.best), self.doubt.sum(0)
-        seen, agree = self.pairs.T
-        differ = np.divide(seen - agree, seen, out=np.full(len(seen), np.nan), where=seen > 0)
+        best, differ = tally(self.best[k].counts), _differ(self.pairs)
+        without = {
+            "best_of_k": {
+                s: 100 * float(mean_iou(best - own).mean()) for s, (own, _) in self.scenes.items()
+            },
+            "diversity": {
+                s: 100 * float(_differ(self.pairs - own).mean())
+                for s, (_, own) in self.scenes.items()
+            },
+        }
         every = _scores(self.every)
-        names = list(every["IoU"])[: len(seen)]
+        names = list(every["IoU"])[: len(differ)]
         return {
             "k": k,
             "best_of_k": _scores(self.best[k]),
@@ -115,7 +130,14 @@ class SampleSpread:
             },
             "entropy_auroc": auroc(doubt),
             "wrong_by_entropy": doubt.tolist(),
+            "without": without,
         }
+
+
+def _differ(pairs: np.ndarray) -> np.ndarray:
+    """Share of pairs that differ, of `(F, 2)` seen and agreeing ones, `(F,)`."""
+    seen, agree = pairs.T
+    return np.divide(seen - agree, seen, out=np.full(len(seen), np.nan), where=seen > 0)
 
 
 def _scores(counted: Confusion) -> dict[str, dict[str, float]]:
@@ -144,16 +166,17 @@ class _OnlyDrawn(Observer):
 
 def observe(context: Context) -> Observer:
     """Best-of-k, diversity and doubt of the rows that can draw several futures."""
-    frames, count = context.dataset.future, context.samples
+    dataset, count = context.dataset, context.samples
 
     def feed(state: SampleSpread, row: Row, batch: ClipBatch, pred: Tensor) -> None:
         if row.draw is None:
             return
         drawn = futures(row, batch, pred, count)
-        for voxels, truth in zip(drawn.cpu().numpy(), batch.future.cpu().numpy()):
-            state.update(voxels, truth)
+        parts = zip(batch.index.tolist(), drawn.cpu().numpy(), batch.future.cpu().numpy())
+        for index, voxels, truth in parts:
+            state.update(voxels, truth, scene_of(dataset, index))
 
-    return _OnlyDrawn("samples", lambda: SampleSpread(frames, count), feed)
+    return _OnlyDrawn("samples", lambda: SampleSpread(dataset.future, count), feed)
 
 
 SAMPLES = Measure(

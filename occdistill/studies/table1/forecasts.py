@@ -11,7 +11,7 @@ from occdistill.build.models import Models
 from occdistill.errors import UserError
 from occdistill.seeds import torch_generator
 from occdistill.studies.table1.plan import Plan
-from occdistill.studies.table1.report import finished_runs
+from occdistill.studies.table1.runs import finished_runs
 from occdistill.visualization import panels
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,61 @@ from occdistill.evaluation.compare import (
     Run,
     average,
     leave_one_out,
-    margin,
     reservations,
     scene_tallies,
     with_interval,
 )
 from occdistill.evaluation.counts import Counts, slug
-from occdistill.evaluation.measures import measures
 from occdistill.evaluation.metrics import horizon_names
 from occdistill.evaluation.protocols import DEFAULT
 from occdistill.evaluation.published import PUBLISHED
 from occdistill.evaluation.report import cell, environment, git_commit, plain, table
 from occdistill.store import atomic, write_json, write_text
 from occdistill.studies.result import canvas
-from occdistill.studies.table1.plan import BUDGETS, Plan, search_plan
-from occdistill.studies.table1.runs import diverged, finished
+from occdistill.studies.table1 import scores
+from occdistill.studies.table1.plan import BUDGETS, Plan
+from occdistill.studies.table1.runs import diverged, finished, finished_runs, scored_in
+from occdistill.studies.table1.search import search_page, search_results
 
 AVERAGE = DEFAULT.average
 STUDENT = slug("student@1")
-
-
-def finished_runs(plan: Plan, budget: str, key: str) -> dict[int, tuple[Path, dict]]:
-    """Finished runs of a row by seed: folder and record; the reference's serve both budgets."""
-    source = "updates" if key == plan.reference else budget
-    folders = {seed: plan.folder(source, key, seed) for seed in plan.seeds}
-    found = {s: (folder, run) for s, folder in folders.items() if (run := finished(folder))}
-    return {s: (folder, run) for s, (folder, run) in found.items() if "diverged" not in run}
+Runs = Sequence[tuple[Path, Mapping]]
 
 
 def gather(plan: Plan) -> dict[str, Any]:
     """Everything that the finished runs say, in JSON's types."""
+    return plain(
+        {
+            "base": plan.base,
+            "updates": plan.updates,
+            "title": plan.title,
+            "samples": plan.samples,
+            "reference": plan.reference,
+            "protocol": DEFAULT.name,
+            "average": AVERAGE,
+            "date": time.strftime("%Y-%m-%d"),
+            "git_commit": git_commit(),
+            "environment": environment(),
+            **_scored(plan),
+            "also": {test: _scored(plan, test) for test in plan.also},
+            "search": search_results(plan),
+            "diverged": {
+                row.title: next(iter(causes.values()))
+                for key, row in plan.rows.items()
+                if (causes := diverged(plan, key))
+            },
+            "published": [vars(p) for p in PUBLISHED if p.source.startswith("MFD,")],
+        }
+    )
+
+
+def _scored(plan: Plan, test: str = "") -> dict[str, Any]:
+    """`references` and `budgets`, as scored on one test set."""
     found_in = {
-        budget: {key: finished_runs(plan, budget, key) for key in plan.rows} for budget in BUDGETS
+        budget: {key: finished_runs(plan, budget, key, test) for key in plan.rows}
+        for budget in BUDGETS
     }
-    references = finished(Path(plan.work_dir) / "references")
+    references = finished(scored_in(Path(plan.work_dir) / "references", test))
     records = [
         run for runs in found_in.values() for found in runs.values() for _, run in found.values()
     ]
@@ -66,31 +86,15 @@ def gather(plan: Plan) -> dict[str, Any]:
             for key, found in runs.items()
             if found
         }
-    search = search_results(plan) if plan.search else {}
-    return plain(
-        {
-            "title": plan.title,
-            "base": plan.base,
-            "updates": plan.updates,
-            "seeds": plan.seeds,
-            "reference": plan.reference,
-            "protocol": DEFAULT.name,
-            "average": AVERAGE,
-            "samples": plan.samples,
-            "date": time.strftime("%Y-%m-%d"),
-            "git_commit": git_commit(),
-            "environment": environment(),
-            "references": references["rows"] if references else {},
-            "budgets": budgets,
-            "search": search,
-            "diverged": {
-                row.title: next(iter(causes.values()))
-                for key, row in plan.rows.items()
-                if (causes := diverged(plan, key))
-            },
-            "published": [vars(p) for p in PUBLISHED if p.source.startswith("MFD,")],
-        }
-    )
+    baselines = references["rows"] if references else {}
+    return {"references": {n: _reference(row) for n, row in baselines.items()}, "budgets": budgets}
+
+
+def _reference(row: Mapping) -> dict[str, Any]:
+    """A teacher's or baseline's scores; its intervals are over scenes."""
+    found = {name: scores.over_seeds([row["measures"]], name) for name in scores.SCORES}
+    rule = row["measures"]["probability"]["reference"]
+    return {**{metric: row[metric] for metric in METRICS}, **found, "rule": rule}
 
 
 def _one_origin(plan: Plan, records: Sequence[Mapping]) -> None:
@@ -113,34 +117,24 @@ def _row(plan: Plan, key: str, runs: dict, reference: dict) -> dict[str, Any]:
         "passes_per_update": _passes(records),
         "cost_of_an_update": records[0]["cost"],
         "settings": records[0]["settings"],
-        "measures": _measured(records),
     }
     for metric in METRICS:
         per_run = [run["scores"][metric] for run in records]
-        result[metric] = {
-            name: _mean_and_spread([scores[name] for scores in per_run]) for name in per_run[0]
-        }
+        result[metric] = {name: _seeds([s[name] for s in per_run]) for name in per_run[0]}
+    for name in scores.SCORES:
+        result[name] = scores.over_seeds([run["scores"]["measures"] for run in records], name)
     if tuple(plan.steps) != (1,):
         result["trained_for"] = records[0]["trained_for"]
         result["by_steps"] = {
             steps: {
-                metric: _mean_and_spread([r["by_steps"][steps][metric][AVERAGE] for r in records])
+                metric: _seeds([r["by_steps"][steps][metric][AVERAGE] for r in records])
                 for metric in METRICS
             }
             for steps in records[0]["by_steps"]
         }
     if key != plan.reference and reference:
-        theirs = {seed: run for seed, (_, run) in reference.items() if seed in runs}
-        of_reference = _measured([*theirs.values()])
-        result["measures_minus_reference"] = {
-            title: over_seeds(np.subtract(ours["values"], of_reference[title]["values"]))
-            for title, ours in _measured([runs[seed][1] for seed in theirs]).items()
-            if title in of_reference
-        }
-        result["reference_minus_this"] = difference(
-            [folder for folder, _ in reference.values()],
-            [folder for folder, _ in runs.values()],
-        )
+        both = ([*row.values()] for row in (reference, runs))
+        result["reference_minus_this"] = difference(*both)
     return result
 
 
@@ -150,73 +144,47 @@ def _mean(records: Sequence[Mapping], name: str) -> float:
 
 def _passes(records: Sequence[Mapping]) -> float:
     """Of a student update, in F: of the network over a batch; NaN where a record doesn't say."""
-    return float(
-        np.mean(
-            [
-                run.get("passes", float("nan")) / run["updates"] / run["settings"]["batch_size"]
-                for run in records
-            ]
-        )
-    )
+    per_run = [
+        run.get("passes", float("nan")) / run["updates"] / run["settings"]["batch_size"]
+        for run in records
+    ]
+    return float(np.mean(per_run))
 
 
-def _measured(records: Sequence[Mapping]) -> dict[str, dict[str, Any]]:
-    """The columns of further measures that every one of the runs has, by title."""
-    found = {}
-    for title, path in [c for m in measures().values() for c in m.columns.items()]:
-        values = [reduce(_entry, path, run["scores"].get("measures")) for run in records]
-        if values and None not in values:
-            found[title] = _mean_and_spread(values)
-    return found
+def _seeds(values: Sequence[float]) -> dict[str, Any]:
+    return scores.around(np.array(values), None)
 
 
-def _entry(found: Mapping | None, key: str) -> Any:
-    return found.get(key) if isinstance(found, Mapping) else None
-
-
-def over_seeds(gaps: np.ndarray) -> dict[str, Any]:
-    """Mean of the differences between two rows' runs of one seed, and its 95 % interval.
-
-    Args:
-        gaps: one for each seed.
-
-    Returns:
-        `value`, and `interval`, None for a single seed.
-    """
-    half = margin((gaps.sum() - gaps) / max(1, len(gaps) - 1))
-    value = float(gaps.mean())
-    return {"value": value, "interval": None if half is None else [value - half, value + half]}
-
-
-def _mean_and_spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over seeds and their standard deviation (of a sample); NaN for a single seed."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return {"mean": float(np.mean(values)), "spread": spread, "values": list(values)}
-
-
-def difference(ours: Sequence[Path], theirs: Sequence[Path]) -> dict[str, Any]:
-    """Difference between two rows, each averaged over its seeds, with its interval over scenes.
-
-    Args:
-        ours: run folders of one row.
-        theirs: run folders of the other.
-
-    Returns:
-        `scenes`, and per metric `value` (ours minus theirs, in points) and its 95 % `interval`,
-        None over a single scene.
-    """
-    runs = [Run(str(f), {}, Counts.load(f / "counts" / STUDENT)[0]) for f in [*ours, *theirs]]
+def _tallied(folders: Sequence[Path], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """An average of each run, `(R,)`, and the same without each scene, `(R, S)`."""
+    runs = [Run(str(f), {}, Counts.load(f / "counts" / STUDENT)[0]) for f in folders]
     tallies = scene_tallies(runs, DEFAULT)
+    total = average(tallies.sum(1), metric, DEFAULT)
+    return total, leave_one_out(tallies, metric, DEFAULT)
 
-    def gap(averages: np.ndarray) -> np.ndarray:
-        return averages[: len(ours)].mean(0) - averages[len(ours) :].mean(0)
 
-    result: dict[str, Any] = {"scenes": tallies.shape[1]}
-    for metric in METRICS:
-        value = float(gap(average(tallies.sum(1), metric, DEFAULT)))
-        half = margin(gap(leave_one_out(tallies, metric, DEFAULT)))
-        interval = None if half is None else [value - half, value + half]
-        result[metric] = {"value": value, "interval": interval}
+def difference(ours: Runs, theirs: Runs) -> dict[str, Any]:
+    """Difference between two rows, each averaged over its seeds, with intervals over scenes and
+    seeds.
+
+    Args:
+        ours: folders and records of one row's runs, as in `runs.finished_runs`.
+        theirs: those of the other.
+
+    Returns:
+        `scenes`, and per metric and score `value` (ours minus theirs, in points) and its 95 %
+        `interval`, None over a single scene.
+    """
+    folders = [[folder for folder, _ in row] for row in (ours, theirs)]
+    # loaded together: that refuses rows of other clips
+    tallied = {metric: _tallied([*folders[0], *folders[1]], metric) for metric in METRICS}
+    first, result = len(ours), {"scenes": tallied["mIoU"][1].shape[1]}
+    for metric, (values, without) in tallied.items():
+        both = (values[:first], without[:first]), (values[first:], without[first:])
+        result[metric] = scores.difference(*both)
+    measured = [[run["scores"]["measures"] for _, run in row] for row in (ours, theirs)]
+    for name in scores.SCORES:
+        result[name] = scores.gap(*measured, name)
     return result
 
 
@@ -226,6 +194,7 @@ _TITLES = {
     "updates": "Equal student updates",
     "evaluations": "Equal network evaluations spent on training",
 }
+_CALLED = {"skill": "Brier skill"}
 _HEADER = [
     "method", "seeds", f"mIoU {AVERAGE}", "mIoU 1 s", "2 s", "3 s", f"IoU {AVERAGE}",
     "{reference} − this, mIoU [95 %]", "updates",
@@ -245,10 +214,6 @@ _COST_HEADER = [
     "method", "lr", "updates", "evaluations per update", "evaluations", "F per update",
     "s per update", "MiB", "of it weights", "gradients", "optimisers",
 ]  # fmt: skip
-_MEASURES = (
-    "Beyond mIoU, {samples} futures per clip: mean ± deviation over seeds, and the mean difference "
-    "to the reference's run of the same seed with its 95 % interval over seeds."
-)
 
 
 def table_page(content: Mapping[str, Any], command: str) -> str:
@@ -256,21 +221,16 @@ def table_page(content: Mapping[str, Any], command: str) -> str:
     machine = content["environment"]
     about = (
         f"`{command}`, {content['date']}, commit {content['git_commit']}. One teacher "
-        f"(`{content['base']}`), seeds {', '.join(map(str, content['seeds']))}; students use one "
-        f"evaluation, unguided, with the last weights of training. Percent, protocol "
-        f"`{content['protocol']}`. Mean ± standard deviation over seeds. "
+        f"(`{content['base']}`); students use one evaluation, unguided, with the last weights of "
+        f"training. Percent, protocol `{content['protocol']}`. Mean ± standard deviation over seeds. "
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}."
     )
     parts = [f"# {content['title']}", about]
-    if content["references"]:
-        parts += ["## What the students are measured against", _reference_table(content)]
+    parts += _scored_parts(content)
+    for test, found in content["also"].items():
+        parts += _scored_parts({**content, **found}, f", on {test}")
     for budget, rows in content["budgets"].items():
-        parts += [f"## {_TITLES[budget]}", _score_table(content, rows), _verdict(content, rows)]
-        if any("by_steps" in row for row in rows.values()):
-            parts += [f"### {_TITLES[budget]}: with more evaluations", _STEPS, _steps_table(rows)]
-        if any(row["measures"] for row in rows.values()):
-            parts += [_MEASURES.format(samples=content["samples"]), _measure_table(rows)]
-        parts += [_COST, _cost_table(rows)]
+        parts += [f"## What training cost: {_TITLES[budget].lower()}", _COST, _cost_table(rows)]
     if content["diverged"]:
         causes = [f"{title}: {cause}." for title, cause in content["diverged"].items()]
         parts += ["## Diverged, and so not scored", *causes]
@@ -288,6 +248,56 @@ def table_page(content: Mapping[str, Any], command: str) -> str:
     parts += ["## Published (Occ3D-nuScenes, not reproduced here)", about]
     parts += [table(["method", "NFE", "mIoU", "IoU"], published)]
     return "\n\n".join(parts) + "\n"
+
+
+def _scored_parts(content: Mapping[str, Any], where: str = "") -> list[str]:
+    """What one test set says."""
+    parts = []
+    if content["references"]:
+        parts += [f"## What the students are measured against{where}", _reference_table(content)]
+    for budget, rows in content["budgets"].items():
+        title = _TITLES[budget] + where
+        parts += [f"## {title}", _score_table(content, rows), _verdict(content, rows)]
+        parts += [f"### {title}: as probabilities", _probability_about(content)]
+        parts += [_probability_table(content, rows), _verdict(content, rows, "skill")]
+        if any("by_steps" in row for row in rows.values()):
+            parts += [f"### {title}: with more evaluations", _STEPS, _steps_table(rows)]
+    return parts
+
+
+def _probability_about(content: Mapping) -> str:
+    rules = sorted({row["rule"] for row in content["references"].values()})
+    return (
+        f"{content['samples']} futures a clip, all horizons together. Brier skill is over the rule "
+        f"that knows what the row knows ({'; '.join(rules)}), percent; log loss in hundredths of a "
+        "nat a voxel; ECE in percent, before any calibration; Fréchet distance of the frames' latents "
+        "to true ones. Intervals of 95 % take scenes and training seeds (those of a teacher or a "
+        "rule: scenes); differences are paired over scenes."
+    )
+
+
+def _probability_table(content: Mapping, rows: Mapping) -> str:
+    """Rows by falling Brier skill, below the teachers and the rules."""
+    names, compared = list(scores.SCORES), ("skill", "log loss", "best-of-k mIoU")
+    shown = {name: r for name, r in content["references"].items() if name != "VAE ceiling"}
+    teachers = [r for name, r in shown.items() if name.startswith("teacher")]
+    most = teachers[0]["diversity"]["mean"] if teachers else None  # with the most evaluations
+    title = rows[content["reference"]]["title"] if content["reference"] in rows else "reference"
+    ordered = sorted(rows.values(), key=lambda row: -(row["skill"]["mean"] or 0))
+    body = []
+    for name, row in [*shown.items(), *((row["title"], row) for row in ordered)]:
+        own, gap = row["diversity"]["mean"], row.get("reference_minus_this", {})
+        line = [name, len(row.get("seeds", [])) or None]
+        line += [_interval(row[n]["mean"], row[n]["interval"]) for n in names]
+        line.append(f"{100 * own / most:.0f} %" if most and own is not None else None)
+        line += [_interval(**gap[n], sign="+") if n in gap else None for n in compared]
+        body.append(line)
+    header = ["method", "seeds", *names, "diversity, of the teacher's"]
+    return table([*header, *(f"{title} − this, {n}" for n in compared)], body)
+
+
+def _interval(value: float | None, interval: Sequence[float] | None, sign: str = "") -> str | None:
+    return None if value is None or np.isnan(value) else with_interval(value, interval, sign)
 
 
 def _reference_table(content: Mapping) -> str:
@@ -331,7 +341,7 @@ def _with_spread(value: Mapping) -> str:
     return f"{cell(value['mean'])} ± {cell(value['spread'])}"
 
 
-def _verdict(content: Mapping, rows: Mapping) -> str:
+def _verdict(content: Mapping, rows: Mapping, score: str = "mIoU") -> str:
     """Which differences the intervals tell from 0, and how far that goes."""
     if content["reference"] not in rows:
         return "No run of the reference row is finished."
@@ -339,7 +349,7 @@ def _verdict(content: Mapping, rows: Mapping) -> str:
     above, below, open_ = [], [], []
     gaps = {r["title"]: g for r in rows.values() if (g := r.get("reference_minus_this"))}
     for name, gap in gaps.items():
-        low, high = gap["mIoU"]["interval"] or (0, 0)
+        low, high = gap[score]["interval"] or (0, 0)
         (above if low > 0 else below if high < 0 else open_).append(name)
     if not gaps:
         return f"No run of another row is finished: nothing to compare {title} with."
@@ -354,23 +364,10 @@ def _verdict(content: Mapping, rows: Mapping) -> str:
     ]
     scenes = max(gap["scenes"] for gap in gaps.values())
     return (
-        f"By the intervals: {'; '.join(said)}. {reservations(scenes)} Of {len(gaps)} such intervals "
-        "one or another misses by chance more easily than a single one."
+        f"By the intervals of {_CALLED.get(score, score)}: {'; '.join(said)}. "
+        f"{reservations(scenes, seeds=True)} Of {len(gaps)} such intervals one or another misses by "
+        "chance more easily than a single one."
     )
-
-
-def _measure_table(rows: Mapping) -> str:
-    """Further measures by row."""
-    titles = list(dict.fromkeys(title for row in rows.values() for title in row["measures"]))
-    body = []
-    for row in rows.values():
-        line = [row["title"]]
-        for title in titles:
-            found = row["measures"].get(title)
-            gap = row.get("measures_minus_reference", {}).get(title)
-            line.append("–" if found is None else _precise(found) + (_gap(gap) if gap else ""))
-        body.append(line)
-    return table(["method", *titles], body)
 
 
 def _precise(value: Mapping) -> str:
@@ -511,43 +508,3 @@ def write(plan: Plan, command: str) -> dict[str, Any] | None:
         with atomic(folder / name) as part:
             figure.savefig(part, dpi=130)
     return content
-
-
-def search_results(plan: Plan) -> dict[str, Any]:
-    """The finished runs of a plan's learning-rate search.
-
-    Returns:
-        `updates`, `seed`, `options`, and per row `title`, `mIoU` (by learning rate) and `best`;
-        empty if nothing is finished.
-    """
-    searched = search_plan(plan)
-    rows = {}
-    for key, row in plan.rows.items():
-        scores = {
-            f"{lr:g}": record["scores"]["mIoU"][AVERAGE]
-            for lr in plan.search["lr"]
-            for _, record in finished_runs(searched, "updates", f"{key}-lr{lr:g}").values()
-        }
-        if scores:
-            rows[key] = {"title": row.title, "mIoU": scores, "best": max(scores, key=scores.get)}
-    about = {
-        "updates": searched.updates,
-        "seed": searched.seeds[0],
-        "options": plan.search["options"],
-    }
-    return {**about, "rows": rows} if rows else {}
-
-
-def search_page(search: Mapping[str, Any]) -> str:
-    """The search as a paragraph and a table."""
-    rates = list(dict.fromkeys(lr for row in search["rows"].values() for lr in row["mIoU"]))
-    where = ", ".join(f"{key} = {value}" for key, value in search["options"].items())
-    body = [
-        [row["title"], *(row["mIoU"].get(lr) for lr in rates), row["best"]]
-        for row in search["rows"].values()
-    ]
-    return (
-        f"The only thing tuned, alike for every row: mIoU {AVERAGE} after {search['updates']} "
-        f"updates, seed {search['seed']}, validation clips of another world ({where}).\n\n"
-        + table(["method", *(f"lr {lr}" for lr in rates), "best"], body)
-    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from occdistill.errors import UserError
 from occdistill.store import check_folder
 from occdistill.studies.table1.plan import Plan
-from occdistill.studies.table1.runs import diverged, finished, inputs, signature, updates_of
+from occdistill.studies.table1.runs import complete, diverged, inputs, signature, updates_of
 
 Worker = tuple[subprocess.Popen, Path]
 
@@ -47,18 +47,21 @@ def train(
     cores = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // jobs))
     call = ("references", "references", "0")
     _wait([_start([*command, *call], cores, Path(plan.work_dir) / "references.txt")])
-    made_of = inputs(plan)
+    made_of = {test: inputs(plan, test) for test in ("", *plan.also)}
+
+    def finished(budget: str, key: str, seed: int) -> bool:
+        updates = updates_of(plan, budget, key)
+        marks = {t: signature(plan, made, key, updates, seed) for t, made in made_of.items()}
+        return complete(plan.folder(budget, key, seed), marks)
+
     for budget in budgets:
         todo = [
             (key, seed)
             for key, seed in plan.runs(budget)
             if key in (rows or plan.rows)
             and (budget == "updates" or not diverged(plan, key))
-            and seed in (seeds or plan.seeds)
-            and not finished(
-                plan.folder(budget, key, seed),
-                signature(plan, made_of, key, updates_of(plan, budget, key), seed),
-            )
+            and (not seeds or seed in seeds)
+            and not finished(budget, key, seed)
         ]
         running: list[Worker] = []
         for number, (key, seed) in enumerate(todo):
