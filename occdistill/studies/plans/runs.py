@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from inspect import signature
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +125,16 @@ class Runs:
         return {kind: data.some(self.budget.windows) for kind, data in some.items() if len(data)}
 
     def train_all(self) -> None:
-        """All that is missing; what another process is at is waited for at the end."""
-        searched = [(name, rate) for name in self.names for rate in self.budget.rates]
-        for wait in (False, True):
-            for name, rate in searched:
-                self._search(name, rate, wait)
-        for wait in (False, True):
-            for name, seed in self.budget.runs(self.names):
-                path = self._student(name, seed)
-                once(path, lambda n=name, s=seed, p=path: self._train_student(n, s, p), wait)
+        """All that is missing, `MAIN` first; what another process is at is waited for at the end."""
+        for main in (True, False):
+            names = [name for name in self.names if (name in MAIN) == main]
+            for wait in (False, True):
+                for name, rate in product(names, self.budget.rates):
+                    self._search(name, rate, wait)
+            for wait in (False, True):
+                for name, seed in self.budget.runs(names):
+                    path = self._student(name, seed)
+                    once(path, lambda n=name, s=seed, p=path: self._train_student(n, s, p), wait)
 
     def rate(self, name: str) -> float:
         """The learning rate whose student had the least energy score in the search."""
