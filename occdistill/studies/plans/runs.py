@@ -56,8 +56,8 @@ class Budget:
     towns: int = 40
     checks: int = 12
     windows: int = 800
-    teacher: int = 6000
-    updates: int = 500
+    teacher: int = 4000
+    updates: int = 300
     seeds: int = 10
     fewer: int = 5
     rates: tuple[float, ...] = (3e-4, 1e-3)
