@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -33,12 +33,12 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     **dict.fromkeys(
         (
             "vae_checkpoint", "light_checkpoint", "lidar_encoder_checkpoint", "teacher_checkpoint",
-            "student_checkpoint", "cache_dir", "work_dir",
+            "student_checkpoint", "plan_checkpoint", "cache_dir", "work_dir",
         ),
         str | Path,
     ),
     "conditioning": {
-        "kind": _CODEC["conditioning"], "align": _CODEC["align"], "carry": _CODEC["carry"],
+        "kind": _CODEC["conditioning"] | Literal["plan"], "align": _CODEC["align"], "carry": _CODEC["carry"],
     },
     "guidance": _FORECASTER["guidance"],
     "sampler": {
@@ -49,7 +49,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     **PARTS,
     "custom_hooks": Sequence[Any],
     "vis_backends": Sequence[Any],
-    "advice": dict.fromkeys(("data", "vae", "light", "lidar_encoder", "teacher"), str),
+    "advice": dict.fromkeys(("data", "vae", "light", "lidar_encoder", "teacher", "plan"), str),
 }  # fmt: skip
 
 
