@@ -11,6 +11,7 @@ with read_base():
 data.update(dataroot="data/world", version="v1.0-synthetic")
 vae_checkpoint = "data/demo-weights/vae.pth"
 teacher_checkpoint = "data/demo-weights/teacher.pth"
+plan_checkpoint = "data/demo-weights/plan_student.pth"  # of the ego's plans, where none is given
 # what --decoder light and --encoder light use: a fifth of the operations
 light_decoder = dict(type=LightDecoder, width=(48,), blocks=(2,))
 light_encoder = dict(type=LightEncoder, width=(32,), blocks=(4,))

@@ -2,7 +2,7 @@
 
 A checkpoint is a dict of tensors and plain Python values:
 
-    kind          "vae", "light", "teacher" or "distill"
+    kind          "vae", "light", "teacher", "plan" or "distill"
     model         state dict of the network that is used later (the student, for "distill")
     ema           its averaged weights, if any (files without `training` have them as `model`)
     config_text   the config it was made with

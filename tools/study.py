@@ -1,9 +1,10 @@
 """One of the paper's studies: a picture, its numbers and what they show.
 
-    python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick] [--real DIR]
+    python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick] [--real DIR] [--jobs N]
 
 Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them all: twenty
-minutes on one core, and `plans` about an hour more.
+minutes on one core, and `plans` about an hour more. What `plans` trained stays in DIR/plans: started
+again, or beside itself, it goes on from there.
 """
 
 import argparse
@@ -23,20 +24,22 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="+", choices=[*STUDIES, "all"], metavar="NAME")
-    parser.add_argument("--out", type=check_folder, default="work_dirs/studies")
+    parser.add_argument("--out", type=check_folder, default=Path("work_dirs/studies"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="seconds, for tests; not a result")
     parser.add_argument("--real", type=Path, metavar="DIR", help="plans: score on recorded scenes")
+    parser.add_argument("--jobs", type=int, default=1, help="plans: processes that train")
     args = parser.parse_args()
     if args.real and args.names != ["plans"]:
         raise UserError("--real is for the study `plans` alone: name no other beside it")
-    options = {"real": args.real} if args.real else {}
+    plans = {"real": args.real, "out": args.out / "plans", "jobs": args.jobs}
     for name in STUDIES if "all" in args.names else args.names:
+        options = plans if name == "plans" else {}
         start = time.perf_counter()
         finding = run_study(name, args.quick, args.seed, **options)
         finding.settings["seconds"] = round(time.perf_counter() - start, 1)
         finding.settings["quick"] = args.quick
-        picture, record = finding.save(args.out, name)
+        picture, record = finding.save(args.out, f"{name}-real" if args.real else name)
         print(f"{finding.title}\n  {finding.caption}\n  {picture}, {record}", flush=True)
 
 

@@ -35,6 +35,7 @@ def parse() -> argparse.Namespace:
     add("--nfe", help="evaluations for CHECKPOINT (a student's own; teacher 10 5 2 1)", **some)
     add("--teacher-nfe", default=list(STEPS), **some)
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
+    add("--plan", metavar="PLANNER", help="plans sampled by this; default: the config's")
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     add("--measure", nargs="+", choices=list(measures()), default=[], help="measures beyond mIoU")
     add(
@@ -70,7 +71,7 @@ def score(args: argparse.Namespace) -> None:
     dataset, models = build_dataset(config, "val", masks), Models(config)
     rows = build_rows(
         args.rows, models, dataset, args.checkpoint, teacher_nfe=args.teacher_nfe, nfe=args.nfe,
-        guidance=args.guidance, name=args.name, **common.forecaster_options(args),
+        guidance=args.guidance, name=args.name, planner=common.planner(args, config), **common.forecaster_options(args),
     )  # fmt: skip
     how = dict(batch_size=args.batch_size, device=args.device, seed=args.seed, workers=args.workers)
     scales, fitted_on = fit_scales(rows, models, args.calibrate, args.samples, **how)

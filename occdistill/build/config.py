@@ -34,13 +34,13 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     **dict.fromkeys(
         (
             "vae_checkpoint", "light_checkpoint", "lidar_encoder_checkpoint", "teacher_checkpoint",
-            "start_checkpoint", "student_checkpoint", "light_network_checkpoint", "cache_dir",
-            "work_dir",
+            "start_checkpoint", "student_checkpoint", "light_network_checkpoint",
+            "plan_checkpoint", "cache_dir", "work_dir",
         ),
         str | Path,
     ),
     "conditioning": {
-        "kind": _CODEC["conditioning"],
+        "kind": _CODEC["conditioning"] | Literal["plan"],
         **{key: _CODEC[key] for key in ("align", "carry", "aligned_by")},
     },
     "student_network": Literal["full", "light"],
@@ -54,7 +54,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     "custom_hooks": Sequence[Any],
     "vis_backends": Sequence[Any],
     "advice": dict.fromkeys(
-        ("data", "vae", "light", "lidar_encoder", "light_network", "teacher", "start"), str
+        ("data", "vae", "light", "lidar_encoder", "light_network", "teacher", "start", "plan"), str
     ),
 }  # fmt: skip
 

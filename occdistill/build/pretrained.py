@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from occdistill import checkpoint as checkpoints
 from occdistill import places
+from occdistill.build.builders import trained_network
 from occdistill.build.config import SCHEMA
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.build.schema import check, resolve
 from occdistill.errors import UserError
 from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.planner import Planner
 
 # by name, the shipped checkpoint, whose autoencoder lies beside it
 PRETRAINED = {"demo": places.WEIGHTS / "student.pth"}
+PLANNER = "plan_student.pth"  # beside a checkpoint, what it plans with where nobody gives a plan
 IN_FOLDER = ("student.pth", "teacher.pth")
 PARTS = ("vae", "light", "lidar_encoder", "light_network")
 # of a checkpoint's config, what a forecaster is made of; the rest is about its training
@@ -50,10 +54,36 @@ def pretrained(
         Models(config), path, (), (nfe,), guidance=guidance, decoders=(decoder,),
         encoders=(encoder,), networks=(network,), **options,
     )  # fmt: skip
+    beside = path.absolute().with_name(PLANNER)
+    if beside.is_file():
+        entry.forecaster.planner = planner(beside, options.get("device", "cpu"))
     return entry.forecaster
 
 
 Forecaster.loader = staticmethod(pretrained)
+
+
+def planner(path: str | Path, device: str | torch.device = "cpu") -> Planner:
+    """A planner from its checkpoint, in as many evaluations as that says.
+
+    Args:
+        path: a flow over plans (`tools/train_plan.py`) or a student of one.
+        device: where it runs.
+
+    Raises:
+        UserError: no such file, or another network.
+    """
+    path = places.typed(path)
+    state, config = checkpoints.load(path), checkpoint_config(path)
+    if config.conditioning.kind != "plan":
+        raise UserError(
+            f"{path} holds a {state['kind']}, not a planner: make one with tools/train_plan.py"
+        )
+    network, meta = trained_network(config, state, path), state["meta"]
+    whole = (config.get("sampler") or {}).get("steps", 10)
+    nfe = whole if state["kind"] == "plan" else meta.get("steps", 1)
+    mark = checkpoints.fingerprint(checkpoints.weights(state))
+    return Planner(network, nfe, meta.get("renoise", False), mark, device)
 
 
 def checkpoint_path(source: str | Path) -> Path:

@@ -20,15 +20,23 @@ from occdistill.evaluation.measures import measures
 from occdistill.evaluation.measures.base import Context, Observer
 from occdistill.evaluation.measures.probability import PROBABILITY
 from occdistill.evaluation.predictions import save_predictions
-from occdistill.evaluation.rows import Row, ceiling_row, copy_last_row, ego_warp_row, forecast_row
+from occdistill.evaluation.rows import (
+    Row,
+    ceiling_row,
+    copy_last_row,
+    ego_warp_row,
+    forecast_row,
+    planned_row,
+)
 from occdistill.evaluation.votes import fit_scale
 from occdistill.latents.codec import Codec
+from occdistill.runtime.planner import Planner
 
 ROWS = (
-    "teacher", "student", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
+    "teacher", "student", "planned", "copy-last", "ego-warp", "ego-warp-carried", "ego-warp-extrapolated",
     "ego-warp-extrapolated-carried", "ceiling",
 )  # fmt: skip
-OF_SAMPLES = ("samples", "probability", "conformal")  # the measures of several futures
+OF_SAMPLES = ("samples", "probability", "conformal", "plans")  # the measures of several futures
 FUTURES = 4  # per clip, where nobody says how many
 
 
@@ -43,6 +51,7 @@ def build_rows(
     encoders: Sequence[str] = ("full",),
     networks: Sequence[str] = ("full",),
     device: str = "cpu",
+    planner: Planner | None = None,
     **options: Any,
 ) -> list[Row]:
     """Every row asked for that the config's conditioning allows; where the past is LiDAR, also
@@ -58,6 +67,7 @@ def build_rows(
         encoders: see there.
         networks: see there.
         device: where the networks run.
+        planner: of the `planned` rows, the checkpoint's with plans sampled by it; None: none.
         **options: others of `lineup`.
 
     Raises:
@@ -69,14 +79,15 @@ def build_rows(
     entries = lineup(
         models, student, teacher_nfe, networks=networks, device=device, **parts, **options
     )
-    rows = [
-        forecast_row(
-            entry.title, entry.forecaster, share=("past", entry.encoder), decoder=entry.decoder,
-            encoder=entry.encoder, checkpoint=entry.checkpoint, vae=models.vae_mark,
-            cache=entry.cache,
-        )
-        for entry in entries
-    ]  # fmt: skip
+    rows = []
+    for entry in entries:
+        about = dict(
+            share=("past", entry.encoder), decoder=entry.decoder, encoder=entry.encoder,
+            checkpoint=entry.checkpoint, vae=models.vae_mark, cache=entry.cache,
+        )  # fmt: skip
+        rows.append(forecast_row(entry.title, entry.forecaster, **about))
+        if planner and entry.model != "teacher" and "planned" in wanted:
+            rows.append(planned_row(entry.title, entry.forecaster, planner, **about))
     if lidar:
         rows += [from_labels_row(r, dataset) for r in rows if r.facts["encoder"] == "full"]
     if "copy-last" in wanted:

@@ -176,5 +176,6 @@ PARTS: dict[str, type[Settings]] = {
     "train_light": LightSettings,
     "train_lidar_encoder": LidarEncoderSettings,
     "train_teacher": TeacherSettings,
+    "train_plan": TeacherSettings,
     "train_distill": DistillSettings,
 }

@@ -28,7 +28,7 @@ COLUMNS = (
     "checkpoint", "vae", "decoder", "encoder", "cache", "data", "temperature", "dtype", "seed",
     "git_commit",
 )  # fmt: skip
-FACTS = (*COLUMNS, "align", "carry")  # of every row, None where they don't apply
+FACTS = (*COLUMNS, "align", "carry", "planner")  # of every row, None where they don't apply
 
 
 def git_commit(folder: Path = Path(__file__).parent) -> str | None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from occdistill.data.occ3d import Grid
+from occdistill.data.poses import extrapolate, trajectory_from_poses
 from occdistill.evaluation import baselines
 from occdistill.evaluation.views import Clip
 from occdistill.flow.path import Draws
 from occdistill.latents.codec import Codec
 from occdistill.latents.condition import Condition
 from occdistill.runtime.forecaster import Forecaster
+from occdistill.runtime.planner import Planner
+
+PLANNED = 1  # the use of a plan's noise
 
 
 @dataclass
@@ -50,14 +54,15 @@ class ClipBatch:
         names = ("past", "future", "poses", "trajectory", "index")
         return cls(*(item[n] for n in names), seed=seed, masks=masks)
 
-    def noise(self, shape: Sequence[int], sample: int = 0) -> Tensor:
+    def noise(self, shape: Sequence[int], sample: int = 0, *use: int) -> Tensor:
         """Standard normal `(B, *shape)`: the same for a clip in every row, batch size and order.
 
         Args:
             shape: of one clip.
             sample: number of the future, for several futures of a clip.
+            *use: what else it is for, if not for a forecast's latents.
         """
-        keys = [(self.seed, int(index), sample) for index in self.index]
+        keys = [(self.seed, int(index), sample, *use) for index in self.index]
         return Draws(keys, self.past.device).normal(*shape)
 
     def rule(
@@ -89,6 +94,8 @@ class Row:
         facts: of `report.FACTS`, those that apply.
         forecaster: what to time, if anything.
         draw: like `predict`, but future number s of several.
+        plan: where the ego is taken to go in future number s, poses `(B, F, 4, 4)` to the newest
+            past frame; None where that is given, or not asked.
     """
 
     model: str
@@ -99,6 +106,7 @@ class Row:
     facts: dict[str, Any] = field(default_factory=dict)
     forecaster: Forecaster | None = None
     draw: Callable[[ClipBatch, int], Tensor] | None = None
+    plan: Callable[[ClipBatch, int], Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -137,6 +145,34 @@ def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **f
     )
 
 
+def planned_row(
+    model: str, forecaster: Forecaster, planner: Planner, share: Hashable = None, **facts: Any
+) -> Row:
+    """A row of a `Forecaster` that is made for a given plan, with the planner's: each future after a
+    plan of its own, class `pred`. `share` as for `forecast_row`, whose latents of the past it takes.
+    """
+
+    def plan(batch: ClipBatch, sample: int = 0) -> Tensor:
+        known = batch.poses[:, : batch.past.shape[1]]
+        return planner(known, batch.noise(planner.shape, sample, PLANNED))
+
+    def draw(batch: ClipBatch, sample: int = 0) -> Tensor:
+        if (share, "frames") not in batch.shared:
+            known = batch.shared.get(share)
+            batch.shared[share, "frames"] = (
+                forecaster.frames(batch.past) if known is None else known.past
+            )
+        latents = batch.shared[share, "frames"]
+        poses = torch.cat([batch.poses[:, : batch.past.shape[1]], plan(batch, sample)], 1)
+        steps = trajectory_from_poses(poses)
+        condition = forecaster.condition(batch.past, poses, steps, latents)
+        shape = (forecaster.codec.future, *forecaster.codec.vae.latent_shape)
+        return forecaster.decode(forecaster.generate(condition, batch.noise(shape, sample)))
+
+    row = forecast_row(f"{model}, planned", forecaster, share, planner=planner.mark, **facts)
+    return replace(row, predict=draw, draw=draw, plan=plan, conditioning="pred", forecaster=None)
+
+
 def copy_last_row(future: int) -> Row:
     """The newest frame, repeated."""
     return Row("copy-last", lambda batch: baselines.copy_last(batch.past, future))
@@ -151,10 +187,15 @@ def ego_warp_row(grid: Grid, future: int, extrapolated: bool = False, carry: boo
     """The newest frame, moved with the true (or the extrapolated) ego motion; with `carry` its
     objects move on too.
     """
+
+    def goes_on(batch: ClipBatch, sample: int) -> Tensor:
+        return extrapolate(batch.poses[:, : batch.past.shape[1]], future)
+
     return Row(
         rule_name(extrapolated, carry),
         lambda batch: batch.rule(grid, future, extrapolated, carry),
         conditioning="none" if extrapolated else "gt",
+        plan=goes_on if extrapolated else None,
     )
 
 

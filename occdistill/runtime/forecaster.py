@@ -21,6 +21,7 @@ from occdistill.latents.codec import Codec
 from occdistill.latents.condition import Condition
 from occdistill.runtime import backends, frozen
 from occdistill.runtime.backends import BACKENDS
+from occdistill.runtime.planner import Planner
 from occdistill.runtime.spread import Spread, spread
 from occdistill.runtime.stages import Decode, Encode, Velocity
 from occdistill.seeds import torch_generator
@@ -48,6 +49,8 @@ class Forecaster:
 
     Attributes:
         past: frames that it is given, P; None for fields that don't say.
+        planner: samples the ego's plans where a forecast needs one and is given none; None: the
+            last motion goes on.
 
     Raises:
         UserError: unknown back end, a device or compiler that isn't there, or a network that takes
@@ -102,6 +105,7 @@ class Forecaster:
                 f" conditioning.align gives {len(codec.align)}: make them agree in the config"
             )
         self.network = type(field).__name__
+        self.planner: Planner | None = None
         self.past = _past_frames(codec, field)
         for net in (codec.vae, field):
             if isinstance(net, nn.Module):
@@ -130,6 +134,7 @@ class Forecaster:
         known = {0: "the past alone", 1: "the past and the next pose"}.get(
             codec.plan, f"the past and {codec.plan} future poses"
         )
+        known += ", or plans of its own" if self.planner is not None else ""
         return (
             f"Forecaster({self.network}: {self.past or 'any'} past → {codec.future} future frames"
             f" of {grid}, from {known}; {self.nfe} evaluation{'s' * (self.nfe > 1)}, {guided};"
@@ -161,7 +166,8 @@ class Forecaster:
             plan: poses in the same frame that the ego will have, `(B, N, 4, 4)`: with conditioning
                 `gt` all F of them, with `hist+1` the next one; one more makes the last step of
                 `gt` exact, which else repeats the one before. Default, where the conditioning
-                needs a plan: the last motion goes on (`occdistill.constant_velocity`).
+                needs a plan: every sample has one of `planner`, else the last motion goes on
+                (`occdistill.constant_velocity`).
             trajectory: LiDAR displacements `(B, >= L, 2)`; None: from the poses, with the LiDAR
                 where nuScenes cars carry it.
             samples: futures per clip, S. The past is encoded once for all of them.
@@ -174,6 +180,8 @@ class Forecaster:
             ValueError: voxels or poses of another shape or type than these, or too few of them.
         """
         past, poses = self._clip(past, poses, plan, trajectory is not None)
+        if poses.shape[1] < past.shape[1] + self.codec.plan:
+            return self._planned(past, poses, samples, generator)
         if trajectory is None:
             trajectory = trajectory_from_poses(poses)
         condition = self.condition(past, poses, trajectory)
@@ -209,6 +217,8 @@ class Forecaster:
             poses = invert(newest) @ poses
         needed = self.codec.plan
         if poses.shape[1] == frames and needed and not steps_known:
+            if self.planner is not None:
+                return past, poses.float()
             poses = torch.cat([poses, extrapolate(poses, needed + 1)], dim=1)
         if poses.shape[1] < frames + needed:
             raise ValueError(
@@ -216,6 +226,20 @@ class Forecaster:
                 f" and {poses.shape[1] - frames} are given"
             )
         return past, poses.float()
+
+    def _planned(
+        self, past: Tensor, poses: Tensor, samples: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """Each future after a plan of its own, as for calling; the past is encoded once."""
+        latents = self.encode(past.flatten(0, 1)).unflatten(0, past.shape[:2])
+        futures = []
+        for _ in range(samples):
+            shape, device = (len(past), *self.planner.shape), getattr(generator, "device", "cpu")
+            ahead = self.planner(poses, torch.randn(shape, generator=generator, device=device))
+            way = torch.cat([poses, ahead.to(poses)], dim=1)
+            condition = self.condition(past, way, trajectory_from_poses(way), latents)
+            futures.append(self.futures(condition, 1, generator))
+        return futures[0] if samples == 1 else torch.stack(futures, dim=1)
 
     def futures(
         self,

@@ -27,6 +27,7 @@ from occdistill.distill import COLUMNS, methods, needs_and_costs
 from occdistill.errors import UserError
 from occdistill.evaluation.report import table
 from occdistill.flow.guidance import Guided
+from occdistill.training import plan
 from occdistill.training.hooks import Collapse
 from occdistill.training.job import Ingredients, Job
 from occdistill.training.teacher import latent_batch
@@ -83,8 +84,10 @@ def overview() -> str:
 
 
 def prepare(job: Job) -> Ingredients:
-    """The config's method around its teacher."""
+    """The config's method around its teacher, or around its flow over plans."""
     config = job.config
+    if config.conditioning.kind == "plan":
+        return plan.prepare_student(job)
     vae, vae_fingerprint = job.frozen_vae()
     aligner = build_aligner(config, vae)
     codec = build_codec(config, vae, aligner)

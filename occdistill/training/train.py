@@ -51,7 +51,7 @@ def train(
 
     Args:
         config: from `load_config`.
-        part: `vae`, `light`, `lidar_encoder`, `teacher` or `distill`: `train_<part>` of the config.
+        part: `vae`, `light`, `lidar_encoder`, `teacher`, `plan` or `distill`: `train_<part>` of the config.
         work_dir: default: a folder for this part in the config's.
         resume: go on from the newest checkpoint in the work directory.
         device: `cpu`, `cuda` or `cuda:N`.

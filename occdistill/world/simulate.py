@@ -133,7 +133,7 @@ def _shows_something(track: np.ndarray, rng: np.random.Generator) -> bool:
     return way > 0.05 * len(track) or rng.random() < 0.5
 
 
-def drives(seed: int, split: str, number: int, keyframes: int = 40) -> np.ndarray:
+def drives(seed: int, split: str, number: int, keyframes: int = 40) -> tuple[Town, np.ndarray]:
     """How everybody in a car drives about the town of a scene: nothing is built, nothing seen.
 
     They drive by the same laws as the ego car, which is the first of them, and of those who stand
@@ -144,16 +144,16 @@ def drives(seed: int, split: str, number: int, keyframes: int = 40) -> np.ndarra
         keyframes: of each drive, 2 a second.
 
     Returns:
-        Rear axles' x, y, yaw, `(N, keyframes, 3)`, N >= 1.
+        The town, and rear axles' x, y, yaw, `(N, keyframes, 3)`, N >= 1.
 
     Raises:
         UserError: for a negative seed.
     """
-    _, tracks, rng = drive(seed, split, number, keyframes)
+    town, tracks, rng = drive(seed, split, number, keyframes)
     cars = tracks.pose[:, np.isin(tracks.kind, (KIND["car"], KIND["van"]))].swapaxes(0, 1)
     back = np.stack([np.cos(cars[..., 2]), np.sin(cars[..., 2]), np.zeros(cars.shape[:2])], -1)
     others = [car for car in cars - REAR_AXLE * back if _shows_something(car, rng)]
-    return np.stack([tracks.ego, *others])
+    return town, np.stack([tracks.ego, *others])
 
 
 def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> SceneWorld:

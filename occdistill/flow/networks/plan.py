@@ -39,7 +39,8 @@ class PlanField(VelocityNetwork):
     Args:
         future: steps of a plan, F.
         steps: past steps shown, N.
-        scene: `(C, H, W)` of a frame's latents; None: the motion alone is known.
+        scene: `(C, H, W)` of a frame's latents, or of one cell whatever else is known; None: the
+            motion alone is.
         width: of all layers.
         layers: residual pairs; the second half of them is the decoder that `decoupled` speaks of.
         two_time: also take the end time r of a step; its embedding starts at zero.
@@ -69,7 +70,9 @@ class PlanField(VelocityNetwork):
         self.map = nn.Unflatten(1, (width, 1, 1))
         self.leave = nn.Linear(width, 3 * future)
         self.look = None
-        if scene is not None:
+        if scene is not None and tuple(scene[1:]) == (1, 1):
+            self.look = nn.Sequential(nn.Flatten(), nn.Linear(scene[0], width))
+        elif scene is not None:
             channels, height, cells = scene
             self.look = nn.Sequential(
                 nn.Conv2d(channels, 32, 3, stride=2, padding=1),
