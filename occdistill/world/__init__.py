@@ -11,9 +11,10 @@ reads the real thing:
 
 `town` plans streets, `traffic` drives and walks on them, `scenery` builds what lines them as
 `columns`, `simulate` joins these to one scene, `labels` and `scan` look at it, `tables` and
-`world` write it.
+`world` write it. Where recorded drives are re-enacted, `recordings` reads them as `motion`,
+`mending` makes their tracks fit, and `surface` puts a town where their streets are.
 """
 
-from occdistill.world.world import VERSION, make_world
+from occdistill.world.world import VERSION, make_recorded_world, make_world, summary
 
-__all__ = ["VERSION", "make_world"]
+__all__ = ["VERSION", "make_recorded_world", "make_world", "summary"]

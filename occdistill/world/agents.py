@@ -37,9 +37,27 @@ KINDS = (
     Kind("bin", 0, "movable_object.pushable_pullable", (0.75, 0.7, 1.2), 0.10),
     Kind("bicycle_rack", 2, "vehicle.bicycle", (1.75, 0.6, 1.15), 0.05),
     Kind("parked_motorcycle", 6, "vehicle.motorcycle", (2.05, 0.8, 1.25), 0.06),
+    # What only recordings have; classes as in nuScenes-lidarseg.
+    Kind("bendy_bus", 3, "vehicle.bus.bendy", (17.5, 2.8, 3.4), 0.0),
+    Kind("police_officer", 7, "human.pedestrian.police_officer", (0.72, 0.7, 1.78), 0.0),
+    Kind("personal_mobility", 0, "human.pedestrian.personal_mobility", (1.1, 0.7, 1.7), 0.0),
+    Kind("stroller", 0, "human.pedestrian.stroller", (1.0, 0.6, 1.1), 0.0),
+    Kind("wheelchair", 0, "human.pedestrian.wheelchair", (1.1, 0.7, 1.3), 0.0),
+    Kind("animal", 0, "animal", (0.8, 0.35, 0.6), 0.0),
+    Kind("ambulance", 0, "vehicle.emergency.ambulance", (6.2, 2.2, 2.6), 0.0),
+    Kind("police_car", 0, "vehicle.emergency.police", (4.8, 1.95, 1.6), 0.0),
+    Kind("rack", 0, "static_object.bicycle_rack", (3.0, 1.8, 1.1), 0.0),
 )
 KIND = {kind.name: number for number, kind in enumerate(KINDS)}
 LABELS = np.array([kind.label for kind in KINDS], np.uint8)
+_OF_CATEGORY = {kind.category: number for number, kind in reversed(list(enumerate(KINDS)))}
+_TALL = 1.95
+
+
+def kind_of(category: str, height: float) -> int | None:
+    """The kind that a recorded object (nuScenes category, metres) is drawn as; None: no kind."""
+    kind = _OF_CATEGORY.get(category)
+    return KIND["van"] if kind == KIND["car"] and height > _TALL else kind
 
 
 def draw_size(kind: int, rng: np.random.Generator) -> np.ndarray:

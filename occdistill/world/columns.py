@@ -94,6 +94,44 @@ def _span(columns, x, y, reach):
 
 
 @njit(cache=True)
+def _take(columns, i, j, below):
+    """Remove the intervals of a column that begin below a height (decimetres)."""
+    left = 0
+    for k in range(SLOTS):
+        if columns.label[i, j, k] != EMPTY and columns.low[i, j, k] >= below:
+            columns.low[i, j, left] = columns.low[i, j, k]
+            columns.high[i, j, left] = columns.high[i, j, k]
+            columns.label[i, j, left] = columns.label[i, j, k]
+            left += 1
+    columns.label[i, j, left:] = EMPTY
+
+
+@njit(cache=True)
+def clear_boxes(columns, pose, size, below):
+    """Remove what begins below a height (metres) where boxes (N: x, y, yaw; l, w, h) stand."""
+    for n in range(len(pose)):
+        x, y, yaw = pose[n]
+        length, width = size[n, 0], size[n, 1]
+        i0, i1, j0, j1 = _span(columns, x, y, math.hypot(length, width) / 2 + CELL)
+        c, s = math.cos(yaw), math.sin(yaw)
+        for i in range(i0, i1):
+            for j in range(j0, j1):
+                dx = columns.origin[0] + (i + 0.5) * CELL - x
+                dy = columns.origin[1] + (j + 0.5) * CELL - y
+                if abs(c * dx + s * dy) <= length / 2 and abs(-s * dx + c * dy) <= width / 2:
+                    _take(columns, i, j, round(10 * below[n]))
+
+
+@njit(cache=True)
+def clear_ground(columns, label, below):
+    """Remove what begins below a height (metres) above ground of one class."""
+    for i in range(columns.ground.shape[0]):
+        for j in range(columns.ground.shape[1]):
+            if columns.ground[i, j] == label:
+                _take(columns, i, j, round(10 * below))
+
+
+@njit(cache=True)
 def stamp_box(columns, x, y, yaw, length, width, low, high, label, wall):
     """Add an upright box (heights in metres above ground); wall > 0 leaves only its walls."""
     i0, i1, j0, j1 = _span(columns, x, y, math.hypot(length, width) / 2 + CELL)

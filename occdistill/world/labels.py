@@ -174,7 +174,8 @@ def _sample(columns, above, below, ground, rotation, translation, out):
                 out[a, b, k] = best
 
 
-_CAR, _VAN, _TRUCK, _BUS = KIND["car"], KIND["van"], KIND["truck"], KIND["bus"]
+_CAR, _VAN, _TRUCK = KIND["car"], KIND["van"], KIND["truck"]
+_BUS, _BENDY_BUS = KIND["bus"], KIND["bendy_bus"]
 _TRAILER, _DIGGER = KIND["trailer"], KIND["construction_vehicle"]
 _MOTORCYCLE, _BICYCLE = KIND["motorcycle"], KIND["bicycle"]
 
@@ -197,7 +198,7 @@ def solid_part(kind, u, v, w, length, width, height):
         return abs(v) < 0.22 and rise - 0.3 < w < rise
     if kind == _MOTORCYCLE or kind == _BICYCLE:
         return w < 0.62 or -0.28 < u < 0.14
-    big = kind == _TRUCK or kind == _BUS or kind == _TRAILER
+    big = kind == _TRUCK or kind == _BUS or kind == _BENDY_BUS or kind == _TRAILER
     if not big:
         return True
     if kind == _TRUCK and 0.19 < u < 0.24:

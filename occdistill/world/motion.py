@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,17 @@ from occdistill.world.traffic import Tracks
 
 KEYFRAME = 0.5
 """Seconds between keyframes."""
+
+
+class Streets(NamedTuple):
+    """Where vehicles may drive, in a scene's frame, metres.
+
+    `areas`, each a list of closed rings (P, 2), of which every second one that holds a point takes
+    it out again (a hole); `lanes` (P, 2) are centre lines.
+    """
+
+    areas: list[list[np.ndarray]]
+    lanes: list[np.ndarray]
 
 
 @dataclass
@@ -28,6 +40,7 @@ class Motion:
         valid: (N, T) bool, where a box is known; `pose` is finite there.
         size: (N, 3) length, width, height.
         category: (N,) nuScenes' names, such as vehicle.car.
+        streets: what is known of them; nothing where there is no map.
         notes: what was mended or left out when it was read, a sentence each.
     """
 
@@ -38,6 +51,7 @@ class Motion:
     valid: np.ndarray
     size: np.ndarray
     category: np.ndarray
+    streets: Streets = field(default_factory=lambda: Streets([], []))
     notes: list[str] = field(default_factory=list)
 
     def at(self, times: np.ndarray) -> Motion:
@@ -82,6 +96,7 @@ def simulated(tracks: Tracks, name: str = "") -> Motion:
 
 
 _ARRAYS = ("timestep", "position", "heading", "valid", "size", "nuscenes_class")
+_MAP = ("map_points", "map_offsets", "map_kind", "map_closed")
 _ADVICE = "write it as data/README.md says"
 
 
@@ -101,7 +116,9 @@ def read_folder(folder: str | Path) -> list[Motion]:
 
 
 def _read(path: Path) -> Motion:
-    data = read_npz(path, _ARRAYS, "recorded scene", _ADVICE)
+    data = read_npz(path, (), "recorded scene", _ADVICE)
+    if missing := [name for name in _ARRAYS if name not in data]:
+        raise UserError(f"{path} holds no array named {missing[0]!r}; {_ADVICE}")
     time, valid = data["timestep"].astype(float), data["valid"].astype(bool)
     count, steps = valid.shape if valid.ndim == 2 else (0, 0)
     shapes = {"position": (count, steps, 3), "heading": (count, steps), "size": (count, 3)}
@@ -121,8 +138,34 @@ def _read(path: Path) -> Motion:
     notes = [cut] if last < steps else []
     return Motion(
         path.stem, time[:last], pose[0, :last], pose[1:, :last], known[1:, :last],
-        data["size"][1:].astype(float), category[1:], notes,
+        data["size"][1:].astype(float), category[1:], _streets(path, data), notes,
     )  # fmt: skip
+
+
+def _streets(path: Path, data: dict[str, np.ndarray]) -> Streets:
+    """The map beside the motion, which a recording may lack.
+
+    Lanes' outlines are areas of their own; other closed lines are kerbs, together one area; open
+    lanes are centre lines, and open lines of another kind are paint.
+    """
+    if any(name not in data for name in _MAP):
+        return Streets([], [])
+    points, cuts = data["map_points"].astype(float), data["map_offsets"]
+    kinds, closed = data["map_kind"].astype(str), data["map_closed"].astype(bool)
+    ends = len(cuts) and (cuts[0], cuts[-1]) == (0, len(points)) and (np.diff(cuts) > 0).all()
+    fits = ends and kinds.shape == closed.shape == (len(cuts) - 1,)
+    if not fits or points.shape[1:] != (2,) or not np.isfinite(points).all():
+        raise UserError(f"{path} has a map whose arrays do not fit together; {_ADVICE}")
+    kerbs, outlines, lanes = [], [], []
+    for line, kind, outline in zip(np.split(points, cuts[1:-1]), kinds, closed):
+        ring = len(line) > 3 and np.allclose(line[0], line[-1], atol=0.01)
+        if outline and len(line) > 2:
+            outlines.append([line])
+        elif kind.startswith("LANE") and len(line) > 1:
+            lanes.append(line)
+        elif ring:
+            kerbs.append(line)
+    return Streets([kerbs, *outlines] if kerbs else outlines, lanes)
 
 
 def _before_set_back(time: np.ndarray, ego: np.ndarray) -> int:

@@ -1,6 +1,7 @@
 """Names, tokens and paths of a world's scenes: nothing but a function of seed and number."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 KEYFRAMES = 40
@@ -24,16 +25,24 @@ class ScenePlan:
     number: int
     index: int
     keyframes: int = KEYFRAMES
+    recorded: str = ""
+    """The name of the recorded scene that it re-enacts."""
 
     @property
     def name(self) -> str:
-        """scene-0001, …"""
-        return f"scene-{self.index + 1:04d}"
+        """scene-0001, …, or as recorded."""
+        return self.recorded or f"scene-{self.index + 1:04d}"
 
     @property
     def token(self) -> str:
         """The scene's token."""
-        return token(self.seed, self.split, self.number)
+        return token(self.seed, self.recorded or self.split, self.number)
+
+    @property
+    def stream(self) -> tuple[int, int, int]:
+        """What its random numbers begin with; of a recorded scene not the split."""
+        which = len(SPLITS) if self.recorded else SPLITS.index(self.split)
+        return self.seed, which, self.number
 
     def sample_token(self, k: int) -> str:
         """Token of keyframe k; empty beyond the scene's ends, as the tables have it."""
@@ -64,3 +73,17 @@ def plan_scenes(scenes: int, val_scenes: int, seed: int, keyframes: int) -> list
     """Train scenes, then val scenes; the n-th scene of a split does not depend on the counts."""
     splits = [("train", n) for n in range(scenes)] + [("val", n) for n in range(val_scenes)]
     return [ScenePlan(seed, *which, index, keyframes) for index, which in enumerate(splits)]
+
+
+def plan_recorded(
+    lengths: Mapping[str, int], splits: Mapping[str, Sequence[str]], seed: int
+) -> list[ScenePlan]:
+    """Recorded scenes by name with their numbers of keyframes, train scenes first.
+
+    What is drawn for a scene depends on its name and the seed, not on what else is recorded.
+    """
+    names = [(split, name) for split in SPLITS for name in splits[split]]
+    return [
+        ScenePlan(seed, split, int(token(name)[:7], 16), index, lengths[name], name)
+        for index, (split, name) in enumerate(names)
+    ]

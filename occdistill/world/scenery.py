@@ -53,9 +53,10 @@ class Scenery:
         self.origin = self.columns.origin - 2.0
         size = np.array(self.columns.ground.shape) * CELL
         self.shape = tuple(np.ceil(size).astype(int) + 5)
-        self.taken = np.zeros(self.shape, bool)
+        self.keep = np.zeros(self.shape, bool)
         self.salt = 0
         self._survey()
+        self.taken = self.keep.copy()
         self._paint()
         order = [r for r in town.roads if self._inside(r)]
         streets = [Street(r) for r in order]
@@ -63,12 +64,12 @@ class Scenery:
             if street.road.works:
                 self._works(street)
         for street in streets:
-            for side in (-1, 1):
+            for side in street.road.sides:
                 self._kerb(street, side)
                 self._parking(street, side)
         self._signals()
         for street in streets:
-            for side in (-1, 1):
+            for side in street.road.sides:
                 self._front(street, side)
         self._backyards()
 
@@ -111,6 +112,10 @@ class Scenery:
                 e = q - p
                 inside &= sign * (e[0] * (y - p[1]) - e[1] * (x - p[0])) >= 0
             self.district[inside] = kind
+        if self.town.ground is not None:
+            at = (self.origin - self.town.ground.origin).astype(int)
+            part = tuple(slice(a, a + n) for a, n in zip(at, self.shape))
+            self.kerb, self.district, self.keep = (f[part] for f in self.town.ground[1:])
 
     def _paint(self) -> None:
         roads = self.town.roads
@@ -187,7 +192,10 @@ class Scenery:
         height = rng.uniform(3.6, 5.5) if small else rng.uniform(5.0, 10.0)
         radius = rng.uniform(0.9, 1.6) if small else rng.uniform(1.5, 3.2)
         bare = rng.uniform(1.7, 2.3) if small else rng.uniform(2.2, 3.4)
-        stamp_disc(self.columns, x, y, rng.uniform(0.17, 0.32), 0.0, bare + 0.8, GREEN)
+        trunk = rng.uniform(0.17, 0.32)
+        if self.keep[self._cell(x, y)]:
+            return
+        stamp_disc(self.columns, x, y, trunk, 0.0, bare + 0.8, GREEN)
         middle, half = (height + bare) / 2, (height - bare) / 2
         stamp_crown(self.columns, x, y, radius, middle, half, GREEN, self.salt)
 
@@ -195,12 +203,16 @@ class Scenery:
         self.salt += 2
         radius = self.rng.uniform(0.5, 1.4)
         high = self.rng.uniform(0.5, 1.1)
+        if self.keep[self._cell(x, y)]:
+            return
         stamp_crown(self.columns, x, y, radius, high * 0.5, high * 0.6, GREEN, self.salt)
 
     def _pole(self, x: float, y: float, high: float, sign: bool, yaw: float = 0.0) -> None:
+        wide = self.rng.uniform(0.5, 1.0) if sign else 0.0
+        if self.keep[self._cell(x, y)]:
+            return
         stamp_disc(self.columns, x, y, 0.17, 0.0, high, MANMADE)
         if sign:
-            wide = self.rng.uniform(0.5, 1.0)
             stamp_box(self.columns, x, y, yaw, 0.25, wide, high - 0.8, high, MANMADE, 0.0)
 
     def _building(self, x, y, yaw, length, width, high) -> None:

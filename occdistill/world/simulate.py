@@ -15,13 +15,22 @@ from occdistill.data.poses import (
     rotations_between,
 )
 from occdistill.errors import UserError
-from occdistill.world.agents import KIND, untouched
-from occdistill.world.columns import Columns
+from occdistill.world.agents import KIND, kind_of, untouched
+from occdistill.world.columns import Columns, clear_boxes, clear_ground
 from occdistill.world.labels import annotated, in_sight, label_grid, survey
+from occdistill.world.motion import KEYFRAME, Motion
 from occdistill.world.plan import SPLITS
-from occdistill.world.scenery import furnish
+from occdistill.world.scenery import ROAD, furnish
+from occdistill.world.surface import boxes_of, recorded_town
 from occdistill.world.town import Town, elevation, plan_town
 from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, Tracks, simulate
+
+HEADROOM = 4.5
+"""Metres over a recorded road in which nothing hangs."""
+CLEARANCE = 0.2
+"""Metres around and over recorded boxes in which nothing stands."""
+STILL = 0.6
+"""What stays within this many metres has never moved."""
 
 
 @dataclass
@@ -160,7 +169,6 @@ def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> Scen
     """Simulate one scene; the same arguments give the same world."""
     town, tracks, rng = drive(seed, split, number, keyframes)
     columns, objects = furnish(town, tracks.ego[:, :2], rng)
-    translation, rotation = _place(town, tracks.ego)
     ego = tracks.ego + REAR_AXLE * np.stack(
         [np.cos(tracks.ego[:, 2]), np.sin(tracks.ego[:, 2]), np.zeros(keyframes)], -1
     )
@@ -171,24 +179,70 @@ def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> Scen
     kinds = np.concatenate([tracks.kind, objects.kind[free]])
     sizes = np.concatenate([tracks.size, objects.size[free]])
     speed = np.concatenate([tracks.speed, np.zeros((keyframes, len(still)))], 1)
-    foot = np.round(
-        [[elevation(town.hills, x, y)[0] for x, y in frame] for frame in pose[..., :2]], 3
-    )
+    standing = np.arange(len(kinds)) >= len(tracks.kind)
+    return _enact(town, columns, tracks.ego, kinds, sizes, pose, speed, standing)
+
+
+def reenact(motion: Motion, rng: np.random.Generator) -> SceneWorld:
+    """A recorded scene, as `mending.mended` returns it, with scenery drawn for it."""
+    town = recorded_town(motion, rng)
+    columns, _ = furnish(town, motion.ego[:, :2], rng)  # what stands there was recorded, too
+    clear_ground(columns, ROAD, HEADROOM)
+    pose, size, _ = boxes_of(motion.at(np.arange(motion.time[0], motion.time[-1], 0.1)))
+    clear_boxes(columns, pose, size + CLEARANCE, size[:, 2] + CLEARANCE)
+    motion = motion.keyframes()
+    there = motion.valid.any(1)
+    valid, size = motion.valid[there].T, motion.size[there]
+    pose = _held(motion.pose[there], motion.valid[there]).swapaxes(0, 1)
+    names = motion.category[there]
+    kinds = np.array([kind_of(name, height) for name, height in zip(names, size[:, 2])], int)
+    step = np.hypot(*np.diff(pose[..., :2], axis=0).transpose(2, 0, 1)) / KEYFRAME
+    both = valid[1:] & valid[:-1]
+    count = np.pad(both, ((1, 0), (0, 0))).astype(int) + np.pad(both, ((0, 1), (0, 0)))
+    speed = np.pad(step * both, ((1, 0), (0, 0))) + np.pad(step * both, ((0, 1), (0, 0)))
+    speed = np.round(speed / np.maximum(count, 1), 4)
+    standing = np.ptp(pose[..., :2], axis=0).max(1) < STILL
+    ego = np.round(motion.ego, 5)
+    return _enact(town, columns, ego, kinds, size, np.round(pose, 5), speed, standing, valid)
+
+
+def _held(pose: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Tracks (N, K, 3) that stay at the nearest known place where they are not known."""
+    at = np.arange(valid.shape[1])
+    nearest = [at[known][np.abs(at[:, None] - at[known]).argmin(1)] for known in valid]
+    return np.stack([track[k] for track, k in zip(pose, nearest)]) if len(pose) else pose
+
+
+def _enact(
+    town: Town,
+    columns: Columns,
+    ego: np.ndarray,
+    kinds: np.ndarray,
+    sizes: np.ndarray,
+    pose: np.ndarray,
+    speed: np.ndarray,
+    standing: np.ndarray,
+    known: np.ndarray | bool = True,
+) -> SceneWorld:
+    """Put the ego car (K, 3) and all boxes on the ground, and see who is in sight.
+
+    `known` (K, N) tells where a recording has a box.
+    """
+    foot = [[elevation(town.hills, x, y)[0] for x, y in frame] for frame in pose[..., :2]]
     scene = SceneWorld(
         columns,
-        translation,
-        rotation,
+        *_place(town, ego),
         kinds,
         sizes,
         pose,
-        foot,
+        np.round(foot, 3).reshape(pose.shape[:2]),
         speed,
-        np.arange(len(kinds)) >= len(tracks.kind),
+        standing,
         in_sight=np.zeros(pose.shape[:2], bool),
         alive=np.zeros(pose.shape[:2], bool),
     )
-    scene.in_sight = in_sight(columns, scene.eyes, pose, sizes)
-    scene.alive = annotated(scene.in_sight)
+    scene.in_sight = in_sight(columns, scene.eyes, pose, sizes) & known
+    scene.alive = annotated(scene.in_sight) & known
     return scene
 
 

@@ -32,10 +32,14 @@ class Road:
     works: tuple[int, float, float] | None = None
     """Side (0 right, 1 left) and the stretch (metres from a) that road works close."""
     guard: bool = False
+    sides: tuple[int, ...] = (-1, 1)
+    """Where something lines it: -1 right, 1 left."""
 
     @property
     def half_width(self) -> float:
-        """Centreline to kerb, metres."""
+        """Centreline to kerb, metres; a road without lanes is a kerb itself."""
+        if not self.lanes:
+            return 0.0
         parking = PARKING_WIDTH if self.parking else 0.0
         return self.median / 2 + self.lanes * LANE_WIDTH + CYCLE_WIDTH + parking
 
@@ -69,6 +73,19 @@ class Paths(NamedTuple):
     opposite: np.ndarray
 
 
+class Ground(NamedTuple):
+    """Streets that weren't planned but recorded, as fields of 1 m cells from `origin` (integers).
+
+    `kerb` metres to the nearest kerb, negative on a road; `district` number; `keep` bool, what must
+    stay free.
+    """
+
+    origin: np.ndarray
+    kerb: np.ndarray
+    district: np.ndarray
+    keep: np.ndarray
+
+
 @dataclass
 class Town:
     """A town: junctions, roads, blocks (grid of district numbers), terrain, and its paths."""
@@ -80,6 +97,7 @@ class Town:
     signals: np.ndarray
     """Per junction: signalised (0/1), green seconds of group 0 and 1, time offset."""
     paths: Paths | None = None
+    ground: Ground | None = None
 
 
 @njit(cache=True)
@@ -143,6 +161,28 @@ def _close(xy, a0, a1, b0, b1, gap):
             if dx * dx + dy * dy < gap * gap:
                 return True
     return False
+
+
+def draw_mood(rng: np.random.Generator) -> np.ndarray:
+    """How often each of the four districts occurs in a town."""
+    mood = rng.dirichlet([2.0, 2.0, 0.8, 1.6])
+    return 0.5 * mood + 0.5 * np.array([0.30, 0.32, 0.13, 0.25])
+
+
+def draw_hills(rng: np.random.Generator) -> np.ndarray:
+    """The terrain's three waves, for `elevation`."""
+    waves = rng.uniform(0.0, 1.0, (3, 3))
+    hills = np.empty((3, 4))
+    for k in range(3):
+        length = 140.0 + 160.0 * waves[k, 0]
+        heading = 2 * math.pi * waves[k, 1]
+        hills[k] = (
+            0.0017 * length * (0.6 + 0.8 * waves[k, 2]),
+            2 * math.pi / length * math.cos(heading),
+            2 * math.pi / length * math.sin(heading),
+            2 * math.pi * waves[k, 2],
+        )
+    return np.round(hills, 9)
 
 
 def plan_town(rng: np.random.Generator, size: int = 5) -> Town:
@@ -215,25 +255,13 @@ def plan_town(rng: np.random.Generator, size: int = 5) -> Town:
     signals[:, 1:3] = rng.uniform(20.0, 40.0, (size * size, 2))
     signals[:, 3] = rng.uniform(0.0, 80.0, size * size)
 
-    mood = rng.dirichlet([2.0, 2.0, 0.8, 1.6])
-    mood = 0.5 * mood + 0.5 * np.array([0.30, 0.32, 0.13, 0.25])
+    mood = draw_mood(rng)
     blocks = []
     for i in range(size - 1):
         for j in range(size - 1):
             ring = [i * size + j, (i + 1) * size + j, (i + 1) * size + j + 1, i * size + j + 1]
             blocks.append((nodes[ring], int(rng.choice(4, p=mood))))
-    waves = rng.uniform(0.0, 1.0, (3, 3))
-    hills = np.empty((3, 4))
-    for k in range(3):
-        length = 140.0 + 160.0 * waves[k, 0]
-        heading = 2 * math.pi * waves[k, 1]
-        hills[k] = (
-            0.0017 * length * (0.6 + 0.8 * waves[k, 2]),
-            2 * math.pi / length * math.cos(heading),
-            2 * math.pi / length * math.sin(heading),
-            2 * math.pi * waves[k, 2],
-        )
-    town = Town(nodes, roads, blocks, np.round(hills, 9), np.round(signals, 3))
+    town = Town(nodes, roads, blocks, draw_hills(rng), np.round(signals, 3))
     town.paths = _lay_paths(town)
     return town
 

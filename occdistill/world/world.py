@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,9 +20,11 @@ from occdistill.errors import UserError
 from occdistill.store import read_json, write_json
 from occdistill.untrusted import inside
 from occdistill.world.labels import visibility
-from occdistill.world.plan import KEYFRAMES, SPLITS, ScenePlan, plan_scenes
+from occdistill.world.motion import Motion
+from occdistill.world.plan import KEYFRAMES, ScenePlan, plan_recorded, plan_scenes
+from occdistill.world.recordings import assign, digest
 from occdistill.world.scan import Scan, scan
-from occdistill.world.simulate import SceneWorld, build_scene, scene_generator
+from occdistill.world.simulate import SceneWorld, build_scene, reenact, scene_generator
 from occdistill.world.tables import annotations, scene_tables, write_tables
 
 VERSION = "v1.0-synthetic"
@@ -45,6 +47,12 @@ class _Settings:
     lidar: bool
     version: str
     format: int = _FORMAT
+    recorded: str = ""
+    """Digest of the motion that is re-enacted."""
+
+    def stamp(self) -> dict:
+        """As kept beside the world; worlds made before there were recordings don't name any."""
+        return {k: v for k, v in asdict(self).items() if v != "" or k != "recorded"}
 
 
 def make_world(
@@ -81,7 +89,6 @@ def make_world(
         UserError: if the folder holds something else, the disk is too full, or a number is out of
             range.
     """
-    out = Path(out)
     val_scenes = max(1, scenes // 5) if val_scenes is None else val_scenes
     if scenes < 0 or val_scenes < 0 or scenes + val_scenes < 1 or keyframes < 1 or seed < 0:
         raise UserError(
@@ -89,14 +96,75 @@ def make_world(
             " cannot be made; give at least one scene and one keyframe, and no negative number"
         )
     settings = _Settings(scenes, val_scenes, seed, keyframes, lidar, version)
+    plans = plan_scenes(scenes, val_scenes, seed, keyframes)
+    return _write(Path(out), plans, {}, settings, workers, overwrite)
+
+
+def make_recorded_world(
+    out: Path | str,
+    motions: Sequence[Motion],
+    split: str = "val",
+    seed: int = 0,
+    lidar: bool = True,
+    workers: int | None = None,
+    version: str = VERSION,
+    overwrite: bool = False,
+) -> Path:
+    """Write a world in which recorded motion is re-enacted; the rest as `make_world`.
+
+    Args:
+        motions: as `recordings.read_recorded` reads them, at least one.
+        split: see `recordings.assign`.
+        seed: of the scenery.
+        out, lidar, workers, version, overwrite: as for `make_world`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: as `make_world`; there is no motion, or the split doesn't fit its scenes.
+    """
+    if seed < 0:
+        raise UserError(f"a seed is an integer from 0 on, not {seed}")
+    splits = assign([motion.name for motion in motions], split)
+    enacted = {motion.name: motion for motion in motions}
+    lengths = {name: len(motion.keyframes().time) for name, motion in enacted.items()}
+    plans = plan_recorded(lengths, splits, seed)
+    settings = _Settings(
+        len(splits["train"]), len(splits["val"]), seed, max(lengths.values()), lidar, version,
+        recorded=digest(motions),
+    )  # fmt: skip
+    return _write(Path(out), plans, enacted, settings, workers, overwrite)
+
+
+def summary(out: Path) -> str:
+    """What a written world holds, in two lines."""
+    splits = read_json(out / "splits.json")
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    counts = " + ".join(f"{len(names)} {split}" for split, names in splits.items())
+    stamp = _read_stamp(out)
+    lidar = ", samples/LIDAR_TOP/, lidarseg/" if stamp["lidar"] else ""
+    return (
+        f"{out}: {counts} scenes, {size / 1e6:.0f} MB, version {stamp['version']}\n"
+        f"  gts/ (Occ3D labels), tables, annotations.json, splits.json{lidar}"
+    )
+
+
+def _write(
+    out: Path,
+    plans: list[ScenePlan],
+    enacted: Mapping[str, Motion],
+    settings: _Settings,
+    workers: int | None,
+    overwrite: bool,
+) -> Path:
     try:
         if _is_complete(out, settings, overwrite):
             return out
         _check_disk(out, settings)
         _claim(out, settings)
-        plans = plan_scenes(scenes, val_scenes, seed, keyframes)
-        parts = _write_scenes(out, plans, settings, workers or os.cpu_count() or 1)
-        write_tables(out, version, plans, parts)
+        parts = _write_scenes(out, plans, enacted, settings, workers or os.cpu_count() or 1)
+        write_tables(out, settings.version, plans, parts)
         _write_stamp(out, settings, complete=True)
     except OSError as error:
         raise UserError(
@@ -120,7 +188,7 @@ def _is_complete(out: Path, settings: _Settings, overwrite: bool) -> bool:
         )
     found = _read_stamp(out)
     complete = found.pop("complete", False)
-    if found == asdict(settings):
+    if found == settings.stamp():
         return complete
     if not overwrite:
         raise UserError(
@@ -135,7 +203,7 @@ def _claim(out: Path, settings: _Settings) -> None:
     out.mkdir(parents=True, exist_ok=True)
     found = _read_stamp(out)
     found.pop("complete", None)
-    if found and found != asdict(settings):
+    if found and found != settings.stamp():
         tables = inside(out, found["version"], out / _STAMP)  # before anything is deleted
         for folder in (tables, *(out / name for name in _OWN)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -156,7 +224,7 @@ def _read_stamp(out: Path) -> dict:
 
 
 def _write_stamp(out: Path, settings: _Settings, complete: bool) -> None:
-    write_json(out / _STAMP, asdict(settings) | {"complete": complete})
+    write_json(out / _STAMP, settings.stamp() | {"complete": complete})
 
 
 def _check_disk(out: Path, settings: _Settings) -> None:
@@ -173,16 +241,21 @@ def _check_disk(out: Path, settings: _Settings) -> None:
 
 
 def _write_scenes(
-    out: Path, plans: list[ScenePlan], settings: _Settings, workers: int
+    out: Path,
+    plans: list[ScenePlan],
+    enacted: Mapping[str, Motion],
+    settings: _Settings,
+    workers: int,
 ) -> list[dict]:
     """Make the scenes that are not there yet; returns all scenes' parts."""
     folder = out / _PARTS
     folder.mkdir(exist_ok=True)
     todo = [plan for plan in plans if not (folder / f"{plan.name}.json").is_file()]
+    jobs = [(plan, enacted.get(plan.recorded)) for plan in todo]
     job = partial(_write_scene, out=out, lidar=settings.lidar, version=settings.version)
     bar = tqdm(total=len(plans), initial=len(plans) - len(todo), unit="scene", file=sys.stderr)
     with bar:
-        for _ in _each(job, todo, min(workers, len(todo))):
+        for _ in _each(job, jobs, min(workers, len(jobs))):
             bar.update()
     return [read_json(folder / f"{plan.name}.json") for plan in plans]
 
@@ -208,9 +281,15 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:
+def _write_scene(
+    job: tuple[ScenePlan, Motion | None], out: Path, lidar: bool, version: str
+) -> None:
     """Write a scene's labels and clouds, and, last, its part of the tables."""
-    world = build_scene(plan.seed, plan.split, plan.number, plan.keyframes)
+    plan, motion = job
+    if motion is None:
+        world = build_scene(plan.seed, plan.split, plan.number, plan.keyframes)
+    else:
+        world = reenact(motion, scene_generator(*plan.stream, 0))
     scans: list[Scan] = []
     for k in range(plan.keyframes):
         semantics = world.labels(k)
@@ -227,7 +306,7 @@ def _write_scene(plan: ScenePlan, out: Path, lidar: bool, version: str) -> None:
 def _sweep(plan: ScenePlan, world: SceneWorld, k: int) -> Scan:
     which, kinds, feet, yaws = world.boxes_in_ego(k)
     # Its own stream of numbers: labels do not depend on whether there is a LiDAR.
-    rng = scene_generator(plan.seed, SPLITS.index(plan.split), plan.number, 1000 + k)
+    rng = scene_generator(*plan.stream, 1000 + k)
     boxes = (kinds, feet, yaws, world.sizes[which])
     return scan(world.columns, world.ego_to_global(k), world.eyes[k], *boxes, rng)
 
