@@ -29,7 +29,7 @@ demo: setup  ## the whole chain on the embedded world: work_dirs/demo/report.md 
 # which would go on with the shipped ones.
 WEIGHTS := work_dirs/weights
 INTO := --resume --cfg-options work_dir=$(WEIGHTS) \
-	$(foreach part,vae light teacher lidar_encoder,$(part)_checkpoint=$(WEIGHTS)/$(part).pth)
+	$(foreach part,vae light teacher lidar_encoder plan,$(part)_checkpoint=$(WEIGHTS)/$(part).pth)
 
 weights: setup  ## data/demo-weights anew, 2 h; a world that is complete is left as it is
 	$(BIN)/python tools/make_world.py --out data/world-train --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
@@ -38,9 +38,12 @@ weights: setup  ## data/demo-weights anew, 2 h; a world that is complete is left
 	$(BIN)/python tools/train_light.py configs/demo_train.py $(INTO)
 	$(BIN)/python tools/train_teacher.py configs/demo_train.py $(INTO)
 	$(BIN)/python tools/train_lidar_encoder.py configs/demo_lidar.py $(INTO)
+	$(BIN)/python tools/train_plan.py configs/demo_plan.py $(INTO)
+	$(BIN)/python tools/train_mfd.py configs/demo_plan.py $(INTO) --work-dir $(WEIGHTS)/plan_mfd
 	$(BIN)/python tools/train_mfd.py configs/demo.py $(INTO) train_distill.compact=True
 	cp $(WEIGHTS)/*.pth data/demo-weights/
 	cp $(WEIGHTS)/mfd/student.pth data/demo-weights/
+	cp $(WEIGHTS)/plan_mfd/student.pth data/demo-weights/plan_student.pth
 	$(BIN)/python tests/test_demo_weights.py
 
 test: setup  ## the fast test suite

@@ -66,9 +66,15 @@ def test_make_weights_trains_each_of_them_on_those_it_has_just_trained():
     done = subprocess.run(dry_run, cwd=REPO, capture_output=True, text=True, check=True)
     trainings = [shlex.split(line) for line in done.stdout.splitlines() if "tools/train_" in line]
     made = set()
-    parts = {file.stem for file in WEIGHTS.glob("*.pth")} - {"student"}
+    parts = {file.stem for file in WEIGHTS.glob("*.pth")} - {"student", "plan_student"}
     for _, tool, path, resume, flag, *options in trainings:
         assert (resume, flag) == ("--resume", "--cfg-options")
+        if "--work-dir" in options:  # the planner's student, apart from the other
+            assert path == "configs/demo_plan.py"
+            place = options[options.index("--work-dir") + 1]
+            assert f"cp {place}/student.pth data/demo-weights/plan_student.pth" in done.stdout
+            made.add("plan_student.pth")
+            options = options[: options.index("--work-dir")]
         config = load_config(
             path, {k: literal(v) for k, _, v in (o.partition("=") for o in options)}
         )

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from occdistill.build import pretrained
 from occdistill.build.config import load_config
 from occdistill.build.models import DECODERS, ENCODERS
 from occdistill.build.options import Options, out_folder  # noqa: F401
@@ -15,7 +14,6 @@ from occdistill.errors import Parser
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.views import VIEWS
 from occdistill.runtime.forecaster import BACKENDS
-from occdistill.runtime.planner import Planner
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -73,14 +71,6 @@ def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
         device=args.device, dtype=getattr(torch, args.dtype), backend=args.backend,
         decoders=args.decoder, encoders=args.encoder,
     )  # fmt: skip
-
-
-def planner(args: argparse.Namespace, config: Config) -> Planner | None:
-    """Of `--plan`, else of the config's `plan_checkpoint`, where the config takes plans."""
-    wanted = args.plan or config.get("plan_checkpoint")
-    if config.conditioning.kind != "gt" or not wanted:
-        return None
-    return pretrained.planner(wanted, args.device)
 
 
 def add_scoring(add) -> None:
