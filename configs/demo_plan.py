@@ -27,8 +27,8 @@ train_plan = dict(
 )  # fmt: skip
 method.update(ratio=5)
 train_distill = dict(
-    iterations=600, batch_size=256, lr=dict(student=3e-4, auxiliary=1e-3), warmup=20, final_lr=1e-5,
-    clip=1.0, seed=0, mirror=True, val_interval=200, checkpoint_interval=200, compact=True,
+    iterations=300, batch_size=256, lr=dict(student=6e-4, auxiliary=1e-3), warmup=20, final_lr=1e-5,
+    clip=1.0, seed=0, mirror=True, val_interval=100, checkpoint_interval=100, compact=True,
 )  # fmt: skip
 advice.update(plan="make it with `python tools/train_plan.py configs/demo_plan.py`")
 work_dir = "work_dirs/demo_plan"

@@ -75,7 +75,7 @@ def forecast(forecaster, *given, **more):
     return forecaster(*given, generator=torch.Generator().manual_seed(0), **more)
 
 
-def test_the_plan_matters_and_defaults_to_the_last_motion(forecaster, clip):
+def test_the_plan_matters_and_is_drawn_or_the_last_motion_goes_on(forecaster, clip, monkeypatch):
     future = forecast(forecaster, clip.past, clip.poses, clip.plan)
     assert future.shape == clip.future.shape and future.dtype == torch.uint8
     whole = forecast(forecaster, clip.past, torch.cat([clip.poses, clip.plan], 1))
@@ -83,6 +83,9 @@ def test_the_plan_matters_and_defaults_to_the_last_motion(forecaster, clip):
     still = clip.poses[:, -1:].expand(-1, 7, -1, -1)
     assert not torch.equal(forecast(forecaster, clip.past, clip.poses, still), future)
     on = occdistill.constant_velocity(clip.poses, 7)
+    drawn = forecast(forecaster, clip.past, clip.poses, samples=2)
+    assert drawn.shape == (1, 2, *clip.future.shape[1:]) and not torch.equal(*drawn[0])
+    monkeypatch.setattr(forecaster, "planner", None)
     assumed = forecast(forecaster, clip.past, clip.poses)
     assert torch.equal(assumed, forecast(forecaster, clip.past, clip.poses, on))
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from occdistill.build import pretrained
 from occdistill.build.config import load_config
 from occdistill.build.models import DECODERS, ENCODERS, NETWORKS
 from occdistill.build.options import Options, out_folder  # noqa: F401
@@ -17,7 +16,6 @@ from occdistill.evaluation.views import VIEWS
 from occdistill.processes import LAUNCHERS
 from occdistill.runtime.auto import AUTO
 from occdistill.runtime.forecaster import BACKENDS
-from occdistill.runtime.planner import Planner
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -80,14 +78,6 @@ def forecaster_options(args: argparse.Namespace) -> dict[str, Any]:
         device=args.device, dtype=dtype, backend=args.backend,
         decoders=args.decoder, encoders=args.encoder, networks=args.network,
     )  # fmt: skip
-
-
-def planner(args: argparse.Namespace, config: Config) -> Planner | None:
-    """Of `--plan`, else of the config's `plan_checkpoint`, where the config takes plans."""
-    wanted = args.plan or config.get("plan_checkpoint")
-    if config.conditioning.kind != "gt" or not wanted:
-        return None
-    return pretrained.planner(wanted, args.device)
 
 
 def add_scoring(add) -> None:

@@ -18,7 +18,7 @@ from occdistill.build import showing
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.build.own_sweeps import own_sweeps, save_forecasts
-from occdistill.build.pretrained import PRETRAINED
+from occdistill.build.pretrained import PRETRAINED, planner_for
 from occdistill.build.showing import SYNTHETIC, ShownClip
 from occdistill.errors import UserError, run
 from occdistill.visualization.page import Panel, write_page
@@ -46,7 +46,7 @@ def parse() -> argparse.Namespace:
     add("--ahead", choices=("x", "y"), default="x", help="the sensor's axis to the car's front")
     add("--rate", type=float, default=10.0, help="sweeps per second")
     add("--save", type=Path, metavar="DIR", help="write the forecast of every half second")
-    add("--plan", choices=("recorded", "constant"), default="recorded", help="where the ego goes")
+    add("--plan", choices=("recorded", "planned", "constant"), default="recorded")
     common.add_forecaster(add)
     args = parser.parse_args()
     if (args.lidar and args.source) or (args.save and not args.lidar):
@@ -81,9 +81,11 @@ def main() -> None:
     else:
         clip = showing.recorded(config, args.source, args.clip or 0, codec.future, args.seed)
         known, first = "where the ego really goes is known", "truth"
-        if args.plan == "constant" or not codec.plan:
+        if args.plan != "recorded" or not codec.plan:
             clip, known = clip.going_on(codec.future), "the ego is taken to go on as it does"
-    found = showing.forecasts(entries, clip, args.samples, args.seed)
+    planner = planner_for(config, device=args.device) if args.plan == "planned" else None
+    known = known if planner is None else "where the ego goes is drawn for each future"
+    found = showing.forecasts(entries, clip, args.samples, args.seed, planner)
     rule = showing.carried_on(clip, codec.grid)
     show(args, clip, showing.panels(clip, found, rule, first), codec.grid, known)
     if args.save is not None:

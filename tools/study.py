@@ -3,8 +3,7 @@
     python tools/study.py NAME [NAME …] [--out DIR] [--seed N] [--quick] [--real DIR] [--jobs N]
 
 Writes DIR/NAME.png and DIR/NAME.json and prints the caption. `all` runs them all: twenty
-minutes on one core, and `plans` about an hour more. What `plans` trained stays in DIR/plans: started
-again, or beside itself, it goes on from there.
+minutes on one core, `plans` an hour more; it goes on from what it left in DIR/plans.
 """
 
 import argparse
@@ -34,11 +33,9 @@ def main() -> None:
         raise UserError("--real is for the study `plans` alone: name no other beside it")
     plans = {"real": args.real, "out": args.out / "plans", "jobs": args.jobs}
     for name in STUDIES if "all" in args.names else args.names:
-        options = plans if name == "plans" else {}
         start = time.perf_counter()
-        finding = run_study(name, args.quick, args.seed, **options)
-        finding.settings["seconds"] = round(time.perf_counter() - start, 1)
-        finding.settings["quick"] = args.quick
+        finding = run_study(name, args.quick, args.seed, **plans if name == "plans" else {})
+        finding.settings |= {"seconds": time.perf_counter() - start, "quick": args.quick}
         picture, record = finding.save(args.out, f"{name}-real" if args.real else name)
         print(f"{finding.title}\n  {finding.caption}\n  {picture}, {record}", flush=True)
 

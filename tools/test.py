@@ -14,6 +14,7 @@ import _options as common
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import STEPS
 from occdistill.build.models import Models
+from occdistill.build.pretrained import planner_for
 from occdistill.build.scoring import ROWS, build_measures, build_rows, fit_scales, some_clips
 from occdistill.errors import run
 from occdistill.evaluation.card import publish
@@ -71,7 +72,7 @@ def score(args: argparse.Namespace) -> None:
     dataset, models = build_dataset(config, "val", masks), Models(config)
     rows = build_rows(
         args.rows, models, dataset, args.checkpoint, teacher_nfe=args.teacher_nfe, nfe=args.nfe,
-        guidance=args.guidance, name=args.name, planner=common.planner(args, config), **common.forecaster_options(args),
+        guidance=args.guidance, name=args.name, planner=planner_for(config, args.plan, args.device), **common.forecaster_options(args),
     )  # fmt: skip
     how = dict(batch_size=args.batch_size, device=args.device, seed=args.seed, workers=args.workers)
     scales, fitted_on = fit_scales(rows, models, args.calibrate, args.samples, **how)

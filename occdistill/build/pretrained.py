@@ -86,6 +86,23 @@ def planner(path: str | Path, device: str | torch.device = "cpu") -> Planner:
     return Planner(network, nfe, meta.get("renoise", False), mark, device)
 
 
+def planner_for(
+    config: Config, path: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Planner | None:
+    """What a config's models plan with.
+
+    Args:
+        config: of models that take a plan, else there is nothing to plan for.
+        path: a planner's checkpoint; default: the config's `plan_checkpoint`.
+        device: where it runs.
+
+    Raises:
+        UserError: as `planner`.
+    """
+    path = path or config.get("plan_checkpoint")
+    return planner(path, device) if path and config.conditioning.kind == "gt" else None
+
+
 def checkpoint_path(source: str | Path) -> Path:
     """The checkpoint that a name, a file or a folder means.
 

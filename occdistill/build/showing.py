@@ -19,6 +19,7 @@ from occdistill.errors import UserError
 from occdistill.evaluation.baselines import ego_warp
 from occdistill.evaluation.confusion import confusion
 from occdistill.evaluation.metrics import binary_iou, mean_iou, tally
+from occdistill.runtime.planner import Planner
 from occdistill.runtime.sources import Packet, synthetic
 from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
@@ -108,7 +109,11 @@ class Forecast(NamedTuple):
 
 
 def forecasts(
-    entries: Sequence[Contender], clip: ShownClip, samples: int = 1, seed: int = 0
+    entries: Sequence[Contender],
+    clip: ShownClip,
+    samples: int = 1,
+    seed: int = 0,
+    planner: Planner | None = None,
 ) -> dict[str, Forecast]:
     """By caption. All start from the same noise.
 
@@ -117,14 +122,17 @@ def forecasts(
         clip: the same for all.
         samples: futures of all but the teacher.
         seed: of the noise.
+        planner: samples a plan for each future, instead of the clip's.
     """
     result = {}
+    steps = len(clip.poses) if planner is None else len(clip.past)
+    motion = dict(poses=clip.poses[None, :steps])
+    motion |= dict(trajectory=clip.trajectory[None]) if planner is None else {}
     for entry in entries:
         nfe, count = entry.forecaster.nfe, 1 if entry.model == "teacher" else samples
-        futures = entry.forecaster(
-            clip.past[None], clip.poses[None], trajectory=clip.trajectory[None], samples=count,
-            generator=torch_generator(seed),
-        )  # fmt: skip
+        entry.forecaster.planner = planner
+        how = dict(samples=count, generator=torch_generator(seed))
+        futures = entry.forecaster(clip.past[None], **motion, **how)
         futures = futures.view(count, -1, *clip.past.shape[1:])
         agreement = []
         if count > 1:
