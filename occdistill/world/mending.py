@@ -25,8 +25,8 @@ def mended(motion: Motion) -> Motion:
     - Objects of an unknown category, or known at no moment, are left out.
     - Those without a size get their kind's usual one.
     - A moment far off the moments around it is filled in from these.
-    - Where an object stays away, as far as none moves or longer than `LONGEST_GAP`, its track is cut
-      in two; shorter gaps are filled in.
+    - Where an object jumps, or is unknown for longer than `LONGEST_GAP`, its track is cut in two;
+      single moments between jumps are left out, shorter gaps filled in.
     - A box that is turned round for a while is turned back.
     - What would overlap the ego car is left out for these moments.
     """
@@ -72,7 +72,7 @@ def _pieces(
         at = np.delete(at, wrong)
         far = _far(time, pose, at, fastest)
     if far.any():
-        told["that jump, cut in two there"] += 1
+        told["that jump, cut there"] += 1
     yaw = np.unwrap(pose[at, 2], period=np.pi)
     turned = np.cos(yaw - pose[at, 2]) < 0
     if turned.any():
@@ -81,6 +81,8 @@ def _pieces(
     cuts = np.flatnonzero(far | (np.diff(time[at]) > LONGEST_GAP + 1e-3)) + 1
     out = []
     for piece, angle in zip(np.split(at, cuts), np.split(yaw, cuts)):
+        if len(piece) == 1 and far.any():
+            continue  # nothing says which side of a jump is right
         columns = (pose[piece, 0], pose[piece, 1], angle)
         # Before and after, the object stays where it is: nobody looks then.
         whole = np.stack([np.interp(time, time[piece], column) for column in columns], -1)

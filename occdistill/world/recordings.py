@@ -10,19 +10,40 @@ import numpy as np
 
 from occdistill.data.scenes import official_splits
 from occdistill.errors import UserError
+from occdistill.untrusted import proper
 from occdistill.world.mending import mended
 from occdistill.world.motion import Motion, read_folder
+from occdistill.world.motion_tables import read_tables, tables_in
+from occdistill.world.scenery import MARGIN
 
 SPLITTINGS = ("val", "official")
+LARGEST = 2e6
+"""Square metres of a scene at most."""
+_ADVICE = "name a folder as in data/README.md, or a nuScenes root with its tables"
 
 
 def read_recorded(source: str | Path) -> list[Motion]:
     """Recorded scenes, mended, from a folder of motion (data/README.md) or of nuScenes' tables.
 
     Raises:
-        UserError: it is neither, or what it holds can't be read.
+        UserError: it is neither, what it holds can't be read, or a drive is too long.
     """
-    return [mended(motion) for motion in read_folder(source)]
+    source = Path(source)
+    if not source.is_dir():
+        raise UserError(f"{source} is no folder; {_ADVICE}")
+    tables = tables_in(source)
+    if tables is None and not any(source.glob("*.npz")):
+        raise UserError(f"{source} has neither motion (*.npz) nor nuScenes' tables; {_ADVICE}")
+    motions = read_folder(source) if tables is None else read_tables(tables)
+    for motion in motions:
+        proper(motion.name, source, source)
+        width, depth = np.ptp(motion.ego[:, :2], axis=0) + 2 * MARGIN
+        if width * depth > LARGEST:
+            raise UserError(
+                f"scene {motion.name} of {source} goes over {width:.0f} × {depth:.0f} m, more than"
+                " is furnished at once; cut it into scenes of some 20 s"
+            )
+    return [mended(motion) for motion in motions]
 
 
 def told(motions: Sequence[Motion]) -> str:

@@ -22,6 +22,8 @@ from occdistill.world.town import LANE_WIDTH, Road, Town
 
 ROAD, FLAT, PAVEMENT, TERRAIN, MANMADE, GREEN, OTHERS = 11, 12, 13, 14, 15, 16, 0
 CENTRE, HOUSES, PARK, COMMERCIAL, OUTSKIRTS = range(5)
+MARGIN = 74.0
+"""Metres around the ego car's way that are built."""
 
 
 class Street:
@@ -520,7 +522,7 @@ class Scenery:
 
 
 def furnish(
-    town: Town, route: np.ndarray, rng: np.random.Generator, margin: float = 74.0
+    town: Town, route: np.ndarray, rng: np.random.Generator, margin: float = MARGIN
 ) -> tuple[Columns, StreetObjects]:
     """Build the static world within `margin` metres of a route (K, 2)."""
     scenery = Scenery(town, route.min(0) - margin, route.max(0) + margin, rng)

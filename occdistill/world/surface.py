@@ -10,6 +10,7 @@ from PIL import Image, ImageChops, ImageDraw
 from scipy import ndimage
 
 from occdistill.world.motion import Motion
+from occdistill.world.scenery import MARGIN
 from occdistill.world.town import (
     LANE_WIDTH,
     Ground,
@@ -24,8 +25,8 @@ from occdistill.world.traffic import EGO_SIZE, REAR_AXLE
 
 _FINE = 0.5
 """Metres between the points at which the road is drawn; kerbs lie between them."""
-_AROUND = 84
-"""Metres of ground around the ego car's way."""
+_AROUND = int(MARGIN) + 10
+"""Metres of ground around the ego car's way; more than is built."""
 _CORRIDOR = 7.0
 """Width of the road around a track where there is no map, metres."""
 _ROOM = 3.0
