@@ -87,8 +87,9 @@ def main() -> None:
     ]
     text = benchmark_table(rows, setting)
     for name, found in agreements.items():
-        how = f"{setting['backend']} {setting['dtype']}"
-        text += f"\n\n{name}, {how} against plain float32: {found}."
+        text += (
+            f"\n\n{name}, {setting['backend']} {setting['dtype']} against plain float32: {found}."
+        )
     print(text)
     result = {"setting": setting, "rows": rows}
     result["agreement"] = {name: found._asdict() for name, found in agreements.items()}
