@@ -63,9 +63,8 @@ def add_forecaster(add, several: bool = False) -> None:
     """How forecasters run, and with which parts (`several`: rows for each)."""
     parts = dict(nargs="+" if several else 1, default=["full"])
     add_device(add, launcher=several)
-    told = "; auto: the fastest here, measured for a second"
-    add("--dtype", default="float32", choices=(*DTYPES, AUTO), help=f"of matrix products{told}")
-    add("--backend", default="eager", choices=(*BACKENDS, AUTO), help=f"how networks run{told}")
+    add("--dtype", default="float32", choices=(*DTYPES, AUTO), help="auto: what is fastest here")
+    add("--backend", default="eager", choices=(*BACKENDS, AUTO), help="auto: by a second's trial")
     add("--decoder", choices=DECODERS, help="full, or the config's light one", **parts)
     add("--encoder", choices=ENCODERS, help="full, light, or from LiDAR voxels", **parts)
     add("--network", choices=NETWORKS, help="CHECKPOINT's, or the config's light student", **parts)

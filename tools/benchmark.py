@@ -64,9 +64,7 @@ def main() -> None:
         "dtype": str(entries[0].forecaster.dtype).removeprefix("torch."),
         "backend": entries[0].forecaster.backend,
         **{key: getattr(args, key) for key in ("batch_size", "repeats")},
-        "decoder": entries[0].decoder,
-        "encoder": entries[0].encoder,
-        "network": args.network[0],
+        **dict(decoder=entries[0].decoder, encoder=entries[0].encoder, network=args.network[0]),
         "grid": list(models.vae.grid_shape),
     }
     agreements = {}
@@ -84,9 +82,8 @@ def main() -> None:
         for entry, scope in product(entries, SCOPES)
     ]
     text = benchmark_table(rows, setting)
-    for name, found in agreements.items():
-        how = f"{setting['backend']} {setting['dtype']}"
-        text += f"\n\n{name}, {how} against plain float32: {found}."
+    how = f"{setting['backend']} {setting['dtype']} against plain float32"
+    text += "".join(f"\n\n{name}, {how}: {found}." for name, found in agreements.items())
     print(text)
     result = {"setting": setting, "rows": rows}
     result["agreement"] = {name: found._asdict() for name, found in agreements.items()}

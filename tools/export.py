@@ -51,10 +51,9 @@ def main() -> None:
     dataset = build_dataset(config, "val")
     parts = dict(decoder=args.decoder, encoder=args.encoder, network=args.network)
     several = {f"{name}s": [part] for name, part in parts.items()}
-    nfe = None if args.nfe is None else (args.nfe,)
+    nfe = args.nfe and (args.nfe,)
     entry = lineup(Models(config), args.checkpoint, (), nfe, backend="plain", **several)[0]
-    chosen = some_clips(dataset, args.clips) or range(len(dataset))
-    items = [dataset[i] for i in chosen]
+    items = [dataset[i] for i in some_clips(dataset, args.clips) or range(len(dataset))]
     about = dict(model=entry.name, weights=entry.checkpoint, **parts)
     print(f"{args.out}: {hand_over(entry.forecaster, items, args.out, args.limit / 100, about)}")
 

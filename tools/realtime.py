@@ -105,7 +105,7 @@ def main() -> None:
     runner.heed_signals()
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
-    report.update(backend=forecaster.backend, dtype=str(forecaster.dtype).removeprefix("torch."))
+    report.update(backend=forecaster.backend, dtype=str(forecaster.dtype)[6:])
     print(live_page(report))
     write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")

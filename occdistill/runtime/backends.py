@@ -94,11 +94,16 @@ def build(backend: str, stage: Stage) -> Function:
     if backend == "cuda-graphs":
         return PerShape(partial(record, stage))
     if backend == "aot":
-        return PerShape(Packages(stage, ".pt2", compiled, torch._inductor.aoti_load_package))
+        return PerShape(Packages(stage, ".pt2", compiled, loaded))
     if backend == "onnx":
         load = partial(onnx.Session, names=onnx.arguments(stage), device=stage.device_type)
         return by_row(PerShape(Packages(stage, ".onnx", onnx.write, load)))
     return stage
+
+
+def loaded(path: str) -> Function:
+    """What a package of kernels holds."""
+    return torch._inductor.aoti_load_package(path)
 
 
 def by_row(function: Function) -> Function:

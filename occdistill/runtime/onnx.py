@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from occdistill.errors import UserError
 from occdistill.runtime.stages import Stage
 
-OPSET = 17
+OPSET = 18
 RESULT = "result"
 PROVIDERS = {
     "cuda": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
@@ -35,7 +36,7 @@ def require(device: torch.device) -> None:
         UserError: it isn't, or its package knows nothing of the device.
     """
     install = "pip install 'occdistill[onnx]', or use --backend eager"
-    for name in ("onnx", "onnxruntime"):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
             module = importlib.import_module(name)
         except ImportError as error:
@@ -61,15 +62,28 @@ def write(stage: Stage, example: tuple[Tensor | None, ...], path: str | Path) ->
         stage: in float32.
         example: of its arguments, one row each; it will take those that aren't None.
         path: the file.
+
+    Raises:
+        UserError: the network holds what ONNX has no word for.
     """
     named = dict(zip(arguments(stage), example))
     given = {name: x for name, x in named.items() if x is not None}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Given(stage, [x is not None for x in example]), tuple(given.values()), str(path),
-            input_names=list(given), output_names=[RESULT], opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision
+    function = _Given(stage, [x is not None for x in example])
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                function, tuple(given.values()), str(path), input_names=list(given),
+                output_names=[RESULT], opset_version=OPSET, dynamo=True, external_data=False,
+                verbose=False,
+            )  # fmt: skip
+    except torch.onnx.OnnxExporterError as error:
+        name = type(stage.network).__name__
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(
+            f"{name} can't be written as ONNX ({reason[:200]}): use --backend eager"
+        ) from error
 
 
 class _Given(nn.Module):

@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    pytest.importorskip("onnx", reason="needs onnx: pip install 'occdistill[onnx]'")
-    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'occdistill[onnx]'")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"no {package}: pip install 'occdistill[onnx]'")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -243,7 +243,7 @@ def test_counts_start_at_one(tool, option, value, monkeypatch, capsys):
 
 
 def test_export_hands_a_forecaster_over(setup, tmp_path, monkeypatch, capsys):
-    for package in ("onnx", "onnxruntime"):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="pip install 'occdistill[onnx]'")
     base = (setup / "config.py", setup / "student.pth", "--out", tmp_path / "out", "--clips", 2)
     call(monkeypatch, "export", *base, "--limit", 1)  # random weights: some near ties

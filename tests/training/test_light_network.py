@@ -10,13 +10,12 @@ from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.distill.mfd import MFD
 from occdistill.distill.regression import Regression
+from occdistill.training.distill import load_with_method
 from occdistill.training.train import train
 from tests.training.curves import curve
 from tests.training.test_jobs import CONFIG
 
 LIGHT = """
-from occdistill.distill.regression import Regression
-
 light_network = dict(network, width=8)
 light_network_checkpoint = {out!r} + "/mfd/student.pth"
 student_checkpoint = None
@@ -47,8 +46,8 @@ def folder(tiny_world, tmp_path_factory):
 def run(folder, method, name, iterations=1, **changes):
     settings = dict(iterations=iterations, batch_size=8, lr=3e-3, warmup=1, log_interval=1)
     options = {f"train_distill.{key}": value for key, value in settings.items()}
-    options |= {"method": {"_delete_": True, "type": method}, **changes}
-    config = load_config(folder / "tiny.py", options)
+    options |= changes
+    config = load_with_method(folder / "tiny.py", method.__name__, options)
     return train(config, "distill", work_dir=folder / name, asked=options)
 
 
