@@ -107,8 +107,9 @@ def average_velocity(
     x, t, dt = x_t[order], t[order], (r - t)[order] / count
     condition = condition.index(order)
     total = torch.zeros_like(x)
-    for k in range(int(count[0])):
-        active = slice(int((count > k).sum()))
+    steps = count.tolist()  # asked for once: on a GPU each answer is waited for
+    for k in range(int(steps[0])):
+        active = slice(sum(n > k for n in steps))
         v = field(x[active], t[active] + k * dt[active], condition.index(active)).to(x.dtype)
         total[active] += v
         x = torch.cat([x[active] + expand(dt[active], v) * v, x[active.stop :]])
