@@ -24,14 +24,11 @@ def test_without_a_gpu_it_says_so_and_makes_nothing(monkeypatch, tmp_path):
 
 
 def test_a_whole_update_is_ten_of_the_auxiliary_and_one_of_the_student():
-    found = update(batch=2, dtype=None, device="cpu", repeats=1, **SMALL)
-    # student sample and auxiliary ten times, then the sample, and both fields along the interval
-    around_the_integration = 10 * 2 * 2 + 2
-    in_it = found["evaluations"] - around_the_integration
-    assert in_it % 3 == 0 and 3 * 2 <= in_it <= 3 * 2 * 50
+    found = update(batch=1, dtype=None, device="cpu", repeats=1, **SMALL)
+    # a student's sample and the auxiliary, ten times; a sample; and three fields along an interval
+    in_the_integration = found["evaluations"] - (10 * 2 + 1)
+    assert in_the_integration % 3 == 0 and 3 <= in_the_integration <= 3 * 50
     assert found["seconds"] > 0 and found["peak_mb"] > 0 and found["skipped"] == 0
-    again = update(batch=2, dtype=None, device="cpu", repeats=1, **SMALL)
-    assert again["evaluations"] == found["evaluations"]  # the same intervals
 
 
 def test_parts_run_with_their_output_their_verdict_and_an_end(tmp_path, capsys):

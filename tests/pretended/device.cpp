@@ -89,6 +89,15 @@ Tensor on_host(const Tensor& x) {
 
 Tensor on_device(const Tensor& x) { return moved(x, DEVICE, THERE); }
 
+// It keeps the keys: what is made in inference mode of a tensor from outside is one from outside.
+Tensor view_of(const Tensor& x, const Tensor& like) {
+  auto made = at::detail::make_tensor<c10::TensorImpl>(
+      c10::TensorImpl::VIEW, at::Storage(x.storage()), x.key_set(), like.dtype());
+  auto* impl = made.unsafeGetTensorImpl();
+  impl->set_sizes_and_strides(like.sizes(), like.strides(), like.storage_offset());
+  return made;
+}
+
 // What became of a tensor that an operation was allowed to change.
 void follow(const Tensor& x, const Tensor& host) {
   auto* storage = x.storage().unsafeGetStorageImpl();
@@ -172,8 +181,7 @@ void run(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     if (!x.defined() || x.is_cuda()) return x;
     for (size_t i = 0; i < hosts.size(); ++i) {
       if (hosts[i].is_same(x)) return given[i];
-      if (hosts[i].storage().is_alias_of(x.storage()))
-        return around(x, given[i].storage(), THERE);
+      if (hosts[i].storage().is_alias_of(x.storage())) return view_of(given[i], x);
     }
     return on_device(x);
   };

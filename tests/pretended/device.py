@@ -89,10 +89,11 @@ class Graph:
 
     def __init__(self) -> None:
         self.operations: list[tuple] = []
+        self.inference = False
 
     def replay(self) -> None:
-        """Do them again; nobody asks a real graph in what mode it is replayed."""
-        with torch.inference_mode():
+        """Do them again, in the mode of the recording: nobody asks a real graph in which it is."""
+        with torch.inference_mode(self.inference), torch.no_grad():
             for operation, given, options, made in self.operations:
                 again = tree_leaves(operation(*given, **options))
                 for old, new in zip(tree_leaves(made), again):
@@ -113,7 +114,7 @@ class Recording(TorchDispatchMode):
         self.graph, self.waits = graph, waits
 
     def __enter__(self):
-        self.before = self.waits.total()
+        self.before, self.graph.inference = self.waits.total(), torch.is_inference_mode_enabled()
         return super().__enter__()
 
     def __exit__(self, *error):

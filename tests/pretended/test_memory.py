@@ -18,16 +18,23 @@ def only_pretended(gpu):
         pytest.skip("on a real GPU memory is measured: tests/occfm/test_full_size.py")
 
 
-@pytest.mark.slow
-def test_mfd_at_batch_8_fits_a_24_gb_card(gpu):
-    plain = live_bytes(batch=8, dtype=torch.float16, device="cuda")
-    assert 4e9 < plain["peak"] < 20e9
+def fused(q, k, v, attn_mask=None):
+    """Attention as CUDA runs it, which keeps no matrix of logits; the CPU's build would keep them."""
+    q, k, v = (x.to(torch.get_autocast_dtype("cuda")) for x in (q, k, v))
+    if attn_mask is None:
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+    bias = attn_mask.to(q.dtype).expand(len(q), -1, -1, -1)
+    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)[0]
 
 
 @pytest.mark.slow
-def test_mfd_at_batch_8_fits_an_8_gb_card_if_it_recomputes(gpu):
-    sparing = live_bytes(batch=8, dtype=torch.float16, recompute=True, device="cuda")
-    assert sparing["peak"] < 7e9
+@pytest.mark.parametrize(("recompute", "least", "most"), [(False, 8e9, 20e9), (True, 1e9, 7e9)])
+def test_mfd_at_batch_8_fits_a_card_of_24_or_recomputing_of_8_gb(
+    gpu, monkeypatch, recompute, least, most
+):
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", fused)
+    found = live_bytes(batch=8, dtype=torch.float16, recompute=recompute, device="cuda")
+    assert least < found["peak"] < most
 
 
 class Clips:
