@@ -7,7 +7,7 @@ export MPLBACKEND := Agg
 PINNED := $(shell $(PYTHON) -c 'import sys; print("-c tests/constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo weights test test-slow full-size mutate lint bench docs clean
+.PHONY: help setup demo weights test test-slow full-size mutate lint bench gpu-check docs clean
 
 help:  ## these lines
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -66,6 +66,9 @@ lint: setup  ## style, and which package may import which
 bench: setup  ## one timing table: work_dirs/bench/bench.json
 	$(BIN)/python tools/bench.py
 	$(BIN)/python benchmarks/check_cost.py
+
+gpu-check: setup  ## a machine with CUDA, checked and timed in ten minutes: work_dirs/gpu_check/gpu_check.md
+	$(BIN)/python tools/gpu_check.py
 
 docs: setup  ## the documentation as a site: work_dirs/site
 	$(BIN)/python -m pip install -q --no-build-isolation -e ".[docs]"

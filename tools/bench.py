@@ -22,7 +22,7 @@ from occdistill.build.models import Models
 from occdistill.data.occ3d import OCC3D
 from occdistill.errors import run
 from occdistill.evaluation.confusion import confusion
-from occdistill.runtime import roofline
+from occdistill.runtime import backends, roofline
 from occdistill.runtime.bench import Line, bench, machine_facts, rate, street
 from occdistill.runtime.bench_page import bench_table, gains
 from occdistill.runtime.forecaster import BACKENDS, Forecaster
@@ -70,6 +70,7 @@ def forecaster_of(models: Models, device: str) -> Callable[[Line], Forecaster]:
 def main() -> None:
     """Measure everything, then write it."""
     args = parse()
+    backends.check("plain", torch.device(args.device))
     torch.manual_seed(0)
     ceilings = {dtype: roofline.ceiling(args.device, getattr(torch, dtype)) for dtype in args.dtype}
     machine = {
