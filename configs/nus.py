@@ -7,7 +7,11 @@
 
 Not run on nuScenes by this project. The paper trains for 30 epochs of 20,430 windows at batch 8;
 taken as updates of either net that is 76,600, and 6,965 of the student at ten to one. It doesn't
-give the learning rate: this one is the default of its released code.
+give the learning rate: this one is the default of its released code. A third of the evaluations
+per student update, once the ratio has fallen, see "The price of MFD" in docs/methods.md:
+
+    python tools/train_mfd.py configs/nus.py --cfg-options method.solver=midpoint \\
+        method.ode_step=0.15 method.final_ratio=4 method.reuse=5
 """
 
 from mmengine.config import read_base

@@ -21,8 +21,8 @@ rows = dict(
         title="the paper's price", method=dict(type=MFD, ratio=10, ode_step=0.02, solver="euler")
     ),
     midpoint=dict(
-        title="midpoint steps of 0.25",
-        method=dict(type=MFD, ratio=10, ode_step=0.25, solver="midpoint"),
+        title="midpoint steps of 0.15",
+        method=dict(type=MFD, ratio=10, ode_step=0.15, solver="midpoint"),
     ),
     falling=dict(
         title="ratio 10, falling to 4",
@@ -47,13 +47,13 @@ rows = dict(
     cheap=dict(
         title="midpoint, falling, reuse",
         method=dict(
-            type=MFD, ratio=10, final_ratio=4, fall=10, reuse=5, ode_step=0.25, solver="midpoint"
+            type=MFD, ratio=10, final_ratio=4, fall=10, reuse=5, ode_step=0.15, solver="midpoint"
         ),
     ),
     cheap_adapters=dict(
         title="midpoint, falling, reuse, adapters on the teacher",
         method=dict(
-            type=MFD, ratio=10, final_ratio=4, fall=10, reuse=5, ode_step=0.25, solver="midpoint",
+            type=MFD, ratio=10, final_ratio=4, fall=10, reuse=5, ode_step=0.15, solver="midpoint",
             auxiliary_rank=16,
         ),
         train=dict(lr=dict(student=1e-4, auxiliary=1e-3)),

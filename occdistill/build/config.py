@@ -80,6 +80,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
             config.merge_from_dict(copy.deepcopy(dict(overrides)))
         except (TypeError, KeyError) as error:
             raise UserError(f"{path} can't take these options: {error}") from error
+        _drop_marks(config._cfg_dict)
     _drop_imports(config)
     check({key: value for key, value in config.items() if value is not None}, SCHEMA, path)
     for key in ("dataroot", "version", "train_split", "val_split", "past", "future"):
@@ -100,6 +101,14 @@ def _find_weights(config: Config, path: Path) -> None:
         here = Path(value).is_file() and place.samefile(value)  # then it stays as it is written
         if place.is_file() and not here:
             config[key] = str(place)
+
+
+def _drop_marks(values: dict) -> None:
+    """Forget `_delete_` where there was nothing to delete, which mmengine leaves standing."""
+    values.pop("_delete_", None)
+    for value in dict.values(values):  # as they are: ConfigDict's own would import what is lazy
+        if isinstance(value, dict):
+            _drop_marks(value)
 
 
 def _drop_imports(config: Config) -> None:

@@ -22,13 +22,14 @@ class MFD(DistributionMatching):
 
     which is the paper's Eq. 17 with the Jacobian `d u / d x_t` replaced by the identity.
 
-    The defaults are the paper's price, 80 evaluations' worth for a student update. A third of it:
-    `MFD(ode_step=0.25, solver="midpoint", final_ratio=4, reuse=5)`, see docs/methods.md.
+    The defaults are the paper's price, 80 evaluations' worth for a student update. A third of it,
+    once the ratio has fallen:
+    `MFD(ode_step=0.15, solver="midpoint", final_ratio=4, reuse=5)`, see docs/methods.md.
 
     Args:
         ode_step: largest step h of the two integrations, in (0, 1] (paper: 0.02).
-        solver: of the integrations (paper: Euler); midpoint steps of 0.25 are as exact as Euler
-            steps of 0.02 for a quarter of the evaluations.
+        solver: of the integrations (paper: Euler); midpoint steps of 0.15 are as exact as Euler
+            steps of 0.02 for a third of the evaluations (`tools/study.py price`).
         **kwargs: see `DistributionMatching`.
     """
 

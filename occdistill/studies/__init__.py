@@ -12,6 +12,7 @@ STUDIES = {
     "loss_distributions": "scatter of the loss, MFD and Diff-Instruct's weights (Fig. 2)",
     "jacobian": "full Jacobian against identity gradient (Fig. 3)",
     "ode_step": "step size of the integrations (Table 2)",
+    "price": "what a student update costs, and what second-order steps and adapters save",
     "mean_flow_distance": "the distance while a student is trained (Fig. 7)",
     "collapse": "no auxiliary (App. C.4)",
     "coverage": "precision, recall, density and coverage on digits (App. D.1)",

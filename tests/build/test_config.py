@@ -39,6 +39,8 @@ def test_overrides_that_replace_a_whole_dict_can_be_used_twice():
     options = {"method": {"_delete_": True, "type": VelocityMatching, "ratio": 5}}
     for _ in range(2):  # merging must leave the caller's dict alone
         assert set(load_config(DEMO, options).method) == {"type", "ratio"}
+    given = {"iterations": 3, "batch_size": 2}  # there is none to replace
+    assert load_config(DEMO, {"train_teacher": {"_delete_": True, **given}}).train_teacher == given
 
 
 @pytest.mark.parametrize(
