@@ -12,7 +12,7 @@ trajectory. The aligned latents enter beside x_t through a convolution that star
 training the network gives what the published one gives, to the bit.
 
 A forecast's six aligned frames cost 1,362 GFLOP with OccFM's encoder, more than all the rest; with
-the light one 41. The convolution adds 1.5 to the network's 287.
+the light one 40. The convolution adds 1.5 to the network's 287.
 
 Not run on nuScenes by this project: 20 epochs of 20,430 windows at a third of the least rate of
 `nus_teacher.py` are a first guess; what moves counts five times, as in the demo.

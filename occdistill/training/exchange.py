@@ -1,7 +1,7 @@
 """Samples exchanged between batches, so that those of one batch take equally long.
 
 A loss that integrates an ODE takes as many steps as its sample's interval asks for. With a sample
-each, eight processes wait for the longest: 26 steps of MFD's, where the mean is 12.5. Which
+each, eight processes wait for the longest: 26 steps of MFD's, where the mean is 12.4. Which
 interval a sample will draw is known beforehand, as its random stream has a name: so samples change
 places beforehand too, with all that belongs to them, clip, noise and interval.
 """

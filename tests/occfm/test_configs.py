@@ -60,7 +60,10 @@ def test_the_aligned_config_is_occfms_model_and_a_convolution():
         light = work_of(lambda: codec.aligner.encode(frames)).flops
         maps = torch.zeros(6, 16, 50, 50)
         enters = work_of(lambda: network.aligned_in(maps)).flops
-    assert (light / 1e9, enters / 1e9) == (pytest.approx(41, abs=0.5), pytest.approx(1.5, abs=0.05))
+    assert (light / 1e9, enters / 1e9) == (
+        pytest.approx(40.4, abs=0.1),
+        pytest.approx(1.5, abs=0.05),
+    )
 
 
 @pytest.mark.parametrize("name, variant", [("nus", "occfm_fut"), ("nus_hist", "occfm")])
