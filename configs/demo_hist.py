@@ -4,9 +4,9 @@
     python tools/test.py configs/demo_hist.py work_dirs/demo_hist/mfd/student.pth --samples 16
 
 Results belong to the conditioning class `none`. Doubt is the product here, so noise is drawn at its
-full temperature. The shipped teacher was made on the larger world, `make weights` says how:
+full temperature. Its teacher isn't shipped yet; this makes one, on a larger world:
 
-    python tools/train_teacher.py configs/demo_hist.py --cfg-options data.dataroot=data/world-train data.stride=2
+    python tools/train_teacher.py configs/demo_hist.py --cfg-options data.dataroot=data/world-train data.stride=4
 """
 
 from mmengine.config import read_base
@@ -20,6 +20,11 @@ network.update(trajectory=3)  # the displacements between four past frames
 sampler.update(temperature=1.0)
 train_teacher.update(iterations=800)
 light_network.update(trajectory=3)
-light_network_checkpoint = "data/demo-weights/hist_light_network.pth"
-teacher_checkpoint = "data/demo-weights/hist_teacher.pth"
+light_network_checkpoint = "work_dirs/demo_hist/light_network.pth"
+teacher_checkpoint = "work_dirs/demo_hist/teacher.pth"
+advice.update(
+    data="make it with `python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0`",
+    teacher="make it with `python tools/train_teacher.py configs/demo_hist.py --cfg-options "
+    "data.dataroot=data/world-train data.stride=4`",
+)
 work_dir = "work_dirs/demo_hist"

@@ -9,7 +9,7 @@ scanning them: about a second each.
 import argparse
 from pathlib import Path
 
-from occdistill.errors import run
+from occdistill.errors import Parser, run
 from occdistill.world.motion import read_folder, simulated
 from occdistill.world.simulate import drive
 from occdistill.world.statistics import compare
@@ -17,7 +17,7 @@ from occdistill.world.statistics import compare
 
 def main() -> None:
     """Parse the command line, simulate, print the table."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("recorded", type=Path, metavar="DIR")

@@ -52,8 +52,10 @@ def added(state: Any, more: Mapping[str, np.ndarray]) -> Any:
         return state
     if isinstance(state, Mapping):
         own = {str(key): key for key in state}
-        names = dict.fromkeys((*own, *(path.split("/")[0] for path in more if path)))
-        return {own.get(n, n): added(state.get(own.get(n, n), 0), below(more, n)) for n in names}
+        names = dict.fromkeys(path.split("/")[0] for path in more if path)
+        # by scene, say: each part has those that it met
+        met = {own.get(n, n): added(state.get(own.get(n, n), 0), below(more, n)) for n in names}
+        return {**state, **met}
     if isinstance(state, list | tuple):
         return type(state)(added(value, below(more, str(i))) for i, value in enumerate(state))
     value = more[""]

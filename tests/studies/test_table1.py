@@ -121,7 +121,7 @@ def test_runs_leave_their_record_and_are_not_repeated(trained):
     held = record["cost"]["memory"]
     assert held["weights"] > held["gradients"] > 0  # Adam: two moments, and a step per tensor
     assert held["optimisers"] == pytest.approx(2 * held["gradients"], rel=0.01)
-    assert 0 <= record["scores"]["measures"]["samples"]["diversity"]["avg@all"] <= 1
+    assert 0 <= record["scores"]["measures"]["samples"]["diversity"]["avg@all"] <= 100
     before = (folder / "run.json").stat().st_mtime_ns
     assert run_one(trained, "updates", "meanflow", 0, "cpu") == record
     assert (folder / "run.json").stat().st_mtime_ns == before
@@ -390,7 +390,6 @@ def test_bad_table_configs_are_refused_in_one_sentence(config, tmp_path):
         "updates = 2": ("update = 2", "did you mean updates"),
         "seeds = (0, 1)": ("seeds = (0, 1.5)", r"seeds\[1\] is 1.5; it should be a valid integer"),
         'title="MFD"': ('name="MFD"', "rows.mfd.name"),
-        '("samples",)': ('("sample",)', "no measure 'sample'; there are .*samples"),
         "clips = 3": ("", None),
     }
     for number, (old, (new, message)) in enumerate(cases.items()):

@@ -74,5 +74,5 @@ PLANS = Measure(
             ("miscalibration", "miscalibration"),
         )
     },
-    order=7,
+    order=8,
 )

@@ -62,12 +62,13 @@ class SampleSpread:
         samples: k.
     """
 
-    summed = ("best", "every", "occupancy", "doubt", "pairs")
+    summed = ("best", "every", "best_in", "pairs_in", "doubt", "pairs")
 
     def __init__(self, frames: int, samples: int) -> None:
         self.best = {k: Confusion(frames) for k in fewer(samples)}  # of the first k
         self.every = Confusion(frames)
-        self.scenes: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # the best's tally, pairs
+        self.best_in: dict[str, np.ndarray] = {}  # by scene, the tally of the best of k
+        self.pairs_in: dict[str, np.ndarray] = {}
         self.doubt = np.zeros((frames, BINS, 2), np.int64)  # entropy bin × majority is wrong
         self.pairs = np.zeros((frames, 2), np.int64)  # pairs of samples: seen, agreeing
 
@@ -89,8 +90,8 @@ class SampleSpread:
                 self.doubt[f],
                 self.pairs[f],
             )
-        found = self.scenes.get(scene, (0, 0))
-        self.scenes[scene] = (found[0] + tally(chosen), found[1] + self.pairs - pairs)
+        self.best_in[scene] = self.best_in.get(scene, 0) + tally(chosen)
+        self.pairs_in[scene] = self.pairs_in.get(scene, 0) + self.pairs - pairs
 
     def result(self) -> dict:
         """What the samples show.
@@ -110,11 +111,10 @@ class SampleSpread:
         best, differ = tally(self.best[k].counts), _differ(self.pairs)
         without = {
             "best_of_k": {
-                s: 100 * float(mean_iou(best - own).mean()) for s, (own, _) in self.scenes.items()
+                s: 100 * float(mean_iou(best - own).mean()) for s, own in self.best_in.items()
             },
             "diversity": {
-                s: 100 * float(_differ(self.pairs - own).mean())
-                for s, (_, own) in self.scenes.items()
+                s: 100 * float(_differ(self.pairs - own).mean()) for s, own in self.pairs_in.items()
             },
         }
         every = _scores(self.every)

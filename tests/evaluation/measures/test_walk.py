@@ -13,6 +13,7 @@ from occdistill.evaluation.rows import Row, copy_last_row
 from tests.tool import load
 
 NAMES = ["ray-iou", "ray-iou-entry", "consistency", "latent", "samples", "probability", "conformal"]
+NAMES += ["plans"]
 
 FILLED = """
 from occdistill.evaluation.measures.base import Measure, Observer
@@ -58,7 +59,8 @@ def test_the_page_keeps_its_columns():
         "RayIoU", "RayIoU, entry", "static consistency", "of the truth",
         "90 % sets hold the truth", "classes in a set", "best-of-k mIoU", "diversity",
         "doubt finds errors", "Fréchet, frames", "Fréchet, clips", "precision",
-        "recall", "coverage", "Brier", "Brier skill", "Brier skill, movable", "Brier skill, moving",
+        "recall", "coverage", "plans: minADE, m", "plans: minFDE, m", "plans: missed",
+        "plans: energy, m", "plans: miscalibration", "Brier", "Brier skill", "Brier skill, movable", "Brier skill, moving",
         "log loss", "calibration error", "calibrated",
     ]  # fmt: skip
 
