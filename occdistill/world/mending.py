@@ -15,6 +15,8 @@ LONGEST_GAP = 2.0
 """Seconds for which an object may be unknown and still be taken for the same."""
 FASTEST = {"vehicle": 45.0, "human": 9.0, "animal": 12.0, "movable_object": 9.0}
 """What moves faster has jumped, m/s."""
+ABOUT_TURN = -0.9
+"""The cosine of what a vehicle doesn't turn by from one moment to the next."""
 SMALLEST, LARGEST = 0.05, 40.0
 """Metres that a side of an object has."""
 
@@ -27,7 +29,7 @@ def mended(motion: Motion) -> Motion:
     - A moment far off the moments around it is filled in from these.
     - Where an object jumps, or is unknown for longer than `LONGEST_GAP`, its track is cut in two;
       single moments between jumps are left out, shorter gaps filled in.
-    - A box that is turned round for a while is turned back.
+    - A vehicle's box that is turned round for a while is turned back.
     - What would overlap the ego car is left out for these moments.
     """
     told: Counter[str] = Counter()
@@ -43,8 +45,9 @@ def mended(motion: Motion) -> Motion:
         if not (np.isfinite(size).all() and (size > SMALLEST).all() and (size < LARGEST).all()):
             size = np.array(KINDS[kind].size)
             told["without a size, given their kind's usual one"] += 1
-        fastest = FASTEST.get(str(category).split(".")[0], 9.0)
-        pieces = _pieces(motion.time, pose, valid, fastest, told)
+        group = str(category).split(".")[0]
+        fastest = FASTEST.get(group, FASTEST["movable_object"])
+        pieces = _pieces(motion.time, pose, valid, fastest, group == "vehicle", told)
         tracks += pieces
         sizes += [size] * len(pieces)
         names += [category] * len(pieces)
@@ -59,7 +62,12 @@ def mended(motion: Motion) -> Motion:
 
 
 def _pieces(
-    time: np.ndarray, pose: np.ndarray, valid: np.ndarray, fastest: float, told: Counter[str]
+    time: np.ndarray,
+    pose: np.ndarray,
+    valid: np.ndarray,
+    fastest: float,
+    vehicle: bool,
+    told: Counter[str],
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """One object's tracks (T, 3) with where they are known (T,), without gaps."""
     at = np.flatnonzero(valid)
@@ -73,11 +81,13 @@ def _pieces(
         far = _far(time, pose, at, fastest)
     if far.any():
         told["that jump, cut there"] += 1
-    yaw = np.unwrap(pose[at, 2], period=np.pi)
-    turned = np.cos(yaw - pose[at, 2]) < 0
+    yaw = np.unwrap(pose[at, 2])
+    # A vehicle turns by so much between two moments only in the annotator's hand.
+    turned = np.cumsum(np.pad(np.cos(np.diff(yaw)) < ABOUT_TURN, (1, 0)) & vehicle) % 2 == 1
     if turned.any():
-        told["turned round for a while, turned back"] += int(not turned.all())
-        yaw += np.pi * (turned.mean() > 0.5)
+        told["turned round for a while, turned back"] += 1
+        wrong = turned if turned.mean() <= 0.5 else ~turned
+        yaw = np.unwrap(yaw + np.pi * wrong)
     cuts = np.flatnonzero(far | (np.diff(time[at]) > LONGEST_GAP + 1e-3)) + 1
     out = []
     for piece, angle in zip(np.split(at, cuts), np.split(yaw, cuts)):

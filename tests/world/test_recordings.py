@@ -90,6 +90,8 @@ def test_a_box_turned_round_for_a_while_is_turned_back():
     # A real turn, through pi, is none.
     turning = at(10, 4)
     turning[:, 2] = np.angle(np.exp(1j * np.linspace(2.0, 5.0, len(TIME))))
+    about = ("human.pedestrian.adult", track, ALL, TALL)
+    assert np.allclose(mended(motion(about)).pose[0], track), "people turn on their heels"
     same = mended(motion(("vehicle.car", turning, ALL, CAR)))
     assert np.allclose(np.cos(same.pose[0, :, 2] - turning[:, 2]), 1.0) and same.notes == []
 
@@ -142,8 +144,8 @@ def test_kerbs_are_where_the_map_has_them():
     streets = Streets([[ring(-200, 200, -6, 8), ring(50, 70, -3, 3)]], [])
     town = recorded_town(motion(streets=streets), np.random.default_rng(0))
     for y, kerb in ((-20, 14), (-10, 4), (-4, -2), (0, -6), (4, -4), (12, 4), (30, 22)):
-        assert kerb_at(town, 10, y) == pytest.approx(kerb, abs=0.35), y
-    assert kerb_at(town, 60, 0) == pytest.approx(3.0, abs=0.35), "an island is a hole"
+        assert kerb_at(town, 10, y) == pytest.approx(kerb, abs=0.55), y
+    assert kerb_at(town, 60, 0) == pytest.approx(3.0, abs=0.55), "an island is a hole"
     assert len(town.roads) >= 4
     for road in town.roads:
         heading = road.points[1:] - road.points[:-1]
@@ -160,8 +162,8 @@ def test_lanes_without_kerbs_are_roads_as_wide_as_lanes():
     town = recorded_town(
         motion(streets=Streets([], [lane, lane + (0.0, 3.4)])), np.random.default_rng(0)
     )
-    assert kerb_at(town, 10, -6) == pytest.approx(6 - 1.7, abs=0.4)
-    assert kerb_at(town, 10, 9) == pytest.approx(9 - 5.1, abs=0.4)
+    assert kerb_at(town, 10, -6) == pytest.approx(6 - 1.7, abs=0.7)
+    assert kerb_at(town, 10, 9) == pytest.approx(9 - 5.1, abs=0.7)
 
 
 def test_without_a_map_the_road_goes_where_something_drove_and_on():
@@ -338,7 +340,7 @@ def test_sources_that_are_none(tmp_path):
         read_recorded(tmp_path / "nowhere")
     with pytest.raises(UserError, match="neither motion"):
         read_recorded(tmp_path)
-    write(tmp_path, motion(speed=1000.0))
+    write(tmp_path, motion(speed=3000.0))
     with pytest.raises(UserError, match="cut it into scenes"):
         read_recorded(tmp_path)
 
