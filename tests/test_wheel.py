@@ -23,7 +23,12 @@ def test_requirements_are_what_the_package_and_its_extras_need():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     everything = re.fullmatch(r"occdistill\[(.*)\]", extras["all"][0])[1].split(",")
-    assert set(everything) == set(extras) - {"all", "docs", "rerun", "onnx"}  # rerun wants numpy 2, onnx is large
+    assert set(everything) == set(extras) - {
+        "all",
+        "docs",
+        "rerun",
+        "onnx",
+    }  # rerun wants numpy 2, onnx is large
     wanted = [*project["dependencies"], *(one for name in everything for one in extras[name])]
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == wanted

@@ -14,6 +14,7 @@ import torch
 
 from occdistill.distill.base import Batch, Loss, Method, require
 from occdistill.flow.solver import sample
+from occdistill.types import Count, Positive
 
 
 class Regression(Method):
@@ -27,7 +28,7 @@ class Regression(Method):
 
     cost = 23.0
 
-    def __init__(self, *args, steps: int = 10, shift: float = 3.0, **kwargs) -> None:
+    def __init__(self, *args, steps: Count = 10, shift: Positive = 3.0, **kwargs) -> None:
         require(type(steps) is int and steps >= 1, "steps must be a whole number above 0", steps)
         require(shift > 0, "shift must be above 0", shift)
         super().__init__(*args, **kwargs)

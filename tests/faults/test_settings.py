@@ -181,5 +181,7 @@ def test_the_place_for_results_is_tried_first(monkeypatch, tmp_path):
         ("table1", "configs/table1/demo.py", "--out", taken),
     ]  # fmt: skip
     for name, *arguments in calls:
-        with pytest.raises(UserError, match=f"cannot write to {taken} .*free some space or choose"):
+        with pytest.raises(
+            UserError, match=rf"cannot write to {taken}\S* .*free some space or choose"
+        ):
             call(monkeypatch, name, *arguments)
