@@ -13,7 +13,6 @@ from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.latents.condition import Condition
 from tests.flow.test_network_contract import build, inputs
 
-
 # plans aren't frames of latents: tests/flow/test_plan_field.py has that network
 OF_FRAMES = {name: kind for name, kind in networks().items() if name != "PlanField"}
 
