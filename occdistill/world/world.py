@@ -96,8 +96,8 @@ def make_world(
             " cannot be made; give at least one scene and one keyframe, and no negative number"
         )
     settings = _Settings(scenes, val_scenes, seed, keyframes, lidar, version)
-    plans = plan_scenes(scenes, val_scenes, seed, keyframes)
-    return _write(Path(out), plans, {}, settings, workers, overwrite)
+    plan = partial(plan_scenes, scenes, val_scenes, seed, keyframes)
+    return _write(Path(out), plan, {}, settings, workers, overwrite)
 
 
 def make_recorded_world(
@@ -129,12 +129,12 @@ def make_recorded_world(
     splits = assign([motion.name for motion in motions], split)
     enacted = {motion.name: motion for motion in motions}
     lengths = {name: len(motion.keyframes().time) for name, motion in enacted.items()}
-    plans = plan_recorded(lengths, splits, seed)
+    plan = partial(plan_recorded, lengths, splits, seed)
     settings = _Settings(
         len(splits["train"]), len(splits["val"]), seed, max(lengths.values()), lidar, version,
         recorded=digest(motions),
     )  # fmt: skip
-    return _write(Path(out), plans, enacted, settings, workers, overwrite)
+    return _write(Path(out), plan, enacted, settings, workers, overwrite)
 
 
 def summary(out: Path) -> str:
@@ -152,17 +152,19 @@ def summary(out: Path) -> str:
 
 def _write(
     out: Path,
-    plans: list[ScenePlan],
+    plan: Callable[[], list[ScenePlan]],
     enacted: Mapping[str, Motion],
     settings: _Settings,
     workers: int | None,
     overwrite: bool,
 ) -> Path:
+    """Write what isn't there; scenes are planned when it is known that they have room."""
     try:
         if _is_complete(out, settings, overwrite):
             return out
         _check_disk(out, settings)
         _claim(out, settings)
+        plans = plan()
         parts = _write_scenes(out, plans, enacted, settings, workers or os.cpu_count() or 1)
         write_tables(out, settings.version, plans, parts)
         _write_stamp(out, settings, complete=True)
