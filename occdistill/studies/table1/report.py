@@ -370,16 +370,6 @@ def _verdict(content: Mapping, rows: Mapping, score: str = "mIoU") -> str:
     )
 
 
-def _precise(value: Mapping) -> str:
-    mean, spread = value["mean"], value["spread"]
-    return f"{mean:.4f}" if spread is None or np.isnan(spread) else f"{mean:.4f} ± {spread:.4f}"
-
-
-def _gap(gap: Mapping) -> str:
-    ends = "" if gap["interval"] is None else " [{:+.4f}, {:+.4f}]".format(*gap["interval"])
-    return f", {gap['value']:+.4f}{ends}"
-
-
 def _cost_table(rows: Mapping) -> str:
     body = []
     for row in rows.values():
