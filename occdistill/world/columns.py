@@ -94,6 +94,14 @@ def _span(columns, x, y, reach):
 
 
 @njit(cache=True)
+def _from_middle(columns, i, j, x, y, c, s):
+    """How far a column lies from x, y along and across a heading of this cosine and sine, metres."""
+    dx = columns.origin[0] + (i + 0.5) * CELL - x
+    dy = columns.origin[1] + (j + 0.5) * CELL - y
+    return abs(c * dx + s * dy), abs(-s * dx + c * dy)
+
+
+@njit(cache=True)
 def _take(columns, i, j, below):
     """Remove the intervals of a column that begin below a height (decimetres)."""
     left = 0
@@ -116,9 +124,8 @@ def clear_boxes(columns, pose, size, below):
         c, s = math.cos(yaw), math.sin(yaw)
         for i in range(i0, i1):
             for j in range(j0, j1):
-                dx = columns.origin[0] + (i + 0.5) * CELL - x
-                dy = columns.origin[1] + (j + 0.5) * CELL - y
-                if abs(c * dx + s * dy) <= length / 2 and abs(-s * dx + c * dy) <= width / 2:
+                u, v = _from_middle(columns, i, j, x, y, c, s)
+                if u <= length / 2 and v <= width / 2:
                     _take(columns, i, j, round(10 * below[n]))
 
 
@@ -139,9 +146,7 @@ def stamp_box(columns, x, y, yaw, length, width, low, high, label, wall):
     lo, hi = round(low * 10), min(round(high * 10), 255)
     for i in range(i0, i1):
         for j in range(j0, j1):
-            dx = columns.origin[0] + (i + 0.5) * CELL - x
-            dy = columns.origin[1] + (j + 0.5) * CELL - y
-            u, v = abs(c * dx + s * dy), abs(-s * dx + c * dy)
+            u, v = _from_middle(columns, i, j, x, y, c, s)
             inside = u <= length / 2 and v <= width / 2
             if inside and (wall <= 0.0 or u > length / 2 - wall or v > width / 2 - wall):
                 _put(columns, i, j, lo, hi, label)
@@ -185,9 +190,8 @@ def paint_box(columns, x, y, yaw, length, width, label, over):
     c, s = math.cos(yaw), math.sin(yaw)
     for i in range(i0, i1):
         for j in range(j0, j1):
-            dx = columns.origin[0] + (i + 0.5) * CELL - x
-            dy = columns.origin[1] + (j + 0.5) * CELL - y
-            inside = abs(c * dx + s * dy) <= length / 2 and abs(-s * dx + c * dy) <= width / 2
+            u, v = _from_middle(columns, i, j, x, y, c, s)
+            inside = u <= length / 2 and v <= width / 2
             if inside and (over == EMPTY or columns.ground[i, j] == over):
                 columns.ground[i, j] = label
 
