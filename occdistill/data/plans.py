@@ -8,13 +8,11 @@ where a plan leads: `(x, y, yaw)` in the frame that it starts from.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from occdistill.data.poses import invert
+from occdistill.data.poses import invert, wrapped
 
 
 def steps_between(poses: Tensor) -> Tensor:
@@ -29,8 +27,7 @@ def steps_along(track: np.ndarray) -> np.ndarray:
     x, y, yaw = np.moveaxis(np.asarray(track, np.float64), -1, 0)
     dx, dy, turn = (np.diff(value, axis=-1) for value in (x, y, yaw))
     c, s = np.cos(yaw[..., :-1]), np.sin(yaw[..., :-1])
-    turn = (turn + math.pi) % (2 * math.pi) - math.pi
-    return np.stack([c * dx + s * dy, c * dy - s * dx, turn], -1)
+    return np.stack([c * dx + s * dy, c * dy - s * dx, wrapped(turn)], -1)
 
 
 def places(plan: Tensor) -> Tensor:

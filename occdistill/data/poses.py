@@ -36,6 +36,11 @@ def invert(poses: Poses) -> Poses:
     return out
 
 
+def wrapped(angle: np.ndarray) -> np.ndarray:
+    """Angles in radians, the short way round: in [-π, π)."""
+    return (angle + math.pi) % (2 * math.pi) - math.pi
+
+
 def rigid(rotation: np.ndarray, translation: np.ndarray) -> np.ndarray:
     """Poses float64 (…, 4, 4) from rotation matrices (…, 3, 3) and translations (…, 3)."""
     out = np.zeros((*rotation.shape[:-2], 4, 4))

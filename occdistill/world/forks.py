@@ -5,6 +5,7 @@ import math
 import numpy as np
 from scipy.spatial import cKDTree
 
+from occdistill.data.poses import wrapped
 from occdistill.world.town import CONNECTOR, LANE, LANE_WIDTH, Town, resample
 
 TURN = 0.6
@@ -56,7 +57,7 @@ def _lane(paths, p: int) -> tuple[np.ndarray, ...]:
         if paths.kind[c] == CONNECTOR:
             way = np.diff(_points(paths, c)[[0, 1, -2, -1]], axis=0)[[0, 2]]
             first, last = np.arctan2(way[:, 1], way[:, 0])
-            turn = (last - first + np.pi) % (2 * np.pi) - np.pi
+            turn = wrapped(last - first)
             ways[0 if turn > TURN else 2 if turn < -TURN else 1] = 1.0
     return line, heading, left, np.broadcast_to(ways, (len(line), 3))
 

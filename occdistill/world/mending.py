@@ -9,7 +9,7 @@ import numpy as np
 
 from occdistill.world.agents import KINDS, kind_of, overlap
 from occdistill.world.motion import Motion
-from occdistill.world.traffic import EGO_SIZE, REAR_AXLE
+from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, moved_ahead
 
 LONGEST_GAP = 2.0
 """Seconds for which an object may be unknown and still be taken for the same."""
@@ -111,8 +111,7 @@ def _in_the_way(
     ego: np.ndarray, poses: np.ndarray, known: np.ndarray, sizes: np.ndarray, told: Counter[str]
 ) -> np.ndarray:
     """Where boxes (N, T) overlap the ego car."""
-    ahead = np.stack([np.cos(ego[:, 2]), np.sin(ego[:, 2]), np.zeros(len(ego))], -1)
-    car, size = ego + REAR_AXLE * ahead, np.array(EGO_SIZE)
+    car, size = moved_ahead(ego, REAR_AXLE), np.array(EGO_SIZE)
     hit = np.zeros(known.shape, bool)
     for n, t in np.argwhere(known & (np.hypot(*(poses - car)[..., :2].T).T < 20.0)):
         hit[n, t] = overlap(car[t], size, poses[n, t], sizes[n])

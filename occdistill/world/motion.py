@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from occdistill.data.poses import wrapped
 from occdistill.errors import UserError
 from occdistill.store import read_npz
 from occdistill.world.agents import KINDS
@@ -64,7 +65,7 @@ class Motion:
 
         def between(track):  # (..., T, 3)
             a, b = track[..., after - 1, :], track[..., after, :]
-            turn = (b[..., 2] - a[..., 2] + np.pi) % (2 * np.pi) - np.pi
+            turn = wrapped(b[..., 2] - a[..., 2])
             step = np.concatenate([b[..., :2] - a[..., :2], turn[..., None]], -1)
             return a + share[:, None] * step
 

@@ -23,7 +23,7 @@ from occdistill.world.plan import SPLITS
 from occdistill.world.scenery import ROAD, furnish
 from occdistill.world.surface import boxes_of, recorded_town
 from occdistill.world.town import Town, elevation, plan_town
-from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, Tracks, simulate
+from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, Tracks, moved_ahead, simulate
 
 HEADROOM = 4.5
 """Metres over a recorded road in which nothing hangs."""
@@ -160,8 +160,8 @@ def drives(seed: int, split: str, number: int, keyframes: int = 40) -> tuple[Tow
     """
     town, tracks, rng = drive(seed, split, number, keyframes)
     cars = tracks.pose[:, np.isin(tracks.kind, (KIND["car"], KIND["van"]))].swapaxes(0, 1)
-    back = np.stack([np.cos(cars[..., 2]), np.sin(cars[..., 2]), np.zeros(cars.shape[:2])], -1)
-    others = [car for car in cars - REAR_AXLE * back if _shows_something(car, rng)]
+    cars = moved_ahead(cars, -REAR_AXLE)
+    others = [car for car in cars if _shows_something(car, rng)]
     return town, np.stack([tracks.ego, *others])
 
 
@@ -169,9 +169,7 @@ def build_scene(seed: int, split: str, number: int, keyframes: int = 40) -> Scen
     """Simulate one scene; the same arguments give the same world."""
     town, tracks, rng = drive(seed, split, number, keyframes)
     columns, objects = furnish(town, tracks.ego[:, :2], rng)
-    ego = tracks.ego + REAR_AXLE * np.stack(
-        [np.cos(tracks.ego[:, 2]), np.sin(tracks.ego[:, 2]), np.zeros(keyframes)], -1
-    )
+    ego = moved_ahead(tracks.ego, REAR_AXLE)
     moving = np.concatenate([tracks.pose, ego[:, None]], 1)
     free = untouched(objects.pose, objects.size, moving, np.vstack([tracks.size, EGO_SIZE]))
     still = objects.pose[free]

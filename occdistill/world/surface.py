@@ -21,7 +21,7 @@ from occdistill.world.town import (
     resample,
     shifted,
 )
-from occdistill.world.traffic import EGO_SIZE, REAR_AXLE
+from occdistill.world.traffic import EGO_SIZE, REAR_AXLE, moved_ahead
 
 _FINE = 0.5
 """Metres between the points at which the road is drawn; kerbs lie between them."""
@@ -38,8 +38,7 @@ def boxes_of(motion: Motion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     The ego car is number -1.
     """
-    ahead = np.stack([np.cos(motion.ego[:, 2]), np.sin(motion.ego[:, 2])], -1)
-    car = motion.ego + REAR_AXLE * np.column_stack([ahead, np.zeros(len(ahead))])
+    car = moved_ahead(motion.ego, REAR_AXLE)
     whose, when = np.nonzero(motion.valid)
     pose = np.vstack([motion.pose[whose, when], car])
     size = np.vstack([motion.size[whose], np.tile(EGO_SIZE, (len(car), 1))])

@@ -27,6 +27,12 @@ SLOW = 7.0
 """Turns are driven more slowly than this, streets faster, m/s."""
 
 
+def moved_ahead(pose: np.ndarray, metres: float) -> np.ndarray:
+    """Poses x, y, yaw `(…, 3)`, so many metres further the way they head."""
+    yaw = pose[..., 2]
+    return pose + metres * np.stack([np.cos(yaw), np.sin(yaw), np.zeros(yaw.shape)], -1)
+
+
 class Vehicles(NamedTuple):
     """State of all vehicles and cyclists; number 0 is the ego car."""
 
@@ -662,8 +668,7 @@ def simulate(town: Town, rng: np.random.Generator, keyframes: int, laws: Laws = 
         pose,
         speed,
     )
-    x, y, yaw = pose[:, 0].T
-    ego = np.stack([x - REAR_AXLE * np.cos(yaw), y - REAR_AXLE * np.sin(yaw), yaw], -1)
+    ego = moved_ahead(pose[:, 0], -REAR_AXLE)
     kind = np.array([k for k, _ in sizes + people])
     size = np.array([d for _, d in sizes + people])
     return Tracks(
