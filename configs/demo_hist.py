@@ -18,6 +18,5 @@ with read_base():
 conditioning.update(kind="hist")
 network.update(trajectory=3)  # the displacements between four past frames
 teacher_checkpoint = "work_dirs/demo_hist/teacher.pth"
-cache_dir = "work_dirs/demo_hist/cache"
 advice.update(teacher="make it with `python tools/train_teacher.py configs/demo_hist.py`")
 work_dir = "work_dirs/demo_hist"
