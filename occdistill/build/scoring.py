@@ -19,6 +19,7 @@ from occdistill.evaluation.measures import measures
 from occdistill.evaluation.measures.base import Context, Observer
 from occdistill.evaluation.predictions import save_predictions
 from occdistill.evaluation.rows import Row, ceiling_row, copy_last_row, ego_warp_row, forecast_row
+from occdistill.evaluation.shared import PastLatents
 from occdistill.latents.codec import Codec
 
 ROWS = (
@@ -60,9 +61,10 @@ def build_rows(
     student = checkpoint if "student" in wanted else None
     teacher_nfe = teacher_nfe if "teacher" in wanted else ()
     entries = lineup(models, student, teacher_nfe, device=device, **parts, **options)
+    past = {entry.encoder: PastLatents() for entry in entries}
     rows = [
         forecast_row(
-            entry.title, entry.forecaster, share=("past", entry.encoder), decoder=entry.decoder,
+            entry.title, entry.forecaster, share=past[entry.encoder], decoder=entry.decoder,
             encoder=entry.encoder, checkpoint=entry.checkpoint, vae=models.vae_mark,
             cache=entry.cache,
         )

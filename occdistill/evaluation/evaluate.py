@@ -21,8 +21,10 @@ from occdistill.evaluation.metrics import score
 from occdistill.evaluation.protocols import DEFAULT, Protocol
 from occdistill.evaluation.report import FACTS
 from occdistill.evaluation.rows import ClipBatch, Row
+from occdistill.evaluation.shared import ForRows
 from occdistill.evaluation.views import look, needs_masks
 from occdistill.runtime.latency import side_by_side
+from occdistill.runtime.machine import loaders, tf32
 
 UNTIMED = {"fps": None, "latency_ms": None}
 
@@ -47,7 +49,7 @@ def count(
     batch_size: int = 4,
     device: str = "cpu",
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = None,
     out: Path | None = None,
     progress: bool = True,
     observers: Sequence[Callable[[Row, ClipBatch, Tensor], None]] = (),
@@ -62,7 +64,7 @@ def count(
         batch_size: clips at a time.
         device: where rows run and grids are counted.
         seed: of the noise; each clip has its own stream.
-        workers: loader processes.
+        workers: loader processes; None: see `machine.loaders`.
         out: folder for one sub-folder of counts per row.
         progress: show a bar.
         observers: called with every row's prediction, for measures that aren't counts.
@@ -82,14 +84,19 @@ def count(
         Counts(windows, dataset.future, views, None if out is None else out / slug(row.name))
         for row in rows
     ]
-    loader = DataLoader(Subset(dataset, indices), batch_size, num_workers=workers)
+    clips = ForRows(dataset, [one for row in rows for one in row.needs])
+    cuda = torch.device(device).type == "cuda"
+    loader = DataLoader(
+        Subset(clips, indices), batch_size, num_workers=loaders(device, workers), pin_memory=cuda
+    )
     done = 0
     with tqdm(total=len(indices), unit="clip", disable=not progress) as bar:
         for item in loader:
             batch = ClipBatch.of(item, device, seed)
             clips = [batch.clip(b) for b in range(len(batch.index))]
             for row, counts in zip(rows, results):
-                pred = row.predict(batch)
+                with tf32(False):  # but where a row's forecaster allows it itself
+                    pred = row.predict(batch)
                 for b, clip in enumerate(clips):
                     for view in views:
                         counts.update(done + b, view, *look(view, pred[b], clip))

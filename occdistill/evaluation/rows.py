@@ -6,11 +6,11 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from occdistill.data.occ3d import Grid
 from occdistill.evaluation import baselines
+from occdistill.evaluation.shared import Carried, PastLatents
 from occdistill.evaluation.views import Clip
 from occdistill.flow.path import Draws
 from occdistill.latents.codec import Codec
@@ -31,6 +31,8 @@ class ClipBatch:
         seed: of the evaluation.
         masks: `mask_lidar` and `mask_camera`, where the data set has them.
         shared: what one row or measure computes and others reuse.
+        frames: names of the past keyframes, int64 `(B, P)`, the same in every clip that shows them;
+            None where nobody named them.
     """
 
     past: Tensor
@@ -41,14 +43,17 @@ class ClipBatch:
     seed: int = 0
     masks: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    frames: Tensor | None = None
 
     @classmethod
     def of(cls, item: dict[str, Tensor], device: str, seed: int) -> ClipBatch:
-        """From a collated data set item."""
-        item = {k: v.to(device) if torch.is_tensor(v) else v for k, v in item.items()}
-        masks = {k: v for k, v in item.items() if k.startswith("mask_")}
+        """From a collated item of a data set or of `ForRows`."""
+        item = {k: v.to(device, non_blocking=True) for k, v in item.items()}
+        shared = {k: v for k, v in item.items() if isinstance(k, tuple)}
+        masks = {k: item[k] for k in ("mask_lidar", "mask_camera") if k in item}
         names = ("past", "future", "poses", "trajectory", "index")
-        return cls(*(item[n] for n in names), seed=seed, masks=masks)
+        known = dict(seed=seed, masks=masks, shared=shared, frames=item.get("frames"))
+        return cls(*(item[n] for n in names), **known)
 
     def noise(self, shape: Sequence[int], sample: int = 0) -> Tensor:
         """Standard normal `(B, *shape)`: the same for a clip in every row, batch size and order.
@@ -59,6 +64,16 @@ class ClipBatch:
         """
         keys = [(self.seed, int(index), sample) for index in self.index]
         return Draws(keys, self.past.device).normal(*shape)
+
+    def rule(
+        self, grid: Grid, future: int, extrapolated: bool = False, carry: bool = False
+    ) -> Tensor:
+        """The forecast without a model, uint8 `(B, F, X, Y, Z)`; see `baselines.ego_warp`."""
+        key = ("rule", extrapolated, carry)
+        if key not in self.shared:
+            options = (future, grid, extrapolated, carry)
+            self.shared[key] = baselines.ego_warp(self.past, self.poses, *options)
+        return self.shared[key]
 
     def clip(self, b: int) -> Clip:
         """Clip `b` for the views."""
@@ -79,6 +94,7 @@ class Row:
         facts: of `report.FACTS`, those that apply.
         forecaster: what to time, if anything.
         draw: like `predict`, but future number s of several.
+        needs: what a loader's worker makes of each clip for it.
     """
 
     model: str
@@ -89,6 +105,7 @@ class Row:
     facts: dict[str, Any] = field(default_factory=dict)
     forecaster: Forecaster | None = None
     draw: Callable[[ClipBatch, int], Tensor] | None = None
+    needs: tuple[Carried, ...] = ()
 
     @property
     def name(self) -> str:
@@ -96,19 +113,30 @@ class Row:
         return self.model if self.nfe is None else f"{self.model}@{self.nfe}"
 
 
-def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **facts: Any) -> Row:
-    """A row of a `Forecaster`; rows with the same `share` encode the past once per batch."""
+def forecast_row(
+    model: str, forecaster: Forecaster, share: PastLatents | None = None, **facts: Any
+) -> Row:
+    """A row of a `Forecaster`; rows with the same `share` have the same encoder, and encode each
+    keyframe once.
+    """
+    codec = forecaster.codec
+    carried = Carried(codec.grid, codec.future, codec.conditioning != "gt")
 
     def draw(batch: ClipBatch, sample: int = 0) -> Tensor:
         condition: Condition | None = batch.shared.get(share)
         if condition is None:
-            condition = forecaster.condition(batch.past, batch.poses, batch.trajectory)
+            known = batch.past, batch.poses, batch.trajectory
+            latents = rule = None
+            if share is not None and batch.frames is not None:
+                latents = share.of(forecaster.encode, batch.past, batch.frames)
+            if codec.carry:
+                rule = batch.rule(codec.grid, codec.future, carried.extrapolated, carry=True)
+            condition = forecaster.condition(*known, latents, rule)
             if share is not None:
                 batch.shared[share] = condition
-        shape = (forecaster.codec.future, *forecaster.codec.vae.latent_shape)
+        shape = (codec.future, *codec.vae.latent_shape)
         return forecaster.decode(forecaster.generate(condition, batch.noise(shape, sample)))
 
-    codec = forecaster.codec
     return Row(
         model,
         draw,
@@ -124,6 +152,7 @@ def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **f
         },
         forecaster,
         draw,
+        (carried,) if codec.carry else (),
     )
 
 
@@ -132,15 +161,20 @@ def copy_last_row(future: int) -> Row:
     return Row("copy-last", lambda batch: baselines.copy_last(batch.past, future))
 
 
+def rule_name(extrapolated: bool = False, carry: bool = False) -> str:
+    """What the row of `ego_warp_row` is called."""
+    return "ego-warp" + ", extrapolated" * extrapolated + ", objects carried" * carry
+
+
 def ego_warp_row(grid: Grid, future: int, extrapolated: bool = False, carry: bool = False) -> Row:
     """The newest frame, moved with the true (or the extrapolated) ego motion; with `carry` its
     objects move on too.
     """
-    name = "ego-warp" + ", extrapolated" * extrapolated + ", objects carried" * carry
     return Row(
-        name,
-        lambda b: baselines.ego_warp(b.past, b.poses, future, grid, extrapolated, carry),
+        rule_name(extrapolated, carry),
+        lambda batch: batch.rule(grid, future, extrapolated, carry),
         conditioning="none" if extrapolated else "gt",
+        needs=(Carried(grid, future, extrapolated),) if carry else (),
     )
 
 

@@ -275,7 +275,12 @@ class Forecaster:
 
     @torch.no_grad()
     def condition(
-        self, past: Tensor, poses: Tensor, trajectory: Tensor, latents: Tensor | None = None
+        self,
+        past: Tensor,
+        poses: Tensor,
+        trajectory: Tensor,
+        latents: Tensor | None = None,
+        carried: Tensor | None = None,
     ) -> Condition:
         """Stage 1: encode what is known; shapes as for calling the forecaster.
 
@@ -284,9 +289,10 @@ class Forecaster:
             poses: see there.
             trajectory: see there.
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
+            carried: see `Codec.aligned_voxels`.
         """
         known = (self.here(x) for x in (past, poses, trajectory))
-        return self.codec.condition(*known, encode=self.encode, latents=latents)
+        return self.codec.condition(*known, encode=self.encode, latents=latents, carried=carried)
 
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:

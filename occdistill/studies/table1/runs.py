@@ -34,6 +34,7 @@ from occdistill.evaluation.rows import (
     ego_warp_row,
     forecast_row,
 )
+from occdistill.evaluation.shared import PastLatents
 from occdistill.flow.path import Draws
 from occdistill.runtime.latency import peak_mb, reset_peak
 from occdistill.runtime.machine import device_name
@@ -148,7 +149,8 @@ def run_one(plan: Plan, budget: str, key: str, seed: int, device: str) -> dict:
     students = lineup(
         Models(config), folder / "student.pth", (), sorted({1, *plan.steps}), device=device
     )
-    rows = [forecast_row("student", entry.forecaster, share="past") for entry in students]
+    past = PastLatents()
+    rows = [forecast_row("student", entry.forecaster, past) for entry in students]
     scores = _score(plan, config, rows, folder, device)
     record = {
         **about,
@@ -242,7 +244,8 @@ def prepare(plan: Plan, device: str) -> dict:
     job.latents(codec, vae_fingerprint)
 
     teachers = lineup(Models(config), None, TEACHER_STEPS, device=device)
-    rows = [forecast_row("teacher", entry.forecaster, share="past") for entry in teachers]
+    past = PastLatents()
+    rows = [forecast_row("teacher", entry.forecaster, past) for entry in teachers]
     rows.append(copy_last_row(config.data.future))
     if config.conditioning.kind == "gt":
         grid = build_grid(config)
