@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from occdistill.errors import UserError
+from occdistill.errors import UserError, out_of_memory
 from occdistill.store import read_json, reading, write_json
 from occdistill.untrusted import inside, open_file
 
@@ -128,6 +128,8 @@ def build_arrays(
             (part / "lock").unlink()
             os.rename(part, folder)
     except OSError as error:
+        if out_of_memory(error):
+            raise
         raise UserError(
             f"cannot build the cache {folder} ({error.strerror or error}): free some space or "
             "choose another cache_dir; what is done so far is kept"

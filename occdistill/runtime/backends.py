@@ -28,8 +28,8 @@ from torch import Tensor
 import occdistill
 from occdistill.autoencoder.sparse import SparseEncoder
 from occdistill.checkpoint import fingerprint
-from occdistill.errors import UserError
-from occdistill.runtime.machine import device_name
+from occdistill.errors import UserError, out_of_memory
+from occdistill.runtime.machine import device_name, tf32
 from occdistill.runtime.stages import Stage
 from occdistill.store import atomic, user_cache
 
@@ -120,6 +120,8 @@ def record(stage: Stage, example: tuple[Tensor | None, ...]) -> Function:
             with torch.cuda.graph(graph):
                 result = stage(*held)
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         raise UserError(
             f"{type(stage.network).__name__} can't be recorded as a CUDA graph"
             f" ({str(error).splitlines()[0]}): use --backend compile"

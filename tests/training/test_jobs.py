@@ -264,6 +264,31 @@ def test_what_does_not_belong_together_is_refused(trained, tmp_path):
         run(trained, "teacher", {"vae.channels": 6}, work_dir=tmp_path / "w")
 
 
+def test_too_little_memory_while_training_is_told_what_helps(config, tmp_path):
+    class Full(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(UserError, match="too little memory .*train_vae.batch_size.*--resume"):
+        run(config, "vae", work_dir=tmp_path, hooks=[Full()])
+
+
+def test_what_is_computed_once_lies_with_the_data(config, tmp_path, monkeypatch):
+    root = Path(load_config(config).data.dataroot)
+    changes = {"work_dir": str(tmp_path)}
+    assert cache_folder(load_config(config, changes)) == root / ".occdistill" / "cache"
+    asked = []
+    monkeypatch.setattr("os.access", lambda path, how: asked.append(path))
+    assert cache_folder(load_config(config, changes)) == tmp_path / "cache"
+    assert asked[0] in (root / ".occdistill", root)
+    elsewhere = {"data.dataroot": str(tmp_path), **changes}
+    assert cache_folder(load_config(config, elsewhere)) == tmp_path / "cache"
+    assert asked[1:] == [tmp_path]  # where the folder would be made
+    wanted = {"cache_dir": str(tmp_path / "mine"), **changes}
+    assert cache_folder(load_config(config, wanted)) == tmp_path / "mine"
+
+
 def test_what_is_missing_is_named_with_the_command_that_brings_it(config, tmp_path):
     missing = {"vae_checkpoint": f"{tmp_path}/no.pth"}
     with pytest.raises(UserError, match=r"no vae weights at .*no.pth; train the VAE"):
