@@ -64,13 +64,15 @@ def main() -> None:
         "device": device_name(args.device),
         "torch": torch.__version__,
         **{key: getattr(args, key) for key in ("dtype", "backend", "batch_size", "repeats")},
+        "tf32": entries[0].forecaster.tf32,
         "decoder": entries[0].decoder,
         "encoder": entries[0].encoder,
         "grid": list(models.vae.grid_shape),
     }
     agreements = {}
-    if args.check and (args.backend, args.dtype) != ("plain", "float32"):
-        plain = {**options, "backend": "plain", "dtype": torch.float32}
+    exact = (args.backend, args.dtype, setting["tf32"]) == ("plain", "float32", False)
+    if args.check and not exact:
+        plain = {**options, "backend": "plain", "dtype": torch.float32, "allow_tf32": False}
         nfe = [min(args.nfe)] if args.nfe else [], [min(args.student_nfe)]
         items = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, args.check)]
         agreements = {

@@ -46,12 +46,7 @@ def parse() -> argparse.Namespace:
     add("--rate", type=float, default=2.0, help="frames per second")
     add("--frames", type=int, help="stop after so many frames; default: when the source ends")
     add("--deadline", type=float, help="milliseconds; default: until the next frame comes")
-    add(
-        "--queue",
-        type=common.positive,
-        default=2,
-        help="frames that may wait; the oldest is dropped",
-    )
+    add("--queue", type=common.positive, default=2, help="frames that may wait, else dropped")
     add("--seed", type=int, default=0)
     add("--tensorboard", type=Path, metavar="DIR")
     add("--window", action="store_true", help="show the forecasts, 1 s and 3 s ahead")
@@ -110,6 +105,7 @@ def main() -> None:
     runner.heed_signals()
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
+    report.update(dtype=args.dtype, tf32=forecaster.tf32)
     print(live_page(report))
     write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")

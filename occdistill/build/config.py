@@ -41,6 +41,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
         "kind": _CODEC["conditioning"], "align": _CODEC["align"], "carry": _CODEC["carry"],
     },
     "guidance": _FORECASTER["guidance"],
+    "allow_tf32": _FORECASTER["allow_tf32"],
     "sampler": {
         "steps": _FORECASTER["nfe"],
         "shift": _FORECASTER["shift"],

@@ -163,10 +163,11 @@ class Models:
             guidance: guidance scale; None: unguided.
             decoder: see `codec`.
             encoder: see `codec`.
-            **options: of `Forecaster`: device, dtype, back end.
+            **options: of `Forecaster`: device, dtype, back end; `allow_tf32` by default the config's.
         """
         if nfe is None:
             nfe = 1 if checkpoint is None else self.trained_for(checkpoint)[0]
+        options = {"allow_tf32": self.config.get("allow_tf32", False), **options}
         codec, where = self.codec(decoder, encoder), tuple(sorted(options.items()))
         field = ("field", str(checkpoint), guidance, where)
         ends = ("encoder", encoder, where), ("decoder", decoder, where)

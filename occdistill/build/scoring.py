@@ -112,7 +112,7 @@ def _ceiling_rows(
     for decoder, encoder in dict.fromkeys([("full", "full"), *product(decoders, encoders)]):
         codec = models.codec(decoder, encoder)
         codec.vae.to(device)
-        facts = dict(decoder=decoder, encoder=encoder, vae=models.vae_mark, dtype="float32")
+        facts = dict(decoder=decoder, encoder=encoder, vae=models.vae_mark, dtype="float32", tf32=False)
         made = [] if encoder == "lidar" else [ceiling_row(codec, **facts)]  # it knows no labels
         made += [lidar_ceiling_row(codec, dataset, **facts)] if lidar else []
         for row in made:

@@ -148,6 +148,7 @@ def forecast_row(
             "carry": codec.carry,
             "temperature": forecaster.temperature,
             "dtype": str(forecaster.dtype).removeprefix("torch."),
+            "tf32": forecaster.tf32,
             **facts,
         },
         forecaster,

@@ -60,10 +60,22 @@ def check(backend: str, device: torch.device) -> None:
         )
 
 
-def build(backend: str, stage: Stage) -> Function:
+def build(backend: str, stage: Stage, allow_tf32: bool = False) -> Function:
     """The stage as `backend` runs it; sparse convolutions, with as much to do as there are voxels,
-    run as they are on all of them.
+    run as they are on all of them. On a GPU, `allow_tf32` holds while it runs, and only then.
     """
+    function = _built(backend, stage)
+    if stage.device_type != "cuda":
+        return function
+
+    def in_precision(*tensors: Tensor | None) -> Tensor:
+        with tf32(allow_tf32):
+            return function(*tensors)
+
+    return in_precision
+
+
+def _built(backend: str, stage: Stage) -> Function:
     if any(isinstance(module, SparseEncoder) for module in stage.modules()):
         return stage
     if backend == "compile":
@@ -156,7 +168,8 @@ class Packages:
     def __call__(self, example: tuple[Tensor | None, ...]) -> Function:
         """Load the package for such arguments, or make it first."""
         where = device_name(_device(example))
-        facts = (self.identity, signature(example), where, torch.__version__)
+        rounding = torch.backends.cuda.matmul.allow_tf32
+        facts = (self.identity, signature(example), where, torch.__version__, rounding)
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
         path = cache_folder() / f"{type(self.stage).__name__.lower()}-{digest}.pt2"
         if path.exists():

@@ -43,6 +43,7 @@ class Forecaster:
             diverse and closer to what is most likely.
         device: where it runs; the networks are moved there.
         dtype: float32, or the type that matrix products are done in (autocast).
+        allow_tf32: on a GPU, let float32 products be rounded to TF32: faster, and no longer exact.
         backend: how they are run, see `runtime.backends`. All but `plain` read the autoencoder's
             weights once, now.
 
@@ -90,12 +91,14 @@ class Forecaster:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         backend: str = "eager",
+        allow_tf32: bool = False,
     ) -> None:
         self.device = torch.device(device)
         backends.check(backend, self.device)
         self.codec, self.nfe, self.guidance = codec, nfe, guidance
         self.shift, self.renoise, self.temperature = shift, renoise, temperature
         self.dtype, self.backend = dtype, backend
+        self.tf32 = allow_tf32 and self.device.type == "cuda"
         if isinstance(field, VelocityNetwork) and field.takes.get("aligned", 0) != len(codec.align):
             raise UserError(
                 f"{type(field).__name__} takes {field.takes.get('aligned', 0)} aligned frames, but"
@@ -113,10 +116,10 @@ class Forecaster:
         else:
             encoder, decoder = frozen.encoder(codec.vae), frozen.decoder(codec.vae)
             field = frozen.field(field)
-        self._encode = backends.build(backend, Encode(encoder, scale, *where))
-        self._decode = backends.build(backend, Decode(decoder, scale, *where))
+        self._encode = backends.build(backend, Encode(encoder, scale, *where), self.tf32)
+        self._decode = backends.build(backend, Decode(decoder, scale, *where), self.tf32)
         velocity = Velocity(field, *where)
-        self._field = _Field(backends.build(backend, velocity), velocity.two_time)
+        self._field = _Field(backends.build(backend, velocity, self.tf32), velocity.two_time)
 
     def __repr__(self) -> str:
         codec = self.codec

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from occdistill.runtime.machine import tf32
+
 aten = torch.ops.aten
 
 
@@ -75,7 +77,7 @@ class Ceiling:
     """What this machine reached in the plainest of programs.
 
     Attributes:
-        gflops: of a large matrix product, 1e9 operations per second.
+        gflops: of a large matrix product, 1e9 operations per second; float32 without TF32.
         gbytes_per_s: read plus written, of copying a tensor larger than every cache.
     """
 
@@ -93,7 +95,8 @@ def ceiling(
     product = torch.empty_like(a)
     source = torch.ones(2**26, device=device)  # 256 MiB
     target = torch.empty_like(source)
-    best = _best(lambda: torch.mm(a, b, out=product), device, seconds)
+    with tf32(False):
+        best = _best(lambda: torch.mm(a, b, out=product), device, seconds)
     copied = _best(lambda: target.copy_(source), device, seconds)
     moved = 2 * source.numel() * source.element_size()
     return Ceiling(2e-9 * side**3 / best, 1e-9 * moved / copied)

@@ -71,7 +71,8 @@ def train(
     """
     name = method_name(config).lower() if part == "distill" else part
     folder = Path(work_dir or Path(config.get("work_dir") or "work_dirs") / name)
-    with joined(device, launcher) as own_device:
+    allowed = config.get("allow_tf32", False)
+    with joined(device, launcher) as own_device, tf32(allowed):
         job = Job(config, part, own_device, seed)
         if ckpt.step_files(folder) and not resume:
             raise UserError(

@@ -311,6 +311,7 @@ class Trainer:
                 "metrics": self.metrics,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
                 "torch": str(torch.__version__),
+                "tf32": self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
                 **self.task.how_to_use(),
             },
         }

@@ -71,6 +71,7 @@ def test_rows_carry_what_a_reader_must_know(clips, forecaster):
     assert (first["checkpoint"], first["vae"], first["dtype"], first["seed"]) == (
         "abc", "def", "float32", 4,
     )  # fmt: skip
+    assert [r["tf32"] for r in records] == [False, None, None, None]
     assert first["git_commit"] == "x" and first["data"] == clips.fingerprint
     assert list(first["fps"]) == ["end_to_end", "generate_decode", "generate"]
     assert first["latency_ms"]["generate"].keys() == {"p50", "p90", "p99"}
