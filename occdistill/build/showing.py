@@ -19,6 +19,7 @@ from occdistill.errors import UserError
 from occdistill.evaluation.baselines import ego_warp
 from occdistill.evaluation.confusion import confusion
 from occdistill.evaluation.metrics import binary_iou, mean_iou, tally
+from occdistill.runtime.estimate import announced
 from occdistill.runtime.sources import Packet, synthetic
 from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
@@ -110,27 +111,28 @@ class Forecast(NamedTuple):
 def forecasts(
     entries: Sequence[Contender], clip: ShownClip, samples: int = 1, seed: int = 0
 ) -> dict[str, Forecast]:
-    """By caption. All start from the same noise.
+    """By caption. All start from the same noise, and from one condition; says what long ones take.
 
     Args:
-        entries: of `lineup`.
+        entries: of `lineup`, with one encoder.
         clip: the same for all.
         samples: futures of all but the teacher.
         seed: of the noise.
     """
-    result = {}
-    for entry in entries:
-        nfe, count = entry.forecaster.nfe, 1 if entry.model == "teacher" else samples
-        futures = entry.forecaster(
-            clip.past[None], clip.poses[None], trajectory=clip.trajectory[None], samples=count,
-            generator=torch_generator(seed),
-        )  # fmt: skip
-        futures = futures.view(count, -1, *clip.past.shape[1:])
-        agreement = []
-        if count > 1:
-            agreement = [part[0].cpu().numpy() for part in spread(futures[None])]
-        steps = f"{nfe} step{'s' * (nfe > 1)}"
-        result[f"{entry.title}, {steps}"] = Forecast(futures.cpu().numpy(), *agreement)
+    result, known = {}, (clip.past[None], clip.poses[None], clip.trajectory[None])
+    counts = [1 if entry.model == "teacher" else samples for entry in entries]
+    wanted = [(entry.forecaster, count) for entry, count in zip(entries, counts)]
+    with announced(wanted, len(clip.past)) as forecasters:
+        condition = forecasters[0].condition(*known, forecasters[0].frames(known[0]))
+        for entry, forecaster, count in zip(entries, forecasters, counts):
+            futures = forecaster.futures(condition, count, torch_generator(seed))
+            futures = futures.view(count, -1, *clip.past.shape[1:])
+            agreement = []
+            if count > 1:
+                agreement = [part[0].cpu().numpy() for part in spread(futures[None])]
+            nfe = forecaster.nfe
+            title = f"{entry.title}, {nfe} step{'s' * (nfe > 1)}"
+            result[title] = Forecast(futures.cpu().numpy(), *agreement)
     return result
 
 

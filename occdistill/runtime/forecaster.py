@@ -49,6 +49,8 @@ class Forecaster:
 
     Attributes:
         past: frames that it is given, P; None for fields that don't say.
+        field: as it was given, unguided.
+        tf32: whether anything may be rounded to TF32; never on a CPU.
 
     Raises:
         UserError: unknown back end, a device or compiler that isn't there, or a network that takes
@@ -104,7 +106,7 @@ class Forecaster:
                 f"{type(field).__name__} takes {field.takes.get('aligned', 0)} aligned frames, but"
                 f" conditioning.align gives {len(codec.align)}: make them agree in the config"
             )
-        self.network = type(field).__name__
+        self.network, self.field = type(field).__name__, field
         self.past = _past_frames(codec, field)
         for net in (codec.vae, field):
             if isinstance(net, nn.Module):
@@ -325,6 +327,26 @@ class Forecaster:
         """
         other = copy.copy(self)
         other.codec, other._encode, other._decode = codec, encoder._encode, decoder._decode
+        return other
+
+    def watched(self, done: Callable[[str, int], None]) -> Forecaster:
+        """The same, which tells each stage that it has done (`encode`, `evaluate`, `decode`), and of
+        how many frames or clips.
+        """
+
+        def telling(stage: str, function: backends.Function) -> backends.Function:
+            def call(*tensors: Tensor | None) -> Tensor:
+                result = function(*tensors)
+                done(stage, len(result))
+                return result
+
+            return call
+
+        other = copy.copy(self)
+        other._encode = telling("encode", self._encode)
+        other._decode = telling("decode", self._decode)
+        velocity = telling("evaluate", self._field.velocity)
+        other._field = _Field(velocity, self._field.two_time)
         return other
 
     def here(self, x: Tensor) -> Tensor:

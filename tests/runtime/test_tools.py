@@ -14,6 +14,7 @@ from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from occdistill.runtime import bench_page
+from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.live import LiveRunner
 from tests.tool import call
 
@@ -193,6 +194,18 @@ def test_visualize_draws_truth_and_models(setup, monkeypatch, capsys):
         assert gif.n_frames == 3 + 4
         assert gif.size[0] == 2 * 80  # truth, two teachers, student: square maps without gutters
     assert "scene-" in capsys.readouterr().out
+
+
+def test_visualize_encodes_the_past_once_for_all_rows(setup, monkeypatch):
+    sizes, encode = [], Forecaster.encode
+    monkeypatch.setattr(
+        Forecaster, "encode", lambda self, x: sizes.append(len(x)) or encode(self, x)
+    )
+    call(
+        monkeypatch, "visualize", setup / "config.py", setup / "student.pth", "--out",
+        setup / "once.png", "--style", "bev", "--size", 96, 80, "--nfe", 2, 1, "--device", "cpu",
+    )  # fmt: skip
+    assert sizes == [1, 1, 1, 4]  # three past frames, and the newest from four future places
 
 
 def test_visualize_draws_several_futures_and_says_how_far_they_agree(setup, monkeypatch):
