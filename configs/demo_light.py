@@ -27,5 +27,4 @@ train_distill = dict(
     iterations=3000, batch_size=16, lr=1e-3, warmup=100, final_lr=1e-5, clip=1.0, ema=0.998, seed=0,
     mirror=True, val_interval=1000, val_clips=60, checkpoint_interval=250, compact=True,
 )  # fmt: skip
-cache_dir = "work_dirs/demo_train/cache"
 work_dir = "work_dirs/demo_light"

@@ -18,5 +18,4 @@ method = dict(type=NoAuxiliary, ode_step=0.05)
 train_distill.update(
     iterations=160, batch_size=4, lr=3e-4, val_interval=30, checkpoint_interval=20, keep=8
 )
-cache_dir = "work_dirs/demo/cache"
 work_dir = "work_dirs/demo_no_auxiliary"

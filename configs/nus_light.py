@@ -26,5 +26,4 @@ train_distill = dict(
     seed=0, mirror=True, checkpoint_interval=500, val_interval=5000, val_clips=128,
 )  # fmt: skip
 advice.update(teacher="make it with `python tools/train_mfd.py configs/nus.py`")
-cache_dir = "work_dirs/nus/cache"
 work_dir = "work_dirs/nus_light"

@@ -2,7 +2,8 @@
 
 `meta.json` holds what they depend on; they are opened only for the same. They are built in
 `<folder>.part`, from which an interrupted build goes on after what is there has been checked, and
-renamed when all are whole. A second process that needs the same waits for the first.
+renamed when all are whole. A second process that needs the same waits for the first. A build loses
+a second of work at most when it is interrupted, and the piece that it was about to make.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,12 +24,13 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from occdistill.errors import UserError
+from occdistill.errors import UserError, out_of_memory
 from occdistill.store import read_json, reading, write_json
 from occdistill.untrusted import inside, open_file
 
 Arrays = dict[str, np.memmap]
 _BLOCKS, _BLOCK_BYTES = 1024, 1 << 20
+SAVE_EVERY = 1.0  # seconds of a build
 _log = logging.getLogger(__name__)
 
 
@@ -89,7 +92,7 @@ def build_arrays(
         arrays: shape, of which the first side is `items`, and dtype by name.
         fill: `fill(arrays, start, stop)` writes what belongs to items start … stop - 1.
         items: how many items there are.
-        chunk: items per call of `fill`.
+        chunk: items per call of `fill`, which the progress bar counts one call at a time.
         title: of the progress bar; none is shown without.
 
     Raises:
@@ -102,20 +105,23 @@ def build_arrays(
         if lock is None:
             return
         with lock:
-            mapped, marks = _resume(part, depends, arrays, items, chunk)
-            done = min(items, len(marks) * chunk)
+            mapped, marks = _resume(part, depends, arrays, items)
+            done = marks[-1][0] if marks else 0
             bar = tqdm(
                 total=items, initial=done, desc=title, unit="", mininterval=0.5, disable=not title
             )
+            due = time.monotonic() + SAVE_EVERY
             for start in range(done, items, chunk):
                 stop = min(items, start + chunk)
                 fill(mapped, start, stop)
-                for array in mapped.values():
-                    array.flush()
-                marks.append(_mark(mapped, start, stop))
-                progress = {"depends": dict(depends), "chunk": chunk, "marks": marks}
-                write_json(part / "progress.json", progress, indent=None)
                 bar.update(stop - start)
+                if stop == items or time.monotonic() >= due:
+                    for array in mapped.values():
+                        array.flush()
+                    marks.append((stop, _mark(mapped, done, stop)))
+                    progress = {"depends": dict(depends), "marks": marks}
+                    write_json(part / "progress.json", progress, indent=None)
+                    done, due = stop, time.monotonic() + SAVE_EVERY
             bar.close()
             mapped.clear()
             checksums = {name: _checksum(part / f"{name}.npy") for name in arrays}
@@ -124,6 +130,8 @@ def build_arrays(
             (part / "lock").unlink()
             os.rename(part, folder)
     except OSError as error:
+        if out_of_memory(error):
+            raise
         raise UserError(
             f"cannot build the cache {folder} ({error.strerror or error}): free some space or "
             "choose another cache_dir; what is done so far is kept"
@@ -170,20 +178,23 @@ def _mark(arrays: Arrays, start: int, stop: int) -> int:
 
 
 def _resume(
-    part: Path, depends: Mapping, arrays: Mapping, items: int, chunk: int
-) -> tuple[Arrays, list[int]]:
-    """Arrays to write to, and the marks of the chunks that they already hold, whole."""
+    part: Path, depends: Mapping, arrays: Mapping, items: int
+) -> tuple[Arrays, list[tuple[int, int]]]:
+    """Arrays to write to, and the pieces that they already hold, whole: the item after each, and
+    its mark.
+    """
     try:
         progress = read_json(part / "progress.json", kind=dict)
-        same = progress["depends"] == json.loads(json.dumps(dict(depends)))
-        if same and progress["chunk"] == chunk:
+        if progress["depends"] == json.loads(json.dumps(dict(depends))):
             mapped = {name: _mapped(part / f"{name}.npy", *arrays[name]) for name in arrays}
-            whole: list[int] = []
-            for start, mark in zip(range(0, items, chunk), progress["marks"]):
-                if _mark(mapped, start, min(items, start + chunk)) != mark:
+            whole: list[tuple[int, int]] = []
+            start = 0
+            for stop, mark in progress["marks"]:
+                if not start < stop <= items or _mark(mapped, start, stop) != mark:
                     _log.warning("%s is damaged from item %d on, and made again", part, start)
                     break
-                whole.append(mark)
+                whole.append((stop, mark))
+                start = stop
             return mapped, whole
     except (UserError, OSError, ValueError, KeyError, TypeError, EOFError):
         pass  # nothing usable: start again

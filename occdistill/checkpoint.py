@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from occdistill.errors import UserError
+from occdistill.errors import UserError, out_of_memory
 from occdistill.store import atomic
 from occdistill.untrusted import open_file
 
@@ -97,9 +97,9 @@ def load(path: str | Path, kind: str | None = None) -> dict:
             f"checkpoint {path} holds more than tensors and plain values ({what}), so it is not "
             "loaded: use a checkpoint made by this project's tools"
         ) from error
-    except MemoryError as error:
-        raise UserError(f"checkpoint {path} needs more memory than there is") from error
     except Exception as error:  # damaged files raise many kinds
+        if out_of_memory(error):
+            raise UserError(f"checkpoint {path} needs more memory than there is") from error
         raise UserError(
             f"checkpoint {path} is truncated or damaged ({_first_line(error)}): use an earlier one, "
             "or copy it here again"

@@ -14,6 +14,10 @@ from typing import NoReturn
 MAKE_WORLD = "python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_MEMORY = re.compile(
+    "out of memory|t allocate memory|CU(BLAS|DNN|SOLVER|FFT)_STATUS_ALLOC_FAILED"
+    "|killed by signal: (Killed|Bus error)"  # a loader's process, by the system
+)
 
 
 class UserError(Exception):
@@ -70,16 +74,26 @@ def in_words(error: Exception) -> str | None:
     """What a user can do about an error, in a sentence; None for one of the program's own."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or re.search("out of memory|t allocate memory", str(error)):
+    if out_of_memory(error):
         return (
-            "there is too little memory for this: use a smaller batch size, fewer samples or jobs,"
-            " or another device"
+            "there is too little memory for this: use a smaller batch size, fewer samples, jobs or"
+            " workers, half precision (--dtype bfloat16), or another device"
         )
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename is not None else ""
         advice = "free some space" if error.errno in _FULL else "check the path and who may use it"
         return f"{where}{error.strerror}; {advice}"
     return None
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, on any device, as torch, its libraries or the system say it."""
+    while error is not None:
+        numbered = isinstance(error, OSError) and error.errno == errno.ENOMEM
+        if numbered or isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _say(line: str, code: int) -> int:

@@ -29,7 +29,7 @@ def build_together(
     chunk: int,
     title: str,
 ) -> None:
-    """As `build_arrays`, by all processes that belong together; each of them calls it.
+    """As `build_arrays`, by all processes that belong together; each of them calls it, or none.
 
     Each builds whole pieces, in `<folder>.pieces`, and the first one joins them. A build that was
     stopped goes on with the pieces that are there, on any number of processes. A piece is whole
@@ -44,8 +44,6 @@ def build_together(
     """
     folder = Path(folder)
     places = folder.with_name(f"{folder.name}.pieces")
-    if not meet(not folder.exists()):
-        return
     if alone() and not places.exists():
         build_arrays(folder, depends, arrays, _filling(make), items, chunk, title)
         return
@@ -55,9 +53,19 @@ def build_together(
         for start in range(0, items, piece)
     ]
     mine = pieces[get_rank() :: get_world_size()]
-    shared = f"{title}, {get_world_size()} processes"
-    for one in tqdm(mine, desc=shared, unit="piece", disable=get_rank() > 0):
-        one.build(make, chunk)
+    done, total = 0, sum(one.stop - one.start for one in mine)
+    title = f"{title}, {get_world_size()} processes"
+    with tqdm(total=total, desc=title, unit="", mininterval=0.5, disable=get_rank() > 0) as bar:
+
+        def counted(start: int, stop: int) -> Mapping[str, ArrayLike]:
+            made = make(start, stop)
+            bar.update(stop - start)
+            return made
+
+        for one in mine:
+            one.build(counted, chunk)
+            done += one.stop - one.start
+            bar.update(done - bar.n)  # what was there
     meet()
     if get_rank() == 0:
 

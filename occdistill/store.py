@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from occdistill.errors import UserError
+from occdistill.errors import UserError, out_of_memory
 from occdistill.untrusted import open_file, reading, reason
 from occdistill.untrusted import read_json as read_json  # noqa: PLC0414 - also from here
 
@@ -53,6 +53,8 @@ def atomic(path: str | Path, what: str = "", advice: str = _SPACE) -> Iterator[P
             os.replace(part, path)
             _sync(path.parent)
     except OSError as error:
+        if out_of_memory(error):
+            raise
         kept = "the previous file is intact" if path.is_file() else "nothing was lost"
         named = f"{what} {path}" if what else path
         raise UserError(f"cannot write {named} ({reason(error)}); {kept}: {advice}") from error

@@ -20,6 +20,7 @@ from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.evaluation.evaluate import count, score_counts
 from occdistill.evaluation.rows import ceiling_row, forecast_row
+from occdistill.evaluation.shared import PastLatents
 
 REPO = Path(__file__).parents[1]
 WEIGHTS = REPO / "data" / "demo-weights"
@@ -33,7 +34,8 @@ def measured(world: Path) -> dict:
     clips = build_dataset(config, "train")  # of a world that is new to the weights
     models = Models(config)
     entries = lineup(models, WEIGHTS / "student.pth", (10, 1))
-    rows = [forecast_row(entry.model, entry.forecaster, share="past") for entry in entries]
+    past = PastLatents()
+    rows = [forecast_row(entry.model, entry.forecaster, share=past) for entry in entries]
     rows.append(ceiling_row(models.codec()))
     scores = {}
     for row, counts in zip(rows, count(rows, clips, progress=False)):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from occdistill import pieces
 from occdistill.arrays import open_arrays
 from occdistill.pieces import build_together
 from occdistill.processes import joined
@@ -51,7 +52,19 @@ def test_two_processes_take_turns_and_each_sees_the_whole(tmp_path):
     assert not made(tmp_path)
 
 
-def test_what_one_leaves_undone_another_makes(tmp_path):
+def test_what_one_leaves_undone_another_makes(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(pieces.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append((self.total, []))
+
+        def update(self, n=1):
+            bars[-1][1].append(n)
+            super().update(n)
+
+    monkeypatch.setattr(pieces, "tqdm", Bar)
     assert together(lambda: in_group(tmp_path / "s", 22))[1] == 3
     before = made(tmp_path)
     assert 22 not in before and {2, 6, 10, 14, 18} <= before.keys()
@@ -59,6 +72,9 @@ def test_what_one_leaves_undone_another_makes(tmp_path):
     build(tmp_path / "s")  # alone
     after = made(tmp_path)
     assert 22 in after and not {2, 6, 10, 14, 18} & after.keys()
+    # its bar counts what was there, and then what it makes itself, chunk after chunk
+    (total, moves), *_ = bars
+    assert total == sum(moves) == 26 and moves.count(2) >= len(after)
     assert os.listdir(tmp_path) == ["s"]
 
 

@@ -83,5 +83,5 @@ def add_scoring(add) -> None:
     """Under which rules forecasts are scored."""
     add("--protocol", nargs="+", default=["occdistill"], metavar="NAME", help=", ".join(PROTOCOLS))
     add("--view", nargs="+", choices=VIEWS, default=[], help="count these voxels too")
-    add("--workers", type=int, default=0, help="processes that read data")
+    add("--workers", type=int, help="processes that read data; default: some beside a GPU, else 0")
     add("--out", type=Path, help="folder of the report and the counts")

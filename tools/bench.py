@@ -23,7 +23,7 @@ from occdistill.data.occ3d import OCC3D
 from occdistill.errors import run
 from occdistill.evaluation.confusion import confusion
 from occdistill.runtime import backends, roofline
-from occdistill.runtime.bench import Line, bench, machine_facts, rate, street
+from occdistill.runtime.bench import PLAIN, Line, bench, machine_facts, rate, street
 from occdistill.runtime.bench_page import bench_table, gains
 from occdistill.runtime.forecaster import BACKENDS, Forecaster
 from occdistill.store import check_folder, write_json, write_text
@@ -64,6 +64,7 @@ def forecaster_of(models: Models, device: str) -> Callable[[Line], Forecaster]:
         models.light_network if line.network == "light" else None,
         line.nfe, line.guidance, line.decoder, line.encoder, device=device,
         dtype=getattr(torch, line.dtype), backend=line.backend,
+        **({"allow_tf32": False} if (line.backend, line.dtype) == PLAIN else {}),
     )  # fmt: skip
 
 

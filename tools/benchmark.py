@@ -63,13 +63,15 @@ def main() -> None:
         "torch": torch.__version__,
         "dtype": str(entries[0].forecaster.dtype).removeprefix("torch."),
         "backend": entries[0].forecaster.backend,
+        "tf32": entries[0].forecaster.tf32,
         **{key: getattr(args, key) for key in ("batch_size", "repeats")},
         **dict(decoder=entries[0].decoder, encoder=entries[0].encoder, network=args.network[0]),
         "grid": list(models.vae.grid_shape),
     }
     agreements = {}
-    if args.check and (setting["backend"], setting["dtype"]) != ("plain", "float32"):
-        plain = {**options, "backend": "plain", "dtype": torch.float32}
+    exact = [setting[key] for key in ("backend", "dtype", "tf32")] == ["plain", "float32", False]
+    if args.check and not exact:
+        plain = {**options, "backend": "plain", "dtype": torch.float32, "allow_tf32": False}
         nfe = [min(args.nfe)] if args.nfe else [], [min(args.student_nfe)]
         items = [dataset[int(i)] for i in np.linspace(0, len(dataset) - 1, args.check)]
         agreements = {

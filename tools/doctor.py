@@ -44,6 +44,7 @@ def main() -> int:
         findings += check_environment(args.dataroot or Path(), render=not args.no_render)
         findings += check_weights(args.weights) + check_caches(args.caches)
     if args.dataroot:
+        findings += [] if args.data_only else check_caches(args.dataroot / ".occdistill")
         findings += Doctor(args.dataroot, args.full, args.layout)()
     print(json.dumps(as_json(findings), indent=1) if args.json else as_typed(report(findings)))
     return int(any(f.problem for f in findings))

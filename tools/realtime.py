@@ -22,6 +22,7 @@ from occdistill.build.models import Models
 from occdistill.build.packets import SOURCES, packets
 from occdistill.data.occ3d import Grid
 from occdistill.errors import UserError, run
+from occdistill.runtime.estimate import live
 from occdistill.runtime.live import LiveRunner, PacedQueue, SystemClock
 from occdistill.runtime.live_page import failure, live_page, scalars_to
 from occdistill.runtime.machine import device_name
@@ -89,7 +90,8 @@ def main() -> None:
     forecaster, codec = entry.forecaster, entry.forecaster.codec
     where = (args.folder, args.scene, args.rate, args.seed)
     source = packets(config, args.source, codec.plan, *where)
-    rolling = RollingForecaster(forecaster, config.data.past)
+    past = config.data.past
+    rolling = RollingForecaster(live(forecaster, past, 1 / args.rate), past)
     rolling.warm_up()
 
     more = listeners(args, codec.grid)
@@ -105,7 +107,7 @@ def main() -> None:
     runner.heed_signals()
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
-    report.update(backend=forecaster.backend, dtype=str(forecaster.dtype)[6:])
+    report.update(backend=forecaster.backend, dtype=str(forecaster.dtype)[6:], tf32=forecaster.tf32)
     print(live_page(report))
     write_json(out / "realtime.json", report)
     print(f"written: {out / 'realtime.json'}")

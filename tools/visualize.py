@@ -13,13 +13,10 @@ import time
 
 import _options as common
 
-from occdistill.build.builders import build_dataset
+from occdistill.build import showing
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
-from occdistill.build.showing import scores
 from occdistill.errors import UserError, run
-from occdistill.runtime.spread import spread
-from occdistill.seeds import torch_generator
 from occdistill.store import check_place, write_npz
 from occdistill.visualization import panels
 from occdistill.visualization.open3d_scene import require_screen
@@ -56,37 +53,32 @@ def main() -> None:
     args = parse()
     config = common.read_config(args)
     entries = lineup(Models(config), args.checkpoint, args.nfe, **common.forecaster_options(args))
-    dataset = build_dataset(config, "val")
-    if not 0 <= args.clip < len(dataset):
-        raise UserError(f"no clip {args.clip}; the split has clips 0 to {len(dataset) - 1}")
-    item = dataset[args.clip]
-    past, poses, drive = (item[key][None] for key in ("past", "poses", "trajectory"))
-    rows = {"truth": item["future"].numpy()}
-    for entry in entries:
-        nfe, count = entry.forecaster.nfe, 1 if entry.model == "teacher" else args.samples
-        seed = torch_generator(args.seed)
-        futures = entry.forecaster(past, poses, trajectory=drive, samples=count, generator=seed)
-        futures = futures.view(count, *item["future"].shape)
-        for number, future in enumerate(futures.cpu().numpy(), 1):
-            steps = f"{nfe} step{'s' * (nfe > 1)}" + f", future {number}" * (count > 1)
-            rows[f"{entry.title}, {steps}"] = future
-        if count > 1 and args.out is not None:
-            agreement = {k: v[0].cpu().numpy() for k, v in spread(futures[None])._asdict().items()}
+    grid, future = entries[0].forecaster.grid, config.data.future
+    clip = showing.recorded(config, None, args.clip, future)
+    rows = {"truth": clip.future.numpy()}
+    for name, found in showing.forecasts(entries, clip, args.samples, args.seed).items():
+        many = len(found.futures) > 1
+        for number, one in enumerate(found.futures, 1):
+            rows[name + f", future {number}" * many] = one
+        if many and args.out is not None:
+            agreement = {"occupancy": found.occupancy, "entropy": found.entropy}
             write_npz(args.out.with_suffix(".npz"), agreement)
 
     truth, *forecasts = rows
-    notes = {name: [s.split(",")[0] for s in scores(rows[name], rows[truth])] for name in forecasts}
+    notes = {
+        name: [s.split(",")[0] for s in showing.scores(rows[name], rows[truth])]
+        for name in forecasts
+    }
     if args.errors:
         wrong = {f"error: {name}": errors(rows[truth], rows[name]) for name in forecasts}
         rows |= wrong
     start = time.perf_counter()
     if args.window:
-        panels.play(item["past"].numpy(), rows, dataset.grid)
+        panels.play(clip.past.numpy(), rows, grid)
     else:
         size = tuple(args.size)
-        past = item["past"].numpy()
-        panels.save(args.out, past, rows, dataset.grid, size, args.style, notes)
-        print(f"{args.out}: {dataset.clip_id(args.clip)}, {time.perf_counter() - start:.1f} s")
+        panels.save(args.out, clip.past.numpy(), rows, grid, size, args.style, notes)
+        print(f"{args.out}: {clip.name}, {time.perf_counter() - start:.1f} s")
 
 
 if __name__ == "__main__":

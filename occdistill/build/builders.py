@@ -17,7 +17,7 @@ from occdistill.data.clips import ClipDataset
 from occdistill.data.occ3d import Grid, GridTransform
 from occdistill.distill.base import Method, frozen
 from occdistill.distill.flow_map import FlowMap, made_for, two_time
-from occdistill.errors import UserError
+from occdistill.errors import UserError, out_of_memory
 from occdistill.flow.parts import start_from
 from occdistill.latents.codec import Codec
 
@@ -31,6 +31,8 @@ def construct(kind: type, *arguments: Any, **options: Any) -> Any:
     try:
         return kind(*arguments, **options)
     except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise UserError(f"the config's {kind.__name__} can't be built: {error}") from error
 
 

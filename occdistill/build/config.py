@@ -45,6 +45,7 @@ SCHEMA: dict[str, Any] = {  # an annotation, a class, or annotations by name
     },
     "student_network": Literal["full", "light"],
     "guidance": _FORECASTER["guidance"],
+    "allow_tf32": _FORECASTER["allow_tf32"],
     "sampler": {
         "steps": _FORECASTER["nfe"],
         "shift": _FORECASTER["shift"],

@@ -208,11 +208,13 @@ class Models:
             guidance: guidance scale; None: unguided.
             decoder: see `codec`.
             encoder: see `codec`.
-            **options: of `Forecaster`: device, dtype, back end. Dtype and back end may be `auto`: the
-                fastest here, measured for the first forecaster and told.
+            **options: of `Forecaster`: device, dtype, back end; `allow_tf32` by default the config's.
+                Dtype and back end may be `auto`: the fastest here, measured for the first forecaster
+                and told.
         """
         if nfe is None:
             nfe = 1 if checkpoint is None else self.trained_for(checkpoint)[0]
+        options = {"allow_tf32": self.config.get("allow_tf32", False), **options}
         if AUTO in options.values():
             options = self._fastest(options, checkpoint, 1, None, decoder, encoder)
         codec, where = self.codec(decoder, encoder), tuple(sorted(options.items()))

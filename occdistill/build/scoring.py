@@ -28,6 +28,7 @@ from occdistill.evaluation.rows import (
     forecast_row,
     planned_row,
 )
+from occdistill.evaluation.shared import PastLatents
 from occdistill.evaluation.votes import fit_scale
 from occdistill.latents.codec import Codec
 from occdistill.runtime.planner import Planner
@@ -79,10 +80,10 @@ def build_rows(
     entries = lineup(
         models, student, teacher_nfe, networks=networks, device=device, **parts, **options
     )
-    rows = []
+    past, rows = {entry.encoder: PastLatents() for entry in entries}, []
     for entry in entries:
         about = dict(
-            share=("past", entry.encoder), decoder=entry.decoder, encoder=entry.encoder,
+            share=past[entry.encoder], decoder=entry.decoder, encoder=entry.encoder,
             checkpoint=entry.checkpoint, vae=models.vae_mark, cache=entry.cache,
         )  # fmt: skip
         rows.append(forecast_row(entry.title, entry.forecaster, **about))
@@ -130,7 +131,7 @@ def _ceiling_rows(
     for decoder, encoder in dict.fromkeys([("full", "full"), *product(decoders, encoders)]):
         codec = models.codec(decoder, encoder)
         codec.vae.to(device)
-        facts = dict(decoder=decoder, encoder=encoder, vae=models.vae_mark, dtype="float32")
+        facts = dict(decoder=decoder, encoder=encoder, vae=models.vae_mark, dtype="float32", tf32=False)
         made = [] if encoder == "lidar" else [ceiling_row(codec, **facts)]  # it knows no labels
         made += [lidar_ceiling_row(codec, dataset, **facts)] if lidar else []
         for row in made:

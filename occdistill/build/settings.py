@@ -45,7 +45,7 @@ class Settings:
         compact: store the final weights in float16, half the size, for shipping.
         hand_over: the weights that the next training gets, the last ones or those that were best
             on validation.
-        workers: processes that read data.
+        workers: processes that read data; None: some beside a GPU, none on a CPU.
     """
 
     iterations: Count
@@ -68,7 +68,7 @@ class Settings:
     keep: Count = 2
     compact: bool = False
     hand_over: Literal["last", "best"] = "last"
-    workers: Whole = 0
+    workers: Whole | None = None
 
     def rate(self, net: str) -> float:
         """Learning rate of a net after its warm-up.

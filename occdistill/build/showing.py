@@ -19,6 +19,7 @@ from occdistill.errors import UserError
 from occdistill.evaluation.baselines import ego_warp
 from occdistill.evaluation.confusion import confusion
 from occdistill.evaluation.metrics import binary_iou, mean_iou, tally
+from occdistill.runtime.estimate import announced
 from occdistill.runtime.planner import Planner
 from occdistill.runtime.sources import Packet, synthetic
 from occdistill.runtime.spread import spread
@@ -115,30 +116,38 @@ def forecasts(
     seed: int = 0,
     planner: Planner | None = None,
 ) -> dict[str, Forecast]:
-    """By caption. All start from the same noise.
+    """By caption. All start from the same noise, and from one condition; says what long ones take.
 
     Args:
-        entries: of `lineup`.
+        entries: of `lineup`, with one encoder.
         clip: the same for all.
         samples: futures of all but the teacher.
         seed: of the noise.
         planner: samples a plan for each future, instead of the clip's.
     """
-    result = {}
-    steps = len(clip.poses) if planner is None else len(clip.past)
-    motion = dict(poses=clip.poses[None, :steps])
-    motion |= dict(trajectory=clip.trajectory[None]) if planner is None else {}
+    result, past, poses = {}, clip.past[None], clip.poses[None]
+    counts = [1 if entry.model == "teacher" else samples for entry in entries]
     for entry in entries:
-        nfe, count = entry.forecaster.nfe, 1 if entry.model == "teacher" else samples
         entry.forecaster.planner = planner
-        how = dict(samples=count, generator=torch_generator(seed))
-        futures = entry.forecaster(clip.past[None], **motion, **how)
-        futures = futures.view(count, -1, *clip.past.shape[1:])
-        agreement = []
-        if count > 1:
-            agreement = [part[0].cpu().numpy() for part in spread(futures[None])]
-        steps = f"{nfe} step{'s' * (nfe > 1)}"
-        result[f"{entry.title}, {steps}"] = Forecast(futures.cpu().numpy(), *agreement)
+    wanted = [(entry.forecaster, count) for entry, count in zip(entries, counts)]
+    with announced(wanted, len(clip.past), planner is not None) as forecasters:
+        latents = forecasters[0].frames(past)
+        if planner is None:
+            condition = forecasters[0].condition(past, poses, clip.trajectory[None], latents)
+        for entry, forecaster, count in zip(entries, forecasters, counts):
+            generator = torch_generator(seed)
+            if planner is None:
+                futures = forecaster.futures(condition, count, generator)
+            else:
+                known = poses[:, : len(clip.past)]
+                futures = forecaster.planned(past, known, latents, count, generator)
+            futures = futures.view(count, -1, *clip.past.shape[1:])
+            agreement = []
+            if count > 1:
+                agreement = [part[0].cpu().numpy() for part in spread(futures[None])]
+            nfe = forecaster.nfe
+            title = f"{entry.title}, {nfe} step{'s' * (nfe > 1)}"
+            result[title] = Forecast(futures.cpu().numpy(), *agreement)
     return result
 
 

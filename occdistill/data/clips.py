@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -167,6 +168,18 @@ class ClipDataset(Dataset):
         """The P+F keyframes of a clip."""
         scene, start = self.clips[index]
         return self.scenes[scene].keyframes[start : start + self.past + self.future]
+
+    @cached_property
+    def places(self) -> list[tuple[Scene, int]]:
+        """Scene and number of every keyframe, scene by scene: the rows of tables of keyframes."""
+        return [(scene, k) for scene in self.scenes for k in range(len(scene.keyframes))]
+
+    def rows(self, index: int) -> tuple[slice, slice]:
+        """Rows of a clip's past and of its future in tables of all keyframes, see `places`."""
+        scene, start = self.clips[index]
+        first = sum(len(s.keyframes) for s in self.scenes[:scene]) + start
+        present = first + self.past
+        return slice(first, present), slice(present, present + self.future)
 
     def motion(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """A clip's poses float32 `(P+F, 4, 4)`, frame to newest past ego frame, and its trajectory

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -126,6 +127,14 @@ class Task(nn.Module):
         """Updates in a row of a net that see the same batch."""
         return 1
 
+    def batches(self, step: int) -> list[tuple[str, int]]:
+        """The batches that this step takes, in order: whose each is, and the updates it is for."""
+        found = []
+        for name, group in groupby(self.plan(step)):
+            updates, uses = len([*group]), self.uses(name)
+            found += [(name, min(uses, updates - k)) for k in range(0, updates, uses)]
+        return found
+
     def losses(self, name: str, batch: Any, step: int) -> Loss:
         """The loss of `nets[name]`.
 
@@ -187,27 +196,26 @@ def take_step(
         Name of the net and scalars of each update: `loss`, `grad_norm` (unless the loss scaler
         skipped the update, which nothing follows then) and what the loss logs.
     """
-    updates, seen, used, last = [], [], 0, None
-    for name in task.plan(step):
-        if name != last or used == task.uses(name):
-            seen, used, last = [], 0, name
-        logs: dict[str, list[Tensor]] = defaultdict(list)
-        with only_grad(task.nets, name):
-            for part in range(parts):
-                if not used:
-                    seen.append(next(batches))
-                with autocast():
-                    loss = task.losses(name, seen[part], step)
-                updaters[name].backward(loss.total / parts)
-                for key, value in {"loss": loss.total.detach(), **loss.logs}.items():
-                    logs[key].append(value)
-            norm = updaters[name].step()
-        used += 1
-        scalars = {key: sum(values) / parts for key, values in logs.items()}
-        if norm is not None:
-            task.after(name, step)
-            scalars["grad_norm"] = norm
-        updates.append((name, scalars))
+    updates = []
+    for name, uses in task.batches(step):
+        seen = []
+        for use in range(uses):
+            logs: dict[str, list[Tensor]] = defaultdict(list)
+            with only_grad(task.nets, name):
+                for part in range(parts):
+                    if use == 0:
+                        seen.append(next(batches))
+                    with autocast():
+                        loss = task.losses(name, seen[part], step)
+                    updaters[name].backward(loss.total / parts)
+                    for key, value in {"loss": loss.total.detach(), **loss.logs}.items():
+                        logs[key].append(value)
+                norm = updaters[name].step()
+            scalars = {key: sum(values) / parts for key, values in logs.items()}
+            if norm is not None:
+                task.after(name, step)
+                scalars["grad_norm"] = norm
+            updates.append((name, scalars))
     return updates
 
 

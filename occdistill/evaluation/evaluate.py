@@ -24,10 +24,12 @@ from occdistill.evaluation.protocols import DEFAULT, Protocol
 from occdistill.evaluation.report import FACTS, plain
 from occdistill.evaluation.rows import ClipBatch, Row
 from occdistill.evaluation.shards import Shards, split
+from occdistill.evaluation.shared import ForRows
 from occdistill.evaluation.sums import Parts, above, below
 from occdistill.evaluation.views import look, needs_masks
 from occdistill.processes import alone
 from occdistill.runtime.latency import side_by_side
+from occdistill.runtime.machine import loaders, tf32
 
 SHARDS = "shards"  # folder of what was counted in parts, until all is
 UNTIMED = {"fps": None, "latency_ms": None}
@@ -53,7 +55,7 @@ def count(
     batch_size: int = 4,
     device: str = "cpu",
     seed: int = 0,
-    workers: int = 0,
+    workers: int | None = None,
     out: Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -72,7 +74,7 @@ def count(
         batch_size: clips at a time.
         device: where rows run and grids are counted.
         seed: of the noise; each clip has its own stream.
-        workers: loader processes.
+        workers: loader processes; None: see `machine.loaders`.
         out: folder for one sub-folder of counts per row.
         resume: go on with what an interrupted run has counted there.
         progress: show a bar, in the first process.
@@ -114,7 +116,13 @@ def count(
     todo = shards.todo()
     batches = [batch for number in todo for batch in plan[number]]
     places = [[indices[place] for place in batch] for batch in batches]
-    items = iter(DataLoader(dataset, batch_sampler=places, num_workers=workers))
+    loader = DataLoader(
+        ForRows(dataset, [one for row in rows for one in row.needs]),
+        batch_sampler=places,
+        num_workers=loaders(device, workers),
+        pin_memory=torch.device(device).type == "cuda",
+    )
+    items = iter(loader)
     bar = tqdm(total=sum(map(len, places)), unit="clip", disable=not progress or get_rank() > 0)
     for number in todo:
         first, clips = plan[number][0][0], sum(map(len, plan[number]))
@@ -123,7 +131,8 @@ def count(
             batch = ClipBatch.of(next(items), device, seed)
             seen = [batch.clip(b) for b in range(len(places))]
             for row, counts in zip(rows, own):
-                pred = row.predict(batch)
+                with tf32(False):  # but where a row's forecaster allows it itself
+                    pred = row.predict(batch)
                 for b, clip in enumerate(seen):
                     for view in views:
                         counts.update(places[b] - first, view, *look(view, pred[b], clip))

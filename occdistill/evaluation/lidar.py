@@ -21,9 +21,12 @@ def from_labels_row(row: Row, dataset: ClipDataset) -> Row:
         shared = batch.shared.setdefault("from labels", {})
         if "past" not in shared:
             shared["past"] = _labels(dataset, batch)
-        return row.draw(replace(batch, past=shared["past"], shared=shared), sample)
+        names = None if batch.frames is None else -1 - batch.frames  # of other voxels
+        known = dict(past=shared["past"], shared=shared, frames=names)
+        return row.draw(replace(batch, **known), sample)
 
-    return replace(row, model=f"{row.model}, from labels", predict=draw, draw=draw, forecaster=None)
+    model = f"{row.model}, from labels"
+    return replace(row, model=model, predict=draw, draw=draw, forecaster=None, needs=())
 
 
 def lidar_ceiling_row(codec: Codec | None, dataset: ClipDataset, **facts: Any) -> Row:

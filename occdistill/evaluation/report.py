@@ -25,8 +25,8 @@ from occdistill.store import write_json, write_text
 SHOWN = ("1.0s", "2.0s", "3.0s", "avg@1,2,3s", "avg@all")
 SCOPES = ("end_to_end", "generate_decode", "generate")
 COLUMNS = (
-    "checkpoint", "vae", "decoder", "encoder", "cache", "data", "temperature", "dtype", "seed",
-    "git_commit",
+    "checkpoint", "vae", "decoder", "encoder", "cache", "data", "temperature", "dtype", "tf32",
+    "seed", "git_commit",
 )  # fmt: skip
 FACTS = (*COLUMNS, "align", "carry", "planner")  # of every row, None where they don't apply
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from occdistill.data.occ3d import Grid
 from occdistill.data.poses import extrapolate, trajectory_from_poses
 from occdistill.evaluation import baselines
+from occdistill.evaluation.shared import Carried, PastLatents
 from occdistill.evaluation.views import Clip
 from occdistill.flow.path import Draws
 from occdistill.latents.codec import Codec
@@ -35,6 +36,8 @@ class ClipBatch:
         seed: of the evaluation.
         masks: `mask_lidar` and `mask_camera`, where the data set has them.
         shared: what one row or measure computes and others reuse.
+        frames: names of the past keyframes, int64 `(B, P)`, the same in every clip that shows them;
+            None where nobody named them.
     """
 
     past: Tensor
@@ -45,14 +48,17 @@ class ClipBatch:
     seed: int = 0
     masks: dict[str, Tensor] = field(default_factory=dict)
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    frames: Tensor | None = None
 
     @classmethod
     def of(cls, item: dict[str, Tensor], device: str, seed: int) -> ClipBatch:
-        """From a collated data set item."""
-        item = {k: v.to(device) if torch.is_tensor(v) else v for k, v in item.items()}
-        masks = {k: v for k, v in item.items() if k.startswith("mask_")}
+        """From a collated item of a data set or of `ForRows`."""
+        item = {k: v.to(device, non_blocking=True) for k, v in item.items()}
+        shared = {k: v for k, v in item.items() if isinstance(k, tuple)}
+        masks = {k: item[k] for k in ("mask_lidar", "mask_camera") if k in item}
         names = ("past", "future", "poses", "trajectory", "index")
-        return cls(*(item[n] for n in names), seed=seed, masks=masks)
+        known = dict(seed=seed, masks=masks, shared=shared, frames=item.get("frames"))
+        return cls(*(item[n] for n in names), **known)
 
     def noise(self, shape: Sequence[int], sample: int = 0, *use: int) -> Tensor:
         """Standard normal `(B, *shape)`: the same for a clip in every row, batch size and order.
@@ -96,6 +102,7 @@ class Row:
         draw: like `predict`, but future number s of several.
         plan: where the ego is taken to go in future number s, poses `(B, F, 4, 4)` to the newest
             past frame; None where that is given, or not asked.
+        needs: what a loader's worker makes of each clip for it.
     """
 
     model: str
@@ -107,6 +114,7 @@ class Row:
     forecaster: Forecaster | None = None
     draw: Callable[[ClipBatch, int], Tensor] | None = None
     plan: Callable[[ClipBatch, int], Tensor] | None = None
+    needs: tuple[Carried, ...] = ()
 
     @property
     def name(self) -> str:
@@ -114,19 +122,27 @@ class Row:
         return self.model if self.nfe is None else f"{self.model}@{self.nfe}"
 
 
-def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **facts: Any) -> Row:
-    """A row of a `Forecaster`; rows with the same `share` encode the past once per batch."""
+def forecast_row(
+    model: str, forecaster: Forecaster, share: PastLatents | None = None, **facts: Any
+) -> Row:
+    """A row of a `Forecaster`; rows with the same `share` have the same encoder, and encode each
+    keyframe once.
+    """
+    codec = forecaster.codec
+    carried = Carried(codec.grid, codec.future, codec.conditioning != "gt")
 
     def draw(batch: ClipBatch, sample: int = 0) -> Tensor:
         condition: Condition | None = batch.shared.get(share)
         if condition is None:
-            condition = forecaster.condition(batch.past, batch.poses, batch.trajectory)
+            known, rule = (batch.past, batch.poses, batch.trajectory), None
+            if codec.carry:
+                rule = batch.rule(codec.grid, codec.future, carried.extrapolated, carry=True)
+            condition = forecaster.condition(*known, _latents(batch, forecaster, share), rule)
             if share is not None:
                 batch.shared[share] = condition
-        shape = (forecaster.codec.future, *forecaster.codec.vae.latent_shape)
+        shape = (codec.future, *codec.vae.latent_shape)
         return forecaster.decode(forecaster.generate(condition, batch.noise(shape, sample)))
 
-    codec = forecaster.codec
     return Row(
         model,
         draw,
@@ -138,18 +154,37 @@ def forecast_row(model: str, forecaster: Forecaster, share: Hashable = None, **f
             "carry": codec.carry,
             "temperature": forecaster.temperature,
             "dtype": str(forecaster.dtype).removeprefix("torch."),
+            "tf32": forecaster.tf32,
             **facts,
         },
         forecaster,
         draw,
+        needs=(carried,) if codec.carry else (),
     )
 
 
+def _latents(batch: ClipBatch, forecaster: Forecaster, share: PastLatents | None) -> Tensor:
+    """The past's, once for all rows and futures that share them."""
+    key = (share or forecaster, "latents")
+    if key not in batch.shared:
+        named = share is not None and batch.frames is not None
+        batch.shared[key] = (
+            share.of(forecaster.encode, batch.past, batch.frames)
+            if named
+            else forecaster.frames(batch.past)
+        )
+    return batch.shared[key]
+
+
 def planned_row(
-    model: str, forecaster: Forecaster, planner: Planner, share: Hashable = None, **facts: Any
+    model: str,
+    forecaster: Forecaster,
+    planner: Planner,
+    share: PastLatents | None = None,
+    **facts: Any,
 ) -> Row:
     """A row of a `Forecaster` that is made for a given plan, with the planner's: each future after a
-    plan of its own, class `pred`. `share` as for `forecast_row`, whose latents of the past it takes.
+    plan of its own, class `pred`. `share` as for `forecast_row`.
     """
 
     def plan(batch: ClipBatch, sample: int = 0) -> Tensor:
@@ -157,12 +192,7 @@ def planned_row(
         return planner(known, batch.noise(planner.shape, sample, PLANNED))
 
     def draw(batch: ClipBatch, sample: int = 0) -> Tensor:
-        if (share, "frames") not in batch.shared:
-            known = batch.shared.get(share)
-            batch.shared[share, "frames"] = (
-                forecaster.frames(batch.past) if known is None else known.past
-            )
-        latents = batch.shared[share, "frames"]
+        latents = _latents(batch, forecaster, share)
         poses = torch.cat([batch.poses[:, : batch.past.shape[1]], plan(batch, sample)], 1)
         steps = trajectory_from_poses(poses)
         condition = forecaster.condition(batch.past, poses, steps, latents)
@@ -170,7 +200,8 @@ def planned_row(
         return forecaster.decode(forecaster.generate(condition, batch.noise(shape, sample)))
 
     row = forecast_row(f"{model}, planned", forecaster, share, planner=planner.mark, **facts)
-    return replace(row, predict=draw, draw=draw, plan=plan, conditioning="pred", forecaster=None)
+    other = dict(conditioning="pred", forecaster=None, needs=())
+    return replace(row, predict=draw, draw=draw, plan=plan, **other)
 
 
 def copy_last_row(future: int) -> Row:
@@ -196,6 +227,7 @@ def ego_warp_row(grid: Grid, future: int, extrapolated: bool = False, carry: boo
         lambda batch: batch.rule(grid, future, extrapolated, carry),
         conditioning="none" if extrapolated else "gt",
         plan=goes_on if extrapolated else None,
+        needs=(Carried(grid, future, extrapolated),) if carry else (),
     )
 
 

@@ -7,7 +7,7 @@ Time runs from noise to data everywhere: `t = 0` is noise, `t = 1` is data,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -59,11 +59,15 @@ class Draws:
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal `(B, *shape)`."""
-        return torch.stack([normal(g, *shape) for g in self.streams]).to(self.device)
+        return self._numbers(normal, shape).to(self.device, non_blocking=True)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform on [0, 1), `(B, *shape)`."""
-        return torch.stack([uniform(g, *shape) for g in self.streams]).to(self.device)
+        return self._numbers(uniform, shape).to(self.device, non_blocking=True)
+
+    def _numbers(self, law: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        """`(B, *shape)` of a law, on the CPU."""
+        return torch.stack([law(stream, *shape) for stream in self.streams])
 
 
 Law = Literal["logit_normal", "uniform", "uniform_within"]

@@ -92,8 +92,10 @@ class Codec:
             return poses[:, past : past + self.future]
         return extrapolate(poses[:, :past], self.future)
 
-    def aligned_voxels(self, past: Tensor, poses: Tensor) -> Tensor:
-        """Past voxels seen from each future ego frame, uint8 `(B, F, K, X, Y, Z)`."""
+    def aligned_voxels(self, past: Tensor, poses: Tensor, carried: Tensor | None = None) -> Tensor:
+        """Past voxels seen from each future ego frame, uint8 `(B, F, K, X, Y, Z)`; `carried`: the
+        newest ones with their objects moved on, `(B, F, X, Y, Z)`, where they are known already.
+        """
         batch, frames = past.shape[:2]
         future = self.future_poses(poses, frames)
         sources = [frames - 1 - offset for offset in self.align]
@@ -104,7 +106,9 @@ class Codec:
         voxels = past[:, sources].unsqueeze(1).expand(shape)
         seen = warp(voxels.flatten(0, 2), target_to_source.flatten(0, 2), self.grid).view(shape)
         if self.carry:
-            seen[:, :, self.align.index(0)] = carry_objects(past, poses, future, self.grid)
+            if carried is None:
+                carried = carry_objects(past, poses, future, self.grid)
+            seen[:, :, self.align.index(0)] = carried
         return seen
 
     def visible_trajectory(self, trajectory: Tensor, past: int) -> Tensor:
@@ -132,6 +136,7 @@ class Codec:
         encode_aligned: Callable[[Tensor], Tensor] | None = None,
         latents: Tensor | None = None,
         seen: Tensor | None = None,
+        carried: Tensor | None = None,
     ) -> Condition:
         """Build the condition of a batch of clips.
 
@@ -144,6 +149,7 @@ class Codec:
                 is the same encoder.
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
             seen: `aligned_voxels` where they are known already.
+            carried: see there.
 
         Raises:
             ValueError: the trajectory is too short.
@@ -153,7 +159,7 @@ class Codec:
             latents = encode(past.flatten(0, 1)).unflatten(0, (batch, frames))
         aligned = None
         if self.align:
-            seen = self.aligned_voxels(past, poses) if seen is None else seen
+            seen = self.aligned_voxels(past, poses, carried) if seen is None else seen
             if encode_aligned is None:
                 encode_aligned = encode if self.aligned_by == "full" else self.encode_aligned
             aligned = encode_aligned(seen.flatten(0, 2))

@@ -31,9 +31,9 @@ from torch import Tensor
 import occdistill
 from occdistill.autoencoder.sparse import SparseEncoder
 from occdistill.checkpoint import fingerprint
-from occdistill.errors import UserError
+from occdistill.errors import UserError, out_of_memory
 from occdistill.runtime import onnx
-from occdistill.runtime.machine import device_name
+from occdistill.runtime.machine import device_name, tf32
 from occdistill.runtime.stages import Stage
 from occdistill.store import atomic, user_cache
 
@@ -81,10 +81,22 @@ def runs(backend: str, device: torch.device, dtype: torch.dtype = torch.float32)
     return True
 
 
-def build(backend: str, stage: Stage) -> Function:
+def build(backend: str, stage: Stage, allow_tf32: bool = False) -> Function:
     """The stage as `backend` runs it; sparse convolutions, with as much to do as there are voxels,
-    run as they are on all of them.
+    run as they are on all of them. On a GPU, `allow_tf32` holds while it runs, and only then.
     """
+    function = _built(backend, stage)
+    if stage.device_type != "cuda":
+        return function
+
+    def in_precision(*tensors: Tensor | None) -> Tensor:
+        with tf32(allow_tf32):
+            return function(*tensors)
+
+    return in_precision
+
+
+def _built(backend: str, stage: Stage) -> Function:
     if any(isinstance(module, SparseEncoder) for module in stage.modules()):
         return stage
     if backend == "compile":
@@ -182,6 +194,8 @@ def record(stage: Stage, example: tuple[Tensor | None, ...]) -> Function:
             with torch.cuda.graph(graph):
                 result = stage(*held)
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         raise UserError(
             f"{type(stage.network).__name__} can't be recorded as a CUDA graph"
             f" ({str(error).splitlines()[0]}): use --backend compile"
@@ -228,7 +242,8 @@ class Packages:
     def __call__(self, example: tuple[Tensor | None, ...]) -> Function:
         """Load the package for such arguments, or make it first."""
         where = device_name(_device(example))
-        facts = (self.identity, signature(example), where, torch.__version__)
+        rounding = torch.backends.cuda.matmul.allow_tf32
+        facts = (self.identity, signature(example), where, torch.__version__, rounding)
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
         path = cache_folder() / f"{type(self.stage).__name__.lower()}-{digest}{self.suffix}"
         if path.exists():

@@ -143,6 +143,7 @@ def bench(
             rows.append(
                 {
                     **line._asdict(),
+                    "tf32": forecasters[line].tf32,
                     "scope": scope,
                     "size": size,
                     **scopes[scope],

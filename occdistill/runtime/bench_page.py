@@ -26,6 +26,11 @@ def parts(row: dict) -> str:
     return f"light {', '.join(some)}{' and ' * bool(some)}{last}" if light else "full"
 
 
+def precision(row: dict) -> str:
+    """Of matrix products, in words."""
+    return row["dtype"] + " with TF32" * row["tf32"]
+
+
 def bench_table(rows: list[dict], machine: dict) -> str:
     """Markdown for people: a line per model and back end, gains over the first line of its size."""
     ceilings = ", ".join(f"{v:.0f} GFLOP/s {k}" for k, v in machine["matmul_gflops"].items())
@@ -36,7 +41,7 @@ def bench_table(rows: list[dict], machine: dict) -> str:
         f" {machine['copy_gbytes_per_s']:.1f} GB/s. Merging 5 LiDAR sweeps into a keyframe:"
         f" {merged:.1f} a second and core (target {MERGE_TARGET}, {verdict}); counting confusion"
         f" matrices: {machine['confusion_clips_per_s']:.0f} clips/s. GFLOP and GB are those of the"
-        " networks as written, whatever a back end saves."
+        " networks as written, whatever a back end saves. TF32 is off in rows that don't name it."
     )
     columns = ["size", "model", "back end", "parts", *(f"{s} p50 ms (×)" for s in SCOPES)]
     columns += ["end to end p90 / p99 ms (n)", "clips/s", "GFLOP", "% of matmul", "% of copy"]
@@ -58,7 +63,7 @@ def bench_table(rows: list[dict], machine: dict) -> str:
         head = group[SCOPES[0]]
         first = base.setdefault(head["size"], group)
         cells = [head["size"], f"{head['model']}@{head['nfe']}"]
-        cells += [f"{head['backend']} {head['dtype']}", parts(head)]
+        cells += [f"{head['backend']} {precision(head)}", parts(head)]
         cells += [
             f"{group[s]['p50_ms']:.1f} ({first[s]['p50_ms'] / group[s]['p50_ms']:.1f})"
             for s in SCOPES
@@ -98,7 +103,7 @@ def gains(rows: list[dict]) -> str:
         fastest: dict[tuple, dict] = {}  # of each precision
         for group in students:
             head = group[SCOPES[0]]
-            key = (parts(head), head["dtype"])
+            key = (parts(head), precision(head))
             if key not in fastest or head["p50_ms"] < fastest[key][SCOPES[0]]["p50_ms"]:
                 fastest[key] = group
         shown = list(fastest.values())

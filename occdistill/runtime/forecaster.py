@@ -44,11 +44,14 @@ class Forecaster:
             diverse and closer to what is most likely.
         device: where it runs; the networks are moved there.
         dtype: float32, or the type that matrix products are done in (autocast).
+        allow_tf32: on a GPU, let float32 products be rounded to TF32: faster, and no longer exact.
         backend: how they are run, see `runtime.backends`. All but `plain` and `onnx` read the
             autoencoder's weights once, now.
 
     Attributes:
         past: frames that it is given, P; None for fields that don't say.
+        field: as it was given, unguided.
+        tf32: whether anything may be rounded to TF32; never on a CPU.
         planner: samples the ego's plans where a forecast needs one and is given none; None: the
             last motion goes on.
 
@@ -93,18 +96,20 @@ class Forecaster:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         backend: str = "eager",
+        allow_tf32: bool = False,
     ) -> None:
         self.device = torch.device(device)
         backends.check(backend, self.device, dtype)
         self.codec, self.nfe, self.guidance = codec, nfe, guidance
         self.shift, self.renoise, self.temperature = shift, renoise, temperature
         self.dtype, self.backend = dtype, backend
+        self.tf32 = allow_tf32 and self.device.type == "cuda"
         if isinstance(field, VelocityNetwork) and field.takes.get("aligned", 0) != len(codec.align):
             raise UserError(
                 f"{type(field).__name__} takes {field.takes.get('aligned', 0)} aligned frames, but"
                 f" conditioning.align gives {len(codec.align)}: make them agree in the config"
             )
-        self.network = type(field).__name__
+        self.network, self.field = type(field).__name__, field
         self.planner: Planner | None = None
         self.past = _past_frames(codec, field)
         for net in (codec.vae, field):
@@ -117,15 +122,15 @@ class Forecaster:
         else:
             encoder, decoder = frozen.encoder, frozen.decoder(codec.vae)
             field = frozen.field(field)
-        self._encode = backends.build(backend, Encode(encoder(codec.vae), scale, *where))
+        self._encode = backends.build(backend, Encode(encoder(codec.vae), scale, *where), self.tf32)
         self._encode_aligned = None  # as all frames
         if codec.align and codec.aligned_by != "full":
             codec.aligner.to(self.device).eval()
             light = Encode(encoder(codec.aligner), scale, *where)
-            self._encode_aligned = backends.build(backend, light)
-        self._decode = backends.build(backend, Decode(decoder, scale, *where))
+            self._encode_aligned = backends.build(backend, light, self.tf32)
+        self._decode = backends.build(backend, Decode(decoder, scale, *where), self.tf32)
         velocity = Velocity(field, *where)
-        self._field = _Field(backends.build(backend, velocity), velocity.two_time)
+        self._field = _Field(backends.build(backend, velocity, self.tf32), velocity.two_time)
 
     def __repr__(self) -> str:
         codec = self.codec
@@ -181,7 +186,8 @@ class Forecaster:
         """
         past, poses = self._clip(past, poses, plan, trajectory is not None)
         if poses.shape[1] < past.shape[1] + self.codec.plan:
-            return self._planned(past, poses, samples, generator)
+            latents = self.encode(past.flatten(0, 1)).unflatten(0, past.shape[:2])
+            return self.planned(past, poses, latents, samples, generator)
         if trajectory is None:
             trajectory = trajectory_from_poses(poses)
         condition = self.condition(past, poses, trajectory)
@@ -227,11 +233,24 @@ class Forecaster:
             )
         return past, poses.float()
 
-    def _planned(
-        self, past: Tensor, poses: Tensor, samples: int, generator: torch.Generator | None
+    @torch.no_grad()
+    def planned(
+        self,
+        past: Tensor,
+        poses: Tensor,
+        latents: Tensor,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Each future after a plan of its own, as for calling; the past is encoded once."""
-        latents = self.encode(past.flatten(0, 1)).unflatten(0, past.shape[:2])
+        """Each future after a plan of its own from `planner`; result as for calling the forecaster.
+
+        Args:
+            past: see there.
+            poses: of the past alone, `(B, P, 4, 4)`, to its newest frame.
+            latents: the past's, `(B, P, C, H, W)`.
+            samples: see there.
+            generator: of the plans and the noise.
+        """
         futures = []
         for _ in range(samples):
             shape, device = (len(past), *self.planner.shape), getattr(generator, "device", "cpu")
@@ -304,7 +323,12 @@ class Forecaster:
 
     @torch.no_grad()
     def condition(
-        self, past: Tensor, poses: Tensor, trajectory: Tensor, latents: Tensor | None = None
+        self,
+        past: Tensor,
+        poses: Tensor,
+        trajectory: Tensor,
+        latents: Tensor | None = None,
+        carried: Tensor | None = None,
     ) -> Condition:
         """Stage 1: encode what is known; shapes as for calling the forecaster.
 
@@ -313,10 +337,11 @@ class Forecaster:
             poses: see there.
             trajectory: see there.
             latents: the past's latents `(B, P, C, H, W)` where they are known already.
+            carried: see `Codec.aligned_voxels`.
         """
         known = (self.here(x) for x in (past, poses, trajectory))
         encoders = dict(encode=self.encode, encode_aligned=self._encode_aligned)
-        return self.codec.condition(*known, **encoders, latents=latents)
+        return self.codec.condition(*known, **encoders, latents=latents, carried=carried)
 
     @torch.no_grad()
     def generate(self, condition: Condition, noise: Tensor) -> Tensor:
@@ -358,6 +383,28 @@ class Forecaster:
         """
         other = copy.copy(self)
         other.codec, other._encode, other._decode = codec, encoder._encode, decoder._decode
+        return other
+
+    def watched(self, done: Callable[[str, int], None]) -> Forecaster:
+        """The same, which tells each stage that it has done (`encode`, `encode_aligned` where another
+        encoder does that, `evaluate`, `decode`), and of how many frames or clips.
+        """
+
+        def telling(stage: str, function: backends.Function) -> backends.Function:
+            def call(*tensors: Tensor | None) -> Tensor:
+                result = function(*tensors)
+                done(stage, len(result))
+                return result
+
+            return call
+
+        other = copy.copy(self)
+        other._encode = telling("encode", self._encode)
+        if self._encode_aligned is not None:
+            other._encode_aligned = telling("encode_aligned", self._encode_aligned)
+        other._decode = telling("decode", self._decode)
+        velocity = telling("evaluate", self._field.velocity)
+        other._field = _Field(velocity, self._field.two_time)
         return other
 
     def here(self, x: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from occdistill.runtime.machine import tf32
+
 aten = torch.ops.aten
 
 
@@ -75,7 +77,7 @@ class Ceiling:
     """What this machine reached in the plainest of programs.
 
     Attributes:
-        gflops: of a large matrix product, 1e9 operations per second.
+        gflops: of a large matrix product, 1e9 operations per second; float32 without TF32.
         gbytes_per_s: read plus written, of copying a tensor larger than every cache.
     """
 
@@ -99,7 +101,7 @@ def ceiling(
 def products(
     device: str | torch.device, dtype: torch.dtype, seconds: float, side: int = 2048
 ) -> float:
-    """The best rate of matrix products, 1e9 operations per second.
+    """The best rate of matrix products, 1e9 operations per second; float32 without TF32.
 
     Args:
         device: where.
@@ -110,7 +112,8 @@ def products(
     device = torch.device(device)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return 2e-9 * side**3 / _best(lambda: torch.mm(a, b, out=out), device, seconds)
+    with tf32(False):
+        return 2e-9 * side**3 / _best(lambda: torch.mm(a, b, out=out), device, seconds)
 
 
 def _best(function: Callable[[], object], device: torch.device, seconds: float) -> float:

@@ -39,7 +39,7 @@ class Exchange:
     def __init__(self, task: Task, steps: int, seed: int, batch_size: int, ranks: int = 1) -> None:
         self.task, self.steps, self.seed = task, steps, seed
         self.batch_size, self.ranks = batch_size, ranks
-        self.plan = task.plan(0)
+        self.plan = [name for name, _ in task.batches(0)]
         self._window = lru_cache(maxsize=4)(self._dealt)  # loaders read ahead
 
     def __call__(self, number: int) -> list[Place]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,18 @@ from occdistill.latents.codec import Codec
 from occdistill.processes import first_rank_first
 from occdistill.seeds import number
 from occdistill.training.validation import evenly
+
+
+def cache_folder(config: Config) -> Path:
+    """Where voxels and latents are kept: the config's `cache_dir`; else with the data, so that all
+    configs share them; where nobody may write there, in the `work_dir`.
+    """
+    if config.get("cache_dir"):
+        return Path(config.cache_dir)
+    beside = Path(config.data.dataroot) / ".occdistill"
+    if os.access(beside if beside.exists() else beside.parent, os.W_OK | os.X_OK):
+        return beside / "cache"
+    return Path(config.get("work_dir") or "work_dirs") / "cache"
 
 
 @dataclass
@@ -86,9 +99,7 @@ class Job:
         self.config, self.device = config, torch.device(device)
         self.settings = PARTS[key](**given)
         torch.manual_seed(number(self.settings.seed))
-        self.cache = Path(
-            config.get("cache_dir") or Path(config.get("work_dir") or "work_dirs") / "cache"
-        )
+        self.cache = cache_folder(config)
 
     def clips(self, split: str) -> ClipDataset:
         """The `train` or `val` clips."""
@@ -120,7 +131,6 @@ class Job:
             self.clips("train"),
             codec,
             vae_fingerprint,
-            self.cache / "latents-train",
             self.cache,
             mirror=self.settings.mirror,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -154,18 +155,31 @@ class LidarScore:
     def __init__(
         self, clips: ClipDataset, vae: nn.Module, count: int = 64, batch_size: int = 16
     ) -> None:
-        self.vae, self.batches = vae, []
-        chosen = evenly(len(clips), count)
-        for start in range(0, len(chosen), batch_size):
+        self.clips, self.vae, self.count, self.batch_size = clips, vae, count, batch_size
+
+    @cached_property
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        """LiDAR and labels, uint8 `(N, X, Y, Z)` each; read on rank 0, which alone validates."""
+        clips, chosen, made = self.clips, evenly(len(self.clips), self.count), []
+        for start in range(0, len(chosen), self.batch_size):
             lidar, labels = [], []
-            for i in chosen[start : start + batch_size]:
+            for i in chosen[start : start + self.batch_size]:
                 scene, first = clips.clips[i]
                 scene, newest = clips.scenes[scene], first + clips.past - 1
                 lidar.append(clips.reader.past(scene, newest, newest + 1)[0])
                 labels.append(clips.reader.labels(scene.keyframes[newest])[0])
-            self.batches.append(tuple(torch.from_numpy(np.stack(x)) for x in (lidar, labels)))
-        self.dense = self._of(self._mean, 1)  # the labels through the VAE: the ceiling
-        self.plain = self._of(self._mean, 0)  # the LiDAR through the VAE: what there is to gain
+            made.append(tuple(torch.from_numpy(np.stack(x)) for x in (lidar, labels)))
+        return made
+
+    @cached_property
+    def dense(self) -> dict[str, float]:
+        """Of the labels through the VAE: the ceiling."""
+        return self._of(self._mean, 1)
+
+    @cached_property
+    def plain(self) -> dict[str, float]:
+        """Of the LiDAR through the VAE: what there is to gain."""
+        return self._of(self._mean, 0)
 
     def _mean(self, voxels: Tensor) -> Tensor:
         return self.vae.encode(voxels).mean

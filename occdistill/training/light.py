@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -150,8 +150,17 @@ class LightScore:
     def __init__(
         self, clips: ClipDataset, vae: nn.Module, count: int = 64, batch_size: int = 16
     ) -> None:
-        self.voxels, self.vae = newest_frames(clips, count).split(batch_size), vae
-        self.full = self._reconstruct(vae)
+        self.clips, self.vae, self.count, self.batch_size = clips, vae, count, batch_size
+
+    @cached_property
+    def voxels(self) -> tuple[Tensor, ...]:
+        """Labels in parts, uint8 `(batch_size, X, Y, Z)`; read on rank 0, which alone validates."""
+        return newest_frames(self.clips, self.count).split(self.batch_size)
+
+    @cached_property
+    def full(self) -> dict[str, float]:
+        """Scores of the full autoencoder."""
+        return self._reconstruct(self.vae)
 
     def _reconstruct(self, vae: nn.Module) -> dict[str, float]:
         device = next(self.vae.parameters()).device

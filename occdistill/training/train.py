@@ -11,12 +11,14 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from occdistill import checkpoint as ckpt
-from occdistill.errors import UserError
+from occdistill.errors import UserError, out_of_memory
 from occdistill.processes import joined
+from occdistill.runtime.machine import tf32
 from occdistill.store import check_folder
 from occdistill.training.distill import method_name
 from occdistill.training.hooks import Checkpoints, Curves, Validation, built
 from occdistill.training.job import Job
+from occdistill.training.memory import less_memory
 from occdistill.training.trainer import Trainer
 
 
@@ -69,7 +71,8 @@ def train(
     """
     name = method_name(config).lower() if part == "distill" else part
     folder = Path(work_dir or Path(config.get("work_dir") or "work_dirs") / name)
-    with joined(device, launcher) as own_device:
+    allowed = config.get("allow_tf32", False)
+    with joined(device, launcher) as own_device, tf32(allowed):
         job = Job(config, part, own_device, seed)
         if ckpt.step_files(folder) and not resume:
             raise UserError(
@@ -93,7 +96,13 @@ def train(
             asked=[*asked, *([f"train_{part}.seed"] if seed is not None else [])],
             device=own_device,
         )
-        trainer.train()
+        try:
+            trainer.train()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            whole, ranks = made.task.whole_batch, trainer.world_size
+            raise UserError(less_memory(config, part, job.settings, whole, ranks)) from error
         if trainer.rank > 0:
             return None
         best = folder / "best.pth"  # absent where no validation beat the start

@@ -11,6 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ from occdistill.build.settings import Settings
 from occdistill.distill.base import Task, take_step
 from occdistill.errors import UserError
 from occdistill.flow.path import Draws
+from occdistill.runtime.machine import loaders
 from occdistill.store import atomic, reading
+from occdistill.training.ahead import draws_of
 from occdistill.training.batches import EndlessBatches
 from occdistill.training.exchange import Exchange
 from occdistill.training.updates import MovingAverage, Updater
@@ -206,21 +209,28 @@ class Trainer:
             s.accumulate,
             exchange,
         )
+        workers = loaders(self.device, self.settings.workers)
         loader = DataLoader(
             self.dataset,
             batch_sampler=order,
-            num_workers=self.settings.workers,
+            num_workers=workers,
             pin_memory=self.device.type == "cuda",
-            persistent_workers=self.settings.workers > 0,
+            persistent_workers=workers > 0,
         )
-        parts = self.settings.accumulate
-        for place, items in enumerate(loader, self.batches * parts):
-            number, part = divmod(place, parts)
-            keys = order.noise_keys(number, part)
+        steps = (name for step in count(self.iter) for name, _ in self.task.batches(step))
+        parts = range(self.settings.accumulate)
+        coming = (
+            (name, order.noise_keys(number, part))
+            for number, name in enumerate(steps, self.batches)
+            for part in parts
+        )
+        first = self.batches * len(parts)
+        for place, (items, draws) in enumerate(zip(loader, draws_of(coming, self.device)), first):
+            number, part = divmod(place, len(parts))
             # for layers that draw by themselves, such as dropout
-            torch.manual_seed(seeds.number(*keys[0]))
+            torch.manual_seed(seeds.number(*order.noise_keys(number, part)[0]))
             self.batches = number + 1
-            yield self._batch(items, Draws(keys, self.device))
+            yield self._batch(items, draws)
 
     def _batch(self, items: Mapping[str, Tensor], draws: Draws) -> Any:
         moved = {key: value.to(self.device, non_blocking=True) for key, value in items.items()}
@@ -320,6 +330,7 @@ class Trainer:
                 "metrics": self.metrics,
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
                 "torch": str(torch.__version__),
+                "tf32": self.device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
                 **self.task.how_to_use(),
             },
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,8 @@ def latent_std(vae: nn.Module, voxels: Tensor, batch_size: int = 16) -> float:
 class ReconstructionScore:
     """IoU and mIoU in percent of a VAE's reconstructions; fits its latent scale on the way.
 
+    The frames are read when they are first needed, which is on rank 0 alone.
+
     Args:
         clips: the newest past frame of `count` of these is reconstructed.
         trained: the VAE that is being trained. It and the one that is validated (which may be its
@@ -96,8 +99,13 @@ class ReconstructionScore:
         count: int = 64,
         batch_size: int = 16,
     ) -> None:
-        self.voxels = newest_frames(clips, count)
+        self.clips, self.count = clips, count
         self.trained, self.scale_sample, self.batch_size = trained, scale_sample, batch_size
+
+    @cached_property
+    def voxels(self) -> Tensor:
+        """Labels uint8 `(N, X, Y, Z)`."""
+        return newest_frames(self.clips, self.count)
 
     def __call__(self, vae: nn.Module) -> dict[str, float]:
         """Of one VAE."""

@@ -1,6 +1,7 @@
 """The nuScenes v1.0 tables of a world, and Occ3D's `annotations.json`."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def _visibility(shown: float) -> str:
 
 
 def scene_tables(
-    plan: ScenePlan, world: SceneWorld, scans: list[Scan] | None, version: str
+    plan: ScenePlan, world: SceneWorld, scans: Sequence[Scan] | None, version: str
 ) -> dict[str, list[dict]]:
     """Records of one scene for each of `SCENE_TABLES`.
 

@@ -5,19 +5,22 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from occdistill.data.occ3d import save_labels
 from occdistill.errors import UserError
-from occdistill.store import read_json, write_json
+from occdistill.store import read_json, read_npz, write_json, write_npz
 from occdistill.untrusted import inside
 from occdistill.world.labels import visibility
 from occdistill.world.motion import Motion
@@ -34,6 +37,7 @@ _OWN = ("gts", "samples", "lidarseg", "maps", ".occdistill", _PARTS)
 _OWN_FILES = ("annotations.json", "splits.json", _STAMP)
 _LABEL_BYTES, _CLOUD_BYTES = 60_000, 800_000
 _FORMAT = 1
+_done: Synchronized  # in a process of `_in_others`
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _write(
     except OSError as error:
         raise UserError(
             f"writing to {out} failed ({error.strerror or error}); free some space or choose"
-            " another --out, then start again: finished scenes are kept"
+            " another --out, then start again: finished keyframes are kept"
         ) from error
     shutil.rmtree(out / _PARTS)
     return out
@@ -255,22 +259,52 @@ def _write_scenes(
     todo = [plan for plan in plans if not (folder / f"{plan.name}.json").is_file()]
     jobs = [(plan, enacted.get(plan.recorded)) for plan in todo]
     job = partial(_write_scene, out=out, lidar=settings.lidar, version=settings.version)
-    bar = tqdm(total=len(plans), initial=len(plans) - len(todo), unit="scene", file=sys.stderr)
-    with bar:
-        for _ in _each(job, jobs, min(workers, len(jobs))):
-            bar.update()
+    total, left = (sum(plan.keyframes for plan in some) for some in (plans, todo))
+    with tqdm(total=total, initial=total - left, unit="frame", file=sys.stderr) as bar:
+        if min(workers, len(jobs)) > 1:
+            _in_others(job, jobs, min(workers, len(jobs)), bar.update)
+        else:
+            for one in jobs:
+                job(*one, tick=bar.update)
     return [read_json(folder / f"{plan.name}.json") for plan in plans]
 
 
-def _each(job: Callable, items: list, workers: int) -> Iterator:
-    """Map in this process, or in `workers` others."""
-    if workers <= 1:
-        yield from map(job, items)
-        return
+def _in_others(
+    job: Callable,
+    jobs: Sequence[tuple[ScenePlan, Motion | None]],
+    workers: int,
+    tick: Callable[[int], object],
+) -> None:
+    """Do all jobs in `workers` processes; `tick` is told how many keyframes were done."""
     # Spawned, not forked: torch's and numba's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        yield from pool.map(job, items)
+    done, told = context.Value("q"), 0
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(done,)
+    ) as pool:
+        left = {pool.submit(job, *one, tick=_tick) for one in jobs}
+        try:
+            while left:
+                ended, left = wait_for(left, timeout=0.5, return_when=FIRST_COMPLETED)
+                now = done.value
+                tick(now - told)
+                told = now
+                for one in ended:
+                    one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin(done: Synchronized) -> None:
+    """Make this process one of several that count the keyframes that they have done together."""
+    global _done
+    _done = done
+    _end_with_parent()
+
+
+def _tick() -> None:
+    with _done.get_lock():
+        _done.value += 1
 
 
 def _end_with_parent() -> None:
@@ -284,25 +318,57 @@ def _end_with_parent() -> None:
 
 
 def _write_scene(
-    job: tuple[ScenePlan, Motion | None], out: Path, lidar: bool, version: str
+    plan: ScenePlan,
+    motion: Motion | None,
+    out: Path,
+    lidar: bool,
+    version: str,
+    tick: Callable[[], object],
 ) -> None:
-    """Write a scene's labels and clouds, and, last, its part of the tables."""
-    plan, motion = job
+    """Write a scene's labels and clouds, and, last, its part of the tables; `tick` after each
+    keyframe.
+    """
     if motion is None:
         world = build_scene(plan.seed, plan.split, plan.number, plan.keyframes)
     else:
         world = reenact(motion, scene_generator(*plan.stream, 0))
-    scans: list[Scan] = []
+    hits: list[_Hits] = []
     for k in range(plan.keyframes):
-        semantics = world.labels(k)
-        save_labels(out / plan.labels_path(k), semantics, *visibility(semantics))
-        if lidar:
-            scans.append(_sweep(plan, world, k))
-            _write_array(out / plan.cloud_path(k), scans[-1].points)
-            _write_array(out / plan.lidarseg_path(k, version), scans[-1].lidarseg)
-    tables = scene_tables(plan, world, scans or None, version)
+        hits.append(_write_keyframe(plan, world, k, out, lidar, version))
+        tick()
+    tables = scene_tables(plan, world, hits if lidar else None, version)
     part = out / _PARTS / f"{plan.name}.json"
     write_json(part, {"tables": tables, "annotations": annotations(plan, world)}, indent=None)
+
+
+class _Hits(NamedTuple):
+    """What a sweep tells of the boxes, see `Scan`; nothing without LiDAR."""
+
+    box: np.ndarray = np.empty(0)
+    shown: np.ndarray = np.empty(0)
+
+
+def _write_keyframe(
+    plan: ScenePlan, world: SceneWorld, k: int, out: Path, lidar: bool, version: str
+) -> _Hits:
+    """Write a keyframe's labels and cloud, unless a run that was interrupted has."""
+    mark = out / _PARTS / f"{plan.name}-{k}.npz"
+    if mark.is_file():
+        return _Hits(**read_npz(mark, _Hits._fields))
+    _write_labels(plan, world, k, out)
+    hits = _Hits()
+    if lidar:
+        sweep = _sweep(plan, world, k)
+        _write_array(out / plan.cloud_path(k), sweep.points)
+        _write_array(out / plan.lidarseg_path(k, version), sweep.lidarseg)
+        hits = _Hits(sweep.box, sweep.shown)
+    write_npz(mark, hits._asdict())
+    return hits
+
+
+def _write_labels(plan: ScenePlan, world: SceneWorld, k: int, out: Path) -> None:
+    semantics = world.labels(k)
+    save_labels(out / plan.labels_path(k), semantics, *visibility(semantics))
 
 
 def _sweep(plan: ScenePlan, world: SceneWorld, k: int) -> Scan:

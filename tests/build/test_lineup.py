@@ -76,8 +76,8 @@ def counted(monkeypatch):
         loads[Path(path).stem] += 1
         return load(path, *arguments, **options)
 
-    def watched_build(backend, stage):
-        function, made = build(backend, stage), []
+    def watched_build(backend, stage, *rest):
+        function, made = build(backend, stage, *rest), []
 
         def run(*tensors):
             if not made:

@@ -52,6 +52,7 @@ def test_a_sample_serves_several_updates_with_fresh_noise_and_times(parts):
     method = build(MFD, 1.1, 0.2, ratio=5, reuse=2, ode_step=0.5)
     losses, used = step(method, parts)
     # samples for updates 1 and 2, 3 and 4, 5; then the student's own
+    assert method.batches(0) == [*[("auxiliary", n) for n in (2, 2, 1)], ("student", 1)]
     assert len(used) == 4 * parts and method.nets["student"].calls == 4 * parts
     assert len(losses) == 5 * parts == len(set(losses))
     assert [batch.sample is not None for batch in used] == [True] * 3 * parts + [False] * parts

@@ -72,6 +72,12 @@ class Clips:
             item["mask_lidar"], item["mask_camera"] = self.seen[scene][:, now:end]
         return item
 
+    def rows(self, i):
+        scene, start = self.clips[i]
+        first = sum(len(s.keyframes) for s in self.scenes[:scene]) + start
+        now = first + self.past
+        return slice(first, now), slice(now, now + self.future)
+
     def clip_id(self, i):
         scene, start = self.clips[i]
         scene = self.scenes[scene]

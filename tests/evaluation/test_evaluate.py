@@ -1,14 +1,22 @@
 import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from occdistill.autoencoder.vae import VAE
+from occdistill.data import objects
+from occdistill.data.objects import carry_objects
 from occdistill.errors import UserError
+from occdistill.evaluation import baselines
 from occdistill.evaluation.baselines import copy_last, ego_warp
 from occdistill.evaluation.counts import Counts
 from occdistill.evaluation.evaluate import count, evaluate, score_counts
+from occdistill.evaluation.lidar import from_labels_row
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.report import describe_dataset, make_report, markdown, write_report
 from occdistill.evaluation.rows import (
@@ -19,6 +27,8 @@ from occdistill.evaluation.rows import (
     ego_warp_row,
     forecast_row,
 )
+from occdistill.evaluation.shared import ForRows, PastLatents
+from occdistill.latents import codec as codec_module
 from occdistill.latents.codec import Codec
 from occdistill.runtime.forecaster import Forecaster
 
@@ -61,6 +71,7 @@ def test_rows_carry_what_a_reader_must_know(clips, forecaster):
     assert (first["checkpoint"], first["vae"], first["dtype"], first["seed"]) == (
         "abc", "def", "float32", 4,
     )  # fmt: skip
+    assert [r["tf32"] for r in records] == [False, None, None, None]
     assert first["git_commit"] == "x" and first["data"] == clips.fingerprint
     assert list(first["fps"]) == ["end_to_end", "generate_decode", "generate"]
     assert first["latency_ms"]["generate"].keys() == {"p50", "p90", "p99"}
@@ -77,16 +88,93 @@ def test_scores_do_not_depend_on_batches_or_company(clips, forecaster):
 
     alone = scores(batch_size=1)
     assert scores(batch_size=5) == alone
-    assert scores(rows=[forecast_row("a", forecaster, share=1), copy_last_row(6)]) == alone
+    assert scores(rows=[forecast_row("a", forecaster, PastLatents()), copy_last_row(6)]) == alone
+    few = PastLatents(keep=1)  # forgotten and encoded again
+    assert scores(rows=[forecast_row("a", forecaster, few)], batch_size=3) == alone
 
 
-def test_shared_conditions_are_made_once(clips, forecaster, monkeypatch):
-    calls = []
-    original = forecaster.condition
-    monkeypatch.setattr(forecaster, "condition", lambda *a: calls.append(1) or original(*a))
-    rows = [forecast_row(name, forecaster, share="past") for name in "abc"]
-    count(rows, clips, batch_size=len(clips), progress=False)
-    assert len(calls) == 1
+def test_every_keyframe_is_encoded_once_for_all_clips_and_rows(clips, forecaster, monkeypatch):
+    conditions, encoded = [], []
+    condition, encode = forecaster.condition, forecaster.encode
+    monkeypatch.setattr(forecaster, "condition", lambda *a: conditions.append(1) or condition(*a))
+    monkeypatch.setattr(forecaster, "encode", lambda x: encoded.append(len(x)) or encode(x))
+    past = PastLatents()
+    rows = [forecast_row(name, forecaster, share=past) for name in "abc"]
+    counted = count(rows, clips, batch_size=4, progress=False)
+    assert len(clips) == 15 and len(conditions) == 4  # one a batch
+    # of scenes of 14, 12 and 16 keyframes the last six are nobody's past
+    assert encoded == [1] * (8 + 6 + 10)
+    (plain,) = count([forecast_row("d", forecaster)], clips, batch_size=4, progress=False)
+    for one in counted:
+        np.testing.assert_array_equal(one.total("all"), plain.total("all"))
+
+
+def test_keyframes_of_other_data_and_other_voxels_have_other_names(make_clips, forecaster):
+    past, clips, others = PastLatents(), make_clips([12]), make_clips([12], seed=5)
+    others.fingerprint = "a" + others.fingerprint[1:]
+    row, plain = forecast_row("a", forecaster, past), forecast_row("b", forecaster)
+    for dataset in (clips, others):
+        one, other = count([row, plain], dataset, progress=False)
+        np.testing.assert_array_equal(one.total("all"), other.total("all"))
+    batch = ClipBatch.of(next(iter(DataLoader(ForRows(clips, ()), 2))), "cpu", 0)
+    assert torch.equal(batch.frames[0, 1:], batch.frames[1, :-1])  # shown by both
+    lidar = SimpleNamespace(frames=lambda _: [0] * 4, past=4, reader=SimpleNamespace())
+    lidar.reader.labels = lambda _: (np.full(clips.grid.shape, 15, np.uint8),)
+    from_labels = from_labels_row(row, lidar)
+    walls = torch.full_like(batch.past, 15)
+    expected = plain.predict(replace(batch, past=walls, shared={}))
+    assert torch.equal(from_labels.predict(batch), expected)
+    assert not torch.equal(row.predict(batch), expected)
+
+
+def test_objects_are_carried_once_a_clip_where_clips_are_loaded(clips, forecaster, monkeypatch):
+    calls, codec, plain = [], forecaster.codec, type(clips).__getitem__
+
+    def turning(self, i):
+        item = plain(self, i)
+        item["poses"][self.past :, 1, 3] += 1.6  # to where the past doesn't lead
+        return item
+
+    monkeypatch.setattr(type(clips), "__getitem__", turning)
+    carrying = Codec(codec.vae, clips.grid, future=6, align=(0,), carry=True)
+
+    def towards_the_aligned(x, t, condition):
+        return condition.aligned - x + 0 * t[0]
+
+    own = Forecaster(carrying, towards_the_aligned)
+    rows = [
+        forecast_row("a", own, PastLatents()),
+        forecast_row("b", own),
+        ego_warp_row(clips.grid, 6, carry=True),
+        ego_warp_row(clips.grid, 6, extrapolated=True, carry=True),
+    ]
+    before = [row.predict(ClipBatch.of(next(iter(DataLoader(clips, 2))), "cpu", 0)) for row in rows]
+
+    def watched(voxels, *rest, **options):
+        calls.append((len(voxels), os.getpid()))
+        return carry_objects(voxels, *rest, **options)
+
+    for module in (objects, baselines, codec_module):
+        monkeypatch.setattr(module, "carry_objects", watched)
+    count(rows, clips, batch_size=4, progress=False)
+    assert [size for size, _ in calls] == [1] * 2 * len(clips)  # true poses, and extrapolated ones
+    calls.clear()
+    count(rows, clips, batch_size=4, workers=1, progress=False)
+    assert not calls  # another process has done it
+    item = next(iter(DataLoader(ForRows(clips, [one for r in rows for one in r.needs]), 2)))
+    batch = ClipBatch.of(item, "cpu", 0)
+    calls.clear()
+    for row, expected in zip(rows, before):
+        assert torch.equal(row.predict(batch), expected)
+    assert not calls and (before[2] != before[3]).any()
+
+
+def test_rows_run_without_tf32(clips):
+    seen, convolutions = [], torch.backends.cudnn
+    assert convolutions.allow_tf32  # as PyTorch starts
+    row = Row("a", lambda batch: seen.append(convolutions.allow_tf32) or batch.future)
+    count([row], clips, progress=False)
+    assert not any(seen) and seen and convolutions.allow_tf32
 
 
 def test_counts_are_rescored_from_disk_without_inference(clips, tmp_path):

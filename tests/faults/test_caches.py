@@ -16,6 +16,13 @@ import pytest
 from occdistill.arrays import build_arrays, open_arrays
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def every_piece_is_saved(monkeypatch):
+    monkeypatch.setattr("occdistill.arrays.SAVE_EVERY", 0)
+
+
 SQUARES = {"squares": ((10,), np.int64)}
 
 
@@ -75,7 +82,10 @@ def test_a_half_that_is_none_is_started_again(tmp_path, spoil):
 BUILD = """
     import sys, time, logging
     import numpy as np
+    from occdistill import arrays
     from occdistill.arrays import build_arrays
+
+    arrays.SAVE_EVERY = 0
 
     def fill(arrays, start, stop):
         print("chunk", start, flush=True)
@@ -125,12 +135,12 @@ WORLD = """
 
     from occdistill.world import world
 
-    def work(folder):
+    def work(folder, tick):
         Path(folder, str(os.getpid())).touch()
         time.sleep(60)
 
     if __name__ == "__main__":
-        list(world._each(work, [sys.argv[1]] * 3, 2))
+        world._in_others(work, [sys.argv[1]] * 3, 2, print)
 """
 
 
@@ -165,9 +175,25 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, stop):
         time.sleep(0.05)
 
 
-def test_progress_is_of_the_same_chunks(tmp_path):
-    part = interrupted(tmp_path / "s")
+@pytest.mark.parametrize(
+    "change, again",
+    [
+        (lambda marks: marks, [6, 9]),  # pieces of another size go on where the others ended
+        (lambda marks: [crc for _, crc in marks], [0, 3, 6, 9]),  # as older versions wrote them
+        (lambda marks: [[12, 0]], [0, 3, 6, 9]),
+        (lambda marks: [marks[0], marks[0]], [2, 5, 8]),
+    ],
+)
+def test_progress_of_other_pieces(tmp_path, change, again):
+    part, starts = interrupted(tmp_path / "s"), []
     progress = json.loads((part / "progress.json").read_text())
-    (part / "progress.json").write_text(json.dumps(progress | {"chunk": 3}))
-    build(tmp_path / "s")
+    progress["marks"] = change(progress["marks"])
+    (part / "progress.json").write_text(json.dumps(progress))
+
+    def watched(arrays, start, stop):
+        starts.append(start)
+        fill(arrays, start, stop)
+
+    build_arrays(tmp_path / "s", {"a": 1}, SQUARES, watched, 10, 3, "squares")
+    assert starts == again
     assert open_arrays(tmp_path / "s", {"a": 1})["squares"].tolist() == [i * i for i in range(10)]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -13,13 +14,15 @@ import torch
 from tqdm import tqdm
 
 from occdistill import compiled, store
+from occdistill.arrays import build_arrays
+from occdistill.build.builders import construct
 from occdistill.data.contents import cache_places
 from occdistill.data.objects import MOST, Objects, velocities
 from occdistill.data.occ3d import Grid
 from occdistill.errors import UserError, run
 from occdistill.evaluation.card import publish
-from occdistill.runtime.backends import cache_folder
-from occdistill.store import check_folder, user_cache
+from occdistill.runtime.backends import cache_folder, record
+from occdistill.store import atomic, check_folder, user_cache
 from tests.faults.rows import Row
 
 REPO = Path(__file__).parents[2]
@@ -36,6 +39,25 @@ def nothing(folder):
     return folder
 
 
+def _written(path, error):
+    with atomic(path):
+        raise error
+
+
+def _built(folder, error):
+    build_arrays(folder, {}, {"x": ((1,), np.uint8)}, lambda *_: fails(error)(folder), 1, 1, "")
+
+
+def _recorded(sentence):
+    """As where torch has CUDA: making the graph fails with this sentence."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+        patch.setattr(torch.cuda, "Stream", lambda device: None)
+        patch.setattr(torch.cuda, "device", lambda device: fails(RuntimeError(sentence))(device))
+        record(SimpleNamespace(network=torch.nn.Identity()), (torch.zeros(1),))
+
+
+NO_ROOM = OSError(errno.ENOMEM, "Cannot allocate memory")
 OUT = OSError(errno.ENOSPC, "No space left on device", "/results/report.json")
 ROWS = [
     Row("a full disk", nothing, fails(OUT), "report.json: No space left on device; free some"),
@@ -45,6 +67,22 @@ ROWS = [
     Row("no memory for a tensor", nothing, lambda _: torch.empty(1 << 60), "too little memory"),
     Row("no memory on a GPU", nothing, fails(torch.OutOfMemoryError("CUDA out of memory. Tried")),
         "too little memory"),
+    Row("no memory for cuDNN", nothing, fails(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")),
+        "too little memory .*--dtype bfloat16"),
+    Row("a loader's process that was killed", nothing,
+        fails(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")),
+        "too little memory .* workers"),
+    Row("no memory while a file is written", nothing, lambda f: _written(f / "a", NO_ROOM),
+        "too little memory"),
+    Row("no memory while a cache is built", nothing, lambda f: _built(f / "a", NO_ROOM),
+        "too little memory"),
+    Row("no memory for a network", nothing,
+        lambda _: construct(fails(torch.OutOfMemoryError("CUDA out of memory. Tried")), 1),
+        "too little memory"),
+    Row("no memory for a CUDA graph", nothing, lambda _: _recorded("CUDA out of memory. Tried"),
+        "too little memory"),
+    Row("a stage that can't be recorded", nothing, lambda _: _recorded("operation not permitted"),
+        "Identity can't be recorded as a CUDA graph .operation not permitted.: use --backend comp"),
     Row("Ctrl-C", nothing, fails(KeyboardInterrupt()), "", 130),
     Row("nothing to report on", nothing, lambda f: publish(f, [], None), "nothing was scored"),
     Row("a folder where a file is", lambda f: ((f / "a").touch(), f / "a" / "b")[1], check_folder,

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from occdistill import arrays as arrays_module
 from occdistill.arrays import build_arrays, open_arrays
 from occdistill.autoencoder.vae import VAE
 from occdistill.data.clips import ClipDataset
@@ -18,7 +20,7 @@ from occdistill.data.occ3d import FREE, GridTransform, save_labels
 from occdistill.data.resample import warp
 from occdistill.data.voxel_cache import VoxelCache
 from occdistill.errors import UserError
-from occdistill.latents.cache import LatentClips, mirrored_clip, moving_cells
+from occdistill.latents.cache import LatentClips, mirrored, mirrored_motion, moving_cells
 from occdistill.latents.codec import Codec
 
 TRANSFORM = GridTransform(crop=12.8, coarsen=4)  # 16 × 16 × 4 voxels
@@ -69,7 +71,7 @@ def codec_of(clips, seed=0, **options):
 
 
 def latents(clips, codec, folder, fingerprint="vae0", **options):
-    return LatentClips(clips, codec, fingerprint, folder / "latents", folder, **options)
+    return LatentClips(clips, codec, fingerprint, folder, **options)
 
 
 def test_voxel_cache_holds_every_keyframe(world, tmp_path):
@@ -77,10 +79,9 @@ def test_voxel_cache_holds_every_keyframe(world, tmp_path):
     cache = VoxelCache(clips, tmp_path)
     assert len(cache) == 12 and cache.voxels.dtype == np.uint8
     for index in (0, len(clips) - 1):
-        scene, start = clips.clips[index]
         item = clips[index]
-        read = np.concatenate([item["past"], item["future"]])
-        assert np.array_equal(cache.voxels[cache.rows(scene, start, start + 4)], read)
+        for name, rows in zip(("past", "future"), clips.rows(index)):
+            assert np.array_equal(cache.voxels[rows], item[name])
     assert torch.equal(cache[3]["voxels"], torch.from_numpy(cache.voxels[3].copy()))
     clips.reader = SimpleNamespace(past_from="occ3d")  # the second time no label file is read
     assert len(VoxelCache(clips, tmp_path)) == 12
@@ -120,7 +121,9 @@ def test_mirror_images_are_the_clips_of_the_mirrored_world(world, tmp_path):
     cached = latents(clips, codec, tmp_path, mirror=True, dtype=np.float32)
     assert len(cached) == 12
     clip = clips[4]
-    expected = expected_item(codec, *mirrored_clip(clip["past"], clip["poses"], clip["trajectory"]))
+    expected = expected_item(
+        codec, mirrored(clip["past"]), *mirrored_motion(clip["poses"], clip["trajectory"])
+    )
     for key, value in expected.items():
         torch.testing.assert_close(cached[10][key], value, atol=1e-5, rtol=1e-5)
     plain = latents(clips, codec, tmp_path, dtype=np.float32)  # its half of the cache will do
@@ -132,7 +135,8 @@ def test_mirroring_commutes_with_warping(world):
     clip = clips[0]
     past, poses, trajectory = clip["past"], clip["poses"], clip["trajectory"]
     seen = warp(past[1:], poses[3:4], clips.grid)
-    mirrored_past, mirrored_poses, mirrored_trajectory = mirrored_clip(past, poses, trajectory)
+    mirrored_past = mirrored(past)
+    mirrored_poses, mirrored_trajectory = mirrored_motion(poses, trajectory)
     seen_mirrored = warp(mirrored_past[1:], mirrored_poses[3:4], clips.grid)
     assert (seen_mirrored.flip(-2) == seen).float().mean() > 0.999  # but for ties of rounding
     assert not torch.equal(seen_mirrored, seen)
@@ -142,25 +146,85 @@ def test_mirroring_commutes_with_warping(world):
     assert torch.linalg.det(mirrored_poses[3, :3, :3]) == pytest.approx(1.0)
 
 
+def test_caches_of_different_things_lie_side_by_side(world, tmp_path):
+    clips = clips_of(world)
+    codec = codec_of(clips)
+    first = latents(clips, codec, tmp_path)[2]
+    made = sorted(os.listdir(tmp_path))
+    assert [name.rsplit("-", 1)[0] for name in made] == [
+        "latents-clips-plain", "latents-frames-plain", "voxels-labels"
+    ]  # fmt: skip
+    # another conditioning needs no frame anew, another autoencoder needs all
+    for new, options in (
+        ("clips", dict(codec=codec_of(clips, conditioning="hist"))),
+        ("clips", dict(codec=codec_of(clips, align=(0,)))),
+        ("clips", dict(clips=clips_of(world, stride=2))),
+        ("frames clips", dict(fingerprint="vae1")),
+    ):
+        latents(**{"clips": clips, "codec": codec, "folder": tmp_path, **options})
+        there = sorted(os.listdir(tmp_path))
+        assert sorted(x.split("-")[1] for x in {*there} - {*made}) == sorted(new.split())
+        made = there
+    codec.encode = None  # nothing is encoded again
+    again = latents(clips, codec, tmp_path)[2]
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+
+
 def test_a_cache_of_something_else_is_refused_with_what_differs(world, tmp_path):
     clips = clips_of(world)
     latents(clips, codec_of(clips), tmp_path)
-    with pytest.raises(UserError, match="vae is 'vae0', not 'vae1'.*delete"):
-        latents(clips, codec_of(clips), tmp_path, fingerprint="vae1")
-    with pytest.raises(UserError, match="conditioning is 'gt', not 'none'"):
-        latents(clips, codec_of(clips, conditioning="hist"), tmp_path)
-    with pytest.raises(UserError, match=r"align is \[0, 1\], not \[0\]"):
-        latents(clips, codec_of(clips, align=(0,)), tmp_path)
-    other = clips_of(world, stride=2)
-    with pytest.raises(UserError, match=r"windows is '6 of 2\+2', not '4 of 2\+2'"):
-        latents(other, codec_of(clips), tmp_path)
+    (meta,) = tmp_path.glob("latents-frames-*/meta.json")
+    meta.write_text(meta.read_text().replace("vae0", "vae7"))
+    with pytest.raises(UserError, match="vae is 'vae7', not 'vae0'.*delete"):
+        latents(clips, codec_of(clips), tmp_path)
+
+
+def test_voxels_are_not_kept_where_each_is_read_once(world, tmp_path):
+    clips = clips_of(world)
+    codec = codec_of(clips, align=())
+    cached = latents(clips, codec, tmp_path, dtype=np.float32)
+    assert not [*tmp_path.glob("voxels*")]
+    assert torch.allclose(cached[4]["future"], codec.encode(clips[4]["future"]), atol=1e-5)
+    poses, trajectory = map(torch.from_numpy, clips.motion(4))
+    assert torch.equal(cached[4]["trajectory"], trajectory)
+    both = latents(clips, codec, tmp_path, dtype=np.float32, mirror=True)
+    assert torch.equal(both[10]["trajectory"], mirrored_motion(poses, trajectory)[1])
+    # once they are there, others read them, and latents alone need neither files nor voxels
+    VoxelCache(clips, tmp_path)
+    other = clips_of(world)
+    other.reader = SimpleNamespace(past_from="occ3d")
+    assert torch.equal(latents(other, codec, tmp_path, "vae1", dtype=np.float32)[4]["past"],
+                       cached[4]["past"])  # fmt: skip
+    shutil.rmtree(next(tmp_path.glob("voxels*")))
+    assert len(latents(other, codec, tmp_path, dtype=np.float32)) == 6
+
+
+def test_latents_are_encoded_a_frame_at_a_time_on_a_cpu(world, tmp_path, monkeypatch):
+    """So that the bar moves: at full size a frame takes seconds."""
+    clips = clips_of(world)
+    codec, seen = codec_of(clips, align=()), []
+    encode = codec.encode
+    monkeypatch.setattr(codec, "encode", lambda x: seen.append(len(x)) or encode(x))
+    bars = []
+
+    class Bar(arrays_module.tqdm):
+        def __init__(self, **options):
+            super().__init__(**{**options, "disable": True})
+            bars.append((options["total"], []))
+
+        def update(self, n=1):
+            bars[-1][1].append(n)
+
+    monkeypatch.setattr(arrays_module, "tqdm", Bar)
+    latents(clips, codec, tmp_path)
+    assert seen == [1] * 12 and bars[0] == (12, [1] * 12)
 
 
 def test_a_damaged_cache_is_refused(world, tmp_path):
     clips = clips_of(world)
     codec = codec_of(clips)
     latents(clips, codec, tmp_path)
-    path = tmp_path / "latents" / "plain" / "clips" / "aligned.npy"
+    (path,) = tmp_path.glob("latents-clips-plain-*/aligned.npy")
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:50], b"", whole[:4000] + b"\0" * 64 + whole[4064:]):
         path.write_bytes(damaged)
@@ -199,7 +263,10 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
     code = """
         import os, signal, sys
         import numpy as np
+        from occdistill import arrays
         from occdistill.arrays import build_arrays
+
+        arrays.SAVE_EVERY = 0
 
         def fill(arrays, start, stop):
             if start == 6:
@@ -226,6 +293,24 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path):
     assert starts == [6, 8]
     assert open_arrays(folder, {"a": 1})["squares"].tolist() == [i * i for i in range(10)]
     assert sorted(os.listdir(tmp_path)) == ["arrays"]
+
+
+def test_quick_pieces_are_saved_together_and_slow_ones_one_by_one(tmp_path, monkeypatch):
+    clock, saved = [0.0], []
+    write = arrays_module.write_json
+    monkeypatch.setattr(arrays_module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        arrays_module, "write_json",
+        lambda path, content, **rest: saved.append(content.get("marks", [])[-1:])
+        or write(path, content, **rest),
+    )  # fmt: skip
+
+    def fill(arrays, start, stop):
+        clock[0] += 0.3 if start < 6 else 5.0
+        fill_squares(arrays, start, stop)
+
+    build_arrays(tmp_path / "s", {}, {"squares": ((10,), np.int64)}, fill, 10, 1, "squares")
+    assert [mark[0][0] for mark in saved if mark] == [4, 7, 8, 9, 10]
 
 
 def test_an_interrupted_build_of_something_else_starts_again(tmp_path):

@@ -19,6 +19,7 @@ from occdistill.evaluation.rows import (
     ego_warp_row,
     forecast_row,
 )
+from occdistill.evaluation.shared import PastLatents
 from occdistill.evaluation.views import VIEWS, look
 from occdistill.flow.networks.occfm import OccFMTransition
 from occdistill.flow.networks.small import SpaceTimeUNet
@@ -159,7 +160,7 @@ def test_rows_are_counted_as_on_the_cpu(gpu):
     def counts(forecaster, device):
         grid, batch = forecaster.grid, ClipBatch.of(item, device, 0)
         rows = [
-            forecast_row("student", forecaster, share="past"),
+            forecast_row("student", forecaster, share=PastLatents()),
             copy_last_row(FUTURE),
             ego_warp_row(grid, FUTURE),
             ego_warp_row(grid, FUTURE, extrapolated=True),

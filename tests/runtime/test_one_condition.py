@@ -59,7 +59,7 @@ def streamed(forecaster, clips):
 def test_cached_scored_and_streamed_conditions_are_equal(clips, tmp_path, kind, known):
     codec = Codec(ExactVAE(clips.grid.shape), clips.grid, FUTURE, conditioning=kind, **known)
     forecaster = Forecaster(codec, ToNewest())
-    cached = LatentClips(clips, codec, "vae", tmp_path / "latents", tmp_path)
+    cached = LatentClips(clips, codec, "vae", tmp_path)
     live = streamed(forecaster, clips)
     assert len(clips) == 8
     for number, (_, start) in enumerate(clips.clips):

@@ -14,6 +14,7 @@ from occdistill.build.builders import build_network, build_vae
 from occdistill.build.config import load_config
 from occdistill.errors import UserError
 from occdistill.runtime import bench_page
+from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.live import LiveRunner
 from tests.tool import call
 
@@ -75,8 +76,9 @@ def test_benchmark_times_teacher_and_student_side_by_side(setup, monkeypatch, ca
     assert [r["scope"] for r in rows[:3]] == ["end_to_end", "generate_decode", "generate"]
     for end_to_end, decode, generate in zip(rows[::3], rows[1::3], rows[2::3]):
         assert end_to_end["p50_ms"] > decode["p50_ms"] > generate["p50_ms"] > 0
-    assert result["setting"]["grid"] == [32, 32, 8]
+    assert result["setting"]["grid"] == [32, 32, 8] and result["setting"]["tf32"] is False
     printed = capsys.readouterr().out
+    assert "· tf32 False ·" in printed
     assert "| student@1 |" in printed
     assert "student@1, eager float32 against plain float32: 0.0" in printed
     assert set(result["agreement"]) == {"teacher@1", "student@1"}
@@ -97,7 +99,7 @@ def test_realtime_answers_every_frame_that_has_a_plan(setup, monkeypatch, capsys
         "arrived": 8, "dropped": 0, "bad": 0, "filling": 2, "forecasts": 6, "waiting": 0,
     }  # fmt: skip
     assert report["missed"] == 0
-    assert report["source"] == source
+    assert report["source"] == source and report["tf32"] is False and report["dtype"] == "float32"
     assert report["stages"]["total"]["count"] == 6
     assert "total" in capsys.readouterr().out
     assert list((setup / "board").glob("events*"))
@@ -196,6 +198,18 @@ def test_visualize_draws_truth_and_models(setup, monkeypatch, capsys):
     assert "scene-" in capsys.readouterr().out
 
 
+def test_visualize_encodes_the_past_once_for_all_rows(setup, monkeypatch):
+    sizes, encode = [], Forecaster.encode
+    monkeypatch.setattr(
+        Forecaster, "encode", lambda self, x: sizes.append(len(x)) or encode(self, x)
+    )
+    call(
+        monkeypatch, "visualize", setup / "config.py", setup / "student.pth", "--out",
+        setup / "once.png", "--style", "bev", "--size", 96, 80, "--nfe", 2, 1, "--device", "cpu",
+    )  # fmt: skip
+    assert sizes == [1, 1, 1, 4]  # three past frames, and the newest from four future places
+
+
 def test_visualize_draws_several_futures_and_says_how_far_they_agree(setup, monkeypatch):
     out = setup / "futures" / "clip.png"
     call(
@@ -276,7 +290,7 @@ def test_bench_writes_a_row_per_model_scope_and_backend(setup, monkeypatch, caps
     assert plain | {("student", 1, "eager", *["full"] * 3)} <= lines
     assert len(rows) == 3 * len(lines)
     assert set(rows[0]) >= {
-        "model", "nfe", "guidance", "scope", "backend", "dtype", "size", "decoder", "encoder",
+        "model", "nfe", "guidance", "scope", "backend", "dtype", "tf32", "size", "decoder", "encoder",
         "clips_per_s", "p50_ms", "p90_ms", "p99_ms", "peak_mb", "gflops", "ceiling_gflops",
     }  # fmt: skip
     assert (rows[0]["model"], rows[0]["nfe"], rows[0]["backend"]) == ("teacher", 10, "plain")
@@ -300,7 +314,7 @@ def test_bench_writes_a_row_per_model_scope_and_backend(setup, monkeypatch, caps
 def test_a_gain_is_fewer_operations_times_operations_a_second():
     def rows(model, p50, gflop, **more):
         head = dict(model=model, nfe=10, size="8x8x2", dtype="float32", backend="plain")
-        parts = dict(decoder="full", encoder="full", network="full")
+        parts = dict(decoder="full", encoder="full", network="full", tf32=False)
         head |= parts | dict(gflop=gflop, ceiling_gflops=100.0)
         head |= dict(p50_ms=p50, gflops=1e3 * gflop / p50, **more)
         return [{**head, "scope": scope} for scope in bench_page.SCOPES]
@@ -309,7 +323,9 @@ def test_a_gain_is_fewer_operations_times_operations_a_second():
         rows("teacher", 1000.0, 40.0)
         + rows("student", 50.0, 4.0)
         + rows("student", 200.0, 4.0, dtype="bfloat16")
+        + rows("student", 40.0, 4.0, tf32=True)
     )
+    assert "| full | plain float32 with TF32 | end_to_end | 25.0× |" in text
     assert "| full | plain float32 | end_to_end | 20.0× | 10.0× | 2.00× | 8×, met |" in text
     assert "5.0× | 10.0× | 0.50× | 8×, missed: 4.0 GFLOP run at 20 %" in text
     assert "would give 25×" in text  # 4 GFLOP at 100 GFLOP/s are 40 ms

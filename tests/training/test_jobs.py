@@ -20,6 +20,7 @@ from occdistill.distill.diff_instruct import DiffInstruct
 from occdistill.distill.mfd import MFD
 from occdistill.errors import UserError
 from occdistill.training.distill import load_with_method
+from occdistill.training.job import cache_folder
 from occdistill.training.train import train
 from occdistill.training.validation import SampleSpread
 from tests.training.curves import curve, points
@@ -127,10 +128,10 @@ def test_train_mfd_under_torchrun_draws_the_curve_of_one_process(trained, tmp_pa
     for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
         one, two = (curve(tmp_path / name, key) for name in ("one", "two"))
         assert one == pytest.approx(two, rel=1e-3, abs=1e-6) and len(one) == points(key, 3)
-    caches = [
-        folder / "latents-train" for folder in (trained.parent / "work/cache", tmp_path / "cache")
-    ]
-    for path in (p.relative_to(caches[0]) for p in caches[0].glob("plain/*/*.npy")):
+    caches = tmp_path / "cache", cache_folder(load_config(config))
+    made = [path.relative_to(caches[0]) for path in caches[0].glob("latents-*/*.npy")]
+    assert {path.stem for path in made} == {"past", "trajectory", "aligned", "moving"}
+    for path in made:
         one, two = (np.load(cache / path).astype(float) for cache in caches)
         np.testing.assert_allclose(one, two, atol=2e-3, rtol=2e-3)  # float16, other thread counts
     assert not list((tmp_path / "cache").rglob("*.pieces"))
@@ -268,10 +269,33 @@ def test_what_does_not_belong_together_is_refused(trained, tmp_path):
     swap = {"vae_checkpoint": f"{tmp_path}/vae.pth"}
     with pytest.raises(UserError, match="was trained on the latents of VAE .*train the teacher"):
         run(trained, "distill", swap, work_dir=tmp_path / "w")
-    with pytest.raises(UserError, match="made from something else.*scale is .*vae is "):
-        run(trained, "teacher", swap, work_dir=tmp_path / "w")
     with pytest.raises(UserError, match="another architecture"):
         run(trained, "teacher", {"vae.channels": 6}, work_dir=tmp_path / "w")
+
+
+def test_too_little_memory_while_training_is_told_what_helps(config, tmp_path):
+    class Full(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if batch_idx == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(UserError, match="too little memory .*train_vae.batch_size.*--resume"):
+        run(config, "vae", work_dir=tmp_path, hooks=[Full()])
+
+
+def test_what_is_computed_once_lies_with_the_data(config, tmp_path, monkeypatch):
+    root = Path(load_config(config).data.dataroot)
+    changes = {"work_dir": str(tmp_path)}
+    assert cache_folder(load_config(config, changes)) == root / ".occdistill" / "cache"
+    asked = []
+    monkeypatch.setattr("os.access", lambda path, how: asked.append(path))
+    assert cache_folder(load_config(config, changes)) == tmp_path / "cache"
+    assert asked[0] in (root / ".occdistill", root)
+    elsewhere = {"data.dataroot": str(tmp_path), **changes}
+    assert cache_folder(load_config(config, elsewhere)) == tmp_path / "cache"
+    assert asked[1:] == [tmp_path]  # where the folder would be made
+    wanted = {"cache_dir": str(tmp_path / "mine"), **changes}
+    assert cache_folder(load_config(config, wanted)) == tmp_path / "mine"
 
 
 def test_what_is_missing_is_named_with_the_command_that_brings_it(config, tmp_path):

@@ -224,11 +224,24 @@ def test_all_classes_in_both_splits(tmp_path):
         assert found == set(range(18)), split
 
 
-def test_same_seed_same_bytes_however_it_is_made(tmp_path):
+def test_same_seed_same_bytes_however_it_is_made(tmp_path, monkeypatch):
     kwargs = dict(scenes=1, val_scenes=1, seed=4, keyframes=2)
+    bars = []
+
+    class Bar(world.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append([options["initial"], options["total"], 0])
+
+        def update(self, n=1):
+            super().update(n)
+            bars[-1][2] = self.n
+
+    monkeypatch.setattr(world, "tqdm", Bar)
     one = make_world(tmp_path / "one", workers=1, **kwargs)
     two = make_world(tmp_path / "two", workers=2, **kwargs)
     assert digest(one) == digest(two)
+    assert bars == [[0, 4, 4]] * 2  # counted in keyframes
     # Labels and poses do not depend on the LiDAR.
     bare = make_world(tmp_path / "bare", workers=1, lidar=False, **kwargs)
     small, full = digest(bare), digest(one)
@@ -243,24 +256,47 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     kwargs = dict(scenes=2, val_scenes=0, seed=4, keyframes=1, workers=1)
     write, done = world._write_scene, []
 
-    def write_one(job, **rest):
+    def write_one(plan, *job, **rest):
         if done:
             raise OSError(28, "No space left on device")
-        done.append(job[0].name)
-        write(job, **rest)
+        done.append(plan.name)
+        write(plan, *job, **rest)
 
     monkeypatch.setattr(world, "_write_scene", write_one)
     with pytest.raises(UserError, match="No space left"):
         make_world(tmp_path / "cut", **kwargs)
     assert done == ["scene-0001"]
 
-    def write_rest(job, **rest):
-        done.append(job[0].name)
-        write(job, **rest)
+    def write_rest(plan, *job, **rest):
+        done.append(plan.name)
+        write(plan, *job, **rest)
 
     monkeypatch.setattr(world, "_write_scene", write_rest)
     make_world(tmp_path / "cut", **kwargs)
     assert done == ["scene-0001", "scene-0002"]
+    assert digest(tmp_path / "cut") == digest(make_world(tmp_path / "whole", **kwargs))
+
+
+@pytest.mark.parametrize("lidar", [True, False])
+def test_an_interrupted_scene_goes_on_with_the_keyframe_that_it_was_at(
+    tmp_path, monkeypatch, lidar
+):
+    kwargs = dict(scenes=1, val_scenes=0, seed=4, keyframes=3, workers=1, lidar=lidar)
+    written, full = [], [True]
+    write = world._write_labels
+
+    def labels(plan, scene, k, out):
+        if k == 2 and full:
+            raise OSError(28, "No space left on device")
+        written.append(k)
+        write(plan, scene, k, out)
+
+    monkeypatch.setattr(world, "_write_labels", labels)
+    with pytest.raises(UserError, match="No space left.*finished keyframes are kept"):
+        make_world(tmp_path / "cut", **kwargs)
+    full.clear()
+    make_world(tmp_path / "cut", **kwargs)
+    assert written == [0, 1, 2]
     assert digest(tmp_path / "cut") == digest(make_world(tmp_path / "whole", **kwargs))
 
 

@@ -32,6 +32,7 @@ from occdistill.evaluation.evaluate import count, forget, score_counts
 from occdistill.evaluation.measures.base import results
 from occdistill.evaluation.report import plain
 from occdistill.evaluation.rows import Row, forecast_row
+from occdistill.evaluation.shared import PastLatents
 from occdistill.flow.path import Draws
 from occdistill.runtime.latency import peak_mb, reset_peak
 from occdistill.runtime.machine import device_name
@@ -269,7 +270,8 @@ def _students(
     config = load_config(plan.base, {**options, **options_on(test)})
     models, nfe = Models(config), sorted({1, *plan.steps})
     students = lineup(models, folder / "student.pth", (), nfe, device=device)
-    rows = [forecast_row("student", entry.forecaster, share="past") for entry in students]
+    past = PastLatents()
+    rows = [forecast_row("student", entry.forecaster, past) for entry in students]
     scores = _score(plan, models, rows, scored_in(folder, test), device)
     return {"scores": scores[0], "by_steps": dict(zip(map(str, nfe), scores))}
 

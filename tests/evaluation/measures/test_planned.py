@@ -5,6 +5,7 @@ from occdistill.evaluation.measures import measures
 from occdistill.evaluation.measures.base import Context
 from occdistill.evaluation.measures.planned import PlanSpread
 from occdistill.evaluation.rows import ClipBatch, ego_warp_row, planned_row
+from occdistill.evaluation.shared import PastLatents
 from occdistill.runtime.forecaster import Forecaster
 from tests.runtime.fakes import GRID, codec, drive
 from tests.runtime.test_planner import ToAligned
@@ -35,7 +36,7 @@ def batch(speed=1.0):
 
 def row():
     forecaster = Forecaster(codec(conditioning="gt", align=(0,)), ToAligned())
-    return planned_row("student", forecaster, Spread(), share="past")
+    return planned_row("student", forecaster, Spread(), share=PastLatents())
 
 
 def test_a_planned_row_says_so_and_never_looks_at_the_future():
