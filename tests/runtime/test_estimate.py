@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from occdistill.build.builders import build_codec, build_network, build_vae
+from occdistill.build.builders import (
+    build_aligner,
+    build_codec,
+    build_light,
+    build_network,
+    build_vae,
+)
 from occdistill.build.config import load_config
 from occdistill.runtime import estimate, roofline
 from occdistill.runtime.bench import count_stages, street
@@ -11,6 +17,7 @@ from occdistill.runtime.estimate import Operations, announced, duration, live, o
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.roofline import Ceiling
 from tests.runtime.fakes import ToNewest, codec
+from tests.runtime.test_planner import ToAligned
 
 
 def forecaster_of(path, **options):
@@ -38,6 +45,16 @@ def test_full_size_is_counted_in_a_moment():
     assert work.encode == pytest.approx(227e9, rel=0.01)
     assert 6 * work.decode == pytest.approx(393e9, rel=0.01)
     assert work.aligned == 0 and work.evaluate > 1e11
+
+
+def test_frames_that_the_light_encoder_encodes_are_counted_as_its_own():
+    config = load_config("configs/nus_aligned.py")
+    vae = build_vae(config, weights=False)
+    light = build_light(config, vae, weights=False)
+    codec = build_codec(config, vae, build_aligner(config, vae, light))
+    work = operations(Forecaster(codec, build_network(config), backend="plain"), 4)
+    assert work.encode == pytest.approx(227e9, rel=0.01)
+    assert work.past(0) == 6 * work.encode_aligned == pytest.approx(40e9, rel=0.02)
 
 
 def test_a_total_is_made_of_frames_evaluations_and_futures():
@@ -82,6 +99,15 @@ def long(monkeypatch):
     return bars
 
 
+class Straight:
+    """A planner whose car stands."""
+
+    shape = (2, 3)
+
+    def __call__(self, poses, noise):
+        return torch.eye(4).repeat(len(poses), 3, 1, 1)
+
+
 def clip_of(frames=3):
     past = torch.randint(0, 18, (1, frames, 8, 8, 2), dtype=torch.uint8)
     poses = torch.eye(4).repeat(1, frames, 1, 1)
@@ -103,6 +129,21 @@ def test_several_forecasters_move_one_bar_to_its_end(long, capsys):
     torch.manual_seed(0)  # the same forecasts as unwatched
     for one, count, seen in zip(made, (1, 3), found):
         assert torch.equal(one.futures(condition, count), seen)
+
+
+def test_each_plan_brings_frames_to_encode(long, capsys, monkeypatch):
+    work = Operations(100, 100, 1000, 10, aligned=2, nfe=1, future=2)
+    monkeypatch.setattr(estimate, "operations", lambda *_: work)
+    one = Forecaster(codec(conditioning="gt", align=(0,)), ToAligned())
+    one.planner = Straight()
+    past, poses, _ = clip_of()
+    with announced([(one, 3)], 3, planned=True) as (watched,):
+        futures = watched.planned(past, poses, watched.frames(past), 3)
+    assert futures.shape == (1, 3, 2, 8, 8, 2)
+    ((total, moves),) = long
+    assert total == pytest.approx(1e-9 * sum(moves))
+    assert moves == [100] * 3 + [200, 1000, 20] * 3
+    assert "9 frames to encode, 3 evaluations" in capsys.readouterr().err
 
 
 def test_a_stream_begins_its_bar_anew_for_each_frame_and_says_what_is_lost(long, capsys):
