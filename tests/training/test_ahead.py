@@ -79,7 +79,7 @@ def test_the_next_batch_is_drawn_while_this_one_is_worked_on(monkeypatch):
     assert drawn.wait(20)
 
 
-@pytest.mark.parametrize("cheaper", [{}, dict(ratio=5, reuse=2)])  # two updates ask one batch
+@pytest.mark.parametrize("cheaper", [{}, dict(ratio=4, reuse=2)])  # two updates ask one batch
 def test_a_training_has_the_weights_that_it_has_with_plain_draws(tmp_path, monkeypatch, cheaper):
     def weights(folder, **options):
         task = trainer(tmp_path / folder, iterations=8, task=mfd(**cheaper), **options).train()
