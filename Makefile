@@ -46,8 +46,8 @@ weights: setup  ## data/demo-weights anew, 2 h; a world that is complete is left
 	cp $(WEIGHTS)/plan_mfd/student.pth data/demo-weights/plan_student.pth
 	$(BIN)/python tests/test_demo_weights.py
 
-test: setup  ## the fast test suite
-	$(BIN)/python -m pytest
+test: setup  ## the fast test suite, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup  ## everything, also full-size networks
 	$(BIN)/python -m pytest --slow

@@ -6,6 +6,8 @@ import socket
 import time
 import traceback
 
+import torch
+
 from occdistill.errors import UserError
 
 PATIENCE = 300  # seconds
@@ -24,6 +26,7 @@ def together(function, ranks=2):
     for rank in range(ranks):
         if not (child := os.fork()):
             os.environ.update(place, RANK=str(rank), LOCAL_RANK=str(rank))
+            torch.set_num_threads(1)  # OpenMP's other threads aren't forked, but waited for
             os._exit(_code(function))
         children[child] = rank
     codes, limit = {}, time.monotonic() + PATIENCE

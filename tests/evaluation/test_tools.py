@@ -149,7 +149,7 @@ def test_processes_together_report_what_one_does(setup, monkeypatch):
             "--measure", "consistency", "--device", "cpu", *more,
         )  # fmt: skip
 
-    score("one")
+    assert together(lambda: score("one"), ranks=1) == [0]
     assert together(lambda: score("two", "--launcher", "pytorch")) == [0, 0]
     one, two = (json.loads((setup / out / "report.json").read_text()) for out in ("one", "two"))
     assert one == two and one["rows"][0]["clips"] == 3
