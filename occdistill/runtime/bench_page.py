@@ -119,7 +119,7 @@ def gains(rows: list[dict]) -> str:
             else:
                 verdict = "– (what evaluating less gives)"
             lines.append(
-                f"| {parts(now)} | {now['backend']} {now['dtype']} | {scope} | {faster:.1f}× |"
+                f"| {parts(now)} | {now['backend']} {precision(now)} | {scope} | {faster:.1f}× |"
                 f" {fewer:.1f}× | {faster / fewer:.2f}× | {verdict} |"
             )
         lines.append("")

@@ -334,7 +334,8 @@ def test_a_gain_is_fewer_operations_times_operations_a_second():
 def line(**more):
     head = dict(
         model="student", nfe=1, size="8x8x2", dtype="float32", backend="plain", decoder="full",
-        encoder="full", network="full", gflop=1.0, ceiling_gflops=1.0, p50_ms=10.0, gflops=1.0,
+        encoder="full", network="full", tf32=False, gflop=1.0, ceiling_gflops=1.0, p50_ms=10.0,
+        gflops=1.0,
     )  # fmt: skip
     return [{**head, "scope": scope, **more} for scope in bench_page.SCOPES]
 

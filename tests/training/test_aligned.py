@@ -14,6 +14,7 @@ from occdistill.build.builders import (
 from occdistill.build.config import load_config
 from occdistill.build.models import Models
 from occdistill.errors import UserError
+from occdistill.training.job import cache_folder
 from occdistill.training.train import train
 
 CONFIG = """
@@ -132,8 +133,14 @@ def test_from_published_weights_to_a_teacher_and_a_student(config, tmp_path):
         Models(swapped).forecaster(student)
     with pytest.raises(UserError, match="teacher.pth was trained on aligned frames of light enc"):
         train(swapped, "distill", work_dir=tmp_path)
-    with pytest.raises(UserError, match="made from something else.*aligned by is "):
-        train(swapped, "teacher", work_dir=tmp_path)
+
+    def caches(kind):
+        return set(cache_folder(loaded).glob(f"latents-{kind}-*"))
+
+    frames, clips = caches("frames"), caches("clips")
+    fresh = ckpt.load(train(swapped, "teacher", work_dir=tmp_path).weights)
+    assert fresh["fingerprints"]["aligner"] != light
+    assert caches("frames") == frames and caches("clips") > clips  # its own, of the same frames
 
 
 def test_what_it_cannot_start_from_is_a_sentence(config, tmp_path):
