@@ -140,7 +140,7 @@ WORLD = """
         time.sleep(60)
 
     if __name__ == "__main__":
-        world._in_others(work, [sys.argv[1]] * 3, 2, print)
+        world._in_others(work, [sys.argv[1:]] * 3, 2, print)
 """
 
 
