@@ -14,12 +14,14 @@ from occdistill.build.lineup import STEPS, lineup, with_parts
 from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
-from occdistill.evaluation.evaluate import count
+from occdistill.evaluation.disturb import Disturbed, add_kept
+from occdistill.evaluation.evaluate import count, evaluate
 from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
 from occdistill.evaluation.measures import measures
 from occdistill.evaluation.measures.base import Context, Observer
 from occdistill.evaluation.measures.probability import PROBABILITY
 from occdistill.evaluation.predictions import save_predictions
+from occdistill.evaluation.protocols import get_protocol
 from occdistill.evaluation.rows import Row, ceiling_row, copy_last_row, ego_warp_row, forecast_row
 from occdistill.evaluation.votes import fit_scale
 from occdistill.latents.codec import Codec
@@ -189,13 +191,53 @@ def fit_scales(
         return {}, None
     config = models.config
     dataset = build_dataset(config, "train")
-    own = [r for r in rows if r.conditioning != "truth" and not (r.draw and not r.forecaster)]
+    own = [row for row in rows if not _by_itself(row)]
     observer = PROBABILITY.observe(Context(dataset, lambda: None, samples or FUTURES))
     chosen = some_clips(dataset, clips)
     count(own, dataset, indices=chosen, observers=[observer], **options)
     scales = {row.name: fit_scale(observer.states[row.name].table()) for row in own}
     used = len(dataset) if chosen is None else len(chosen)
     return scales, f"{used} clips of {config.data.train_split} in {config.data.dataroot}"
+
+
+def score_disturbed(
+    records: Sequence[dict],
+    rows: Sequence[Row],
+    dataset: ClipDataset,
+    names: Sequence[str],
+    samples: int | None = None,
+    **options: Any,
+) -> None:
+    """Score rows once more for each disturbance, under the first protocol of their records, whose
+    `measures` get `disturbed`.
+
+    Args:
+        records: of `evaluate`.
+        rows: what was scored; those that know the truth, or read the data set by themselves, aren't
+            disturbed.
+        dataset: of the clips.
+        names: of `DISTURBANCES`.
+        samples: futures per clip; None: no probabilities are scored.
+        **options: of `count`.
+
+    Raises:
+        UserError: rain, and the past isn't from LiDAR.
+    """
+    if "rain" in names and dataset.reader.past_from != "lidar":
+        raise UserError("--disturb rain needs a past from LiDAR, and data.past_from is 'occ3d'")
+    own = [row for row in rows if not _by_itself(row)]
+    options["protocols"] = [get_protocol(records[0]["protocol"])]
+    for name in names:
+        changed = Disturbed(dataset, name, options.get("seed", 0))
+        context = Context(changed, lambda: None, samples or FUTURES)
+        observers = [PROBABILITY.observe(context)] if samples else []
+        after = evaluate(own, changed, measures=observers, **options)
+        add_kept(records, name, after)
+
+
+def _by_itself(row: Row) -> bool:
+    """Whether a row looks at the data set, and not only at the past that it's given."""
+    return row.conditioning == "truth" or (row.draw is not None and row.forecaster is None)
 
 
 def some_clips(dataset: ClipDataset, count: int | None) -> list[int] | None:
