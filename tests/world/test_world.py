@@ -243,20 +243,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     kwargs = dict(scenes=2, val_scenes=0, seed=4, keyframes=1, workers=1)
     write, done = world._write_scene, []
 
-    def write_one(plan, **rest):
+    def write_one(job, **rest):
         if done:
             raise OSError(28, "No space left on device")
-        done.append(plan.name)
-        write(plan, **rest)
+        done.append(job[0].name)
+        write(job, **rest)
 
     monkeypatch.setattr(world, "_write_scene", write_one)
     with pytest.raises(UserError, match="No space left"):
         make_world(tmp_path / "cut", **kwargs)
     assert done == ["scene-0001"]
 
-    def write_rest(plan, **rest):
-        done.append(plan.name)
-        write(plan, **rest)
+    def write_rest(job, **rest):
+        done.append(job[0].name)
+        write(job, **rest)
 
     monkeypatch.setattr(world, "_write_scene", write_rest)
     make_world(tmp_path / "cut", **kwargs)
