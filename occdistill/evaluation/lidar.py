@@ -23,7 +23,8 @@ def from_labels_row(row: Row, dataset: ClipDataset) -> Row:
             shared["past"] = _labels(dataset, batch)
         return row.draw(replace(batch, past=shared["past"], shared=shared), sample)
 
-    return replace(row, model=f"{row.model}, from labels", predict=draw, draw=draw, forecaster=None)
+    name, own = f"{row.model}, from labels", dict(own_past=True, forecaster=None)
+    return replace(row, model=name, predict=draw, draw=draw, **own)
 
 
 def lidar_ceiling_row(codec: Codec | None, dataset: ClipDataset, **facts: Any) -> Row:
