@@ -11,13 +11,14 @@ from pathlib import Path
 
 import _options as common
 
+from occdistill.build import scoring
 from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import STEPS
 from occdistill.build.models import Models
 from occdistill.build.pretrained import planner_for
-from occdistill.build.scoring import ROWS, build_measures, build_rows, fit_scales, some_clips
 from occdistill.errors import run
 from occdistill.evaluation.card import publish
+from occdistill.evaluation.disturb import DISTURBANCES, Disturbed
 from occdistill.evaluation.evaluate import evaluate, views_for
 from occdistill.evaluation.measures import measures
 from occdistill.evaluation.protocols import get_protocol
@@ -37,12 +38,15 @@ def parse() -> argparse.Namespace:
     add("--teacher-nfe", default=list(STEPS), **some)
     add("--guidance", type=float, help="guidance of CHECKPOINT; default: none for a student")
     add("--plan", metavar="PLANNER", help="plans sampled by this; default: the config's")
-    add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    add("--rows", nargs="+", choices=scoring.ROWS, default=list(scoring.ROWS))
     add("--measure", nargs="+", choices=list(measures()), default=[], help="measures beyond mIoU")
     add(
         "--samples", type=common.positive, metavar="K", help="score K futures a clip as probability"
     )
     add("--calibrate", type=common.positive, metavar="N", help="first, on N training clips")
+    add(
+        "--disturb", nargs="+", choices=list(DISTURBANCES), default=[], help="score these pasts too"
+    )
     add("--save-predictions", type=Path, metavar="DIR", help="write npz that tools/score.py reads")
     add("--name", help="what to call CHECKPOINT in the table")
     add("--limit-clips", type=common.positive, help="this many clips, spread evenly over the split")
@@ -70,21 +74,25 @@ def score(args: argparse.Namespace) -> None:
     protocols = [get_protocol(name) for name in args.protocol]
     masks = any(needs_masks(v) for v in views_for(protocols, args.view))
     dataset, models = build_dataset(config, "val", masks), Models(config)
-    rows = build_rows(
+    disturbed = [Disturbed(dataset, name, args.seed) for name in args.disturb]
+    rows = scoring.build_rows(
         args.rows, models, dataset, args.checkpoint, teacher_nfe=args.teacher_nfe, nfe=args.nfe,
         guidance=args.guidance, name=args.name, planner=planner_for(config, args.plan, args.device), **common.forecaster_options(args),
     )  # fmt: skip
     how = dict(batch_size=args.batch_size, device=args.device, seed=args.seed, workers=args.workers)
-    scales, fitted_on = fit_scales(rows, models, args.calibrate, args.samples, **how)
-    observers = build_measures(
+    scales, fitted_on = scoring.fit_scales(rows, models, args.calibrate, args.samples, **how)
+    observers = scoring.build_measures(
         args.measure, models, dataset, rows, samples=args.samples, scales=scales,
         fitted_on=fitted_on, predictions=args.save_predictions, device=args.device,
     )  # fmt: skip
+    how.update(indices=scoring.some_clips(dataset, args.limit_clips), resume=args.resume)
     records = evaluate(
         rows, dataset, measures=observers, protocols=protocols, views=args.view,
         repeats=args.repeats, common=dict(git_commit=git_commit(), batch_size=args.batch_size),
-        indices=some_clips(dataset, args.limit_clips), out=out / "counts", resume=args.resume, **how,
+        out=out / "counts", **how,
     )  # fmt: skip
+    where = (protocols[0], out / "disturbed")
+    scoring.score_disturbed(records, rows, disturbed, *where, args.samples, **how)
     if records:  # the first process has them
         about = describe_dataset(dataset, config.data.version, config.data.val_split)
         print(publish(out, records, about, args.device))

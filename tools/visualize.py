@@ -3,8 +3,8 @@
     python tools/visualize.py CONFIG CHECKPOINT --clip 12 --out forecast.gif
 
 A .gif plays the clip, a .png shows it as a sheet; --window opens it in 3-D, to turn with the mouse.
-With --samples K there are K futures of the student, and FILE.npz beside the picture says how far
-they agree: `occupancy` (share of the futures that fill a voxel) and `entropy` of their classes.
+With --samples K there are K futures of the student and how far they agree: the share of them that
+fill a voxel, and the entropy of their classes; FILE.npz beside the picture has both as numbers.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 import _options as common
 
 from occdistill.build import showing
+from occdistill.build.builders import build_grid
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.errors import UserError, run
@@ -37,6 +38,7 @@ def parse() -> argparse.Namespace:
     add("--size", type=int, nargs=2, default=[480, 340], help="of a panel, pixels")
     add("--seed", type=int, default=0, help="of the noise, the same for all")
     add("--errors", action="store_true", help="a panel more per forecast: where it is wrong")
+    add("--across", action="store_true", help="in a .png a column per forecast, a line per second")
     add("--window", action="store_true", help="open a window instead")
     common.add_forecaster(add)
     args = parser.parse_args()
@@ -53,31 +55,28 @@ def main() -> None:
     args = parse()
     config = common.read_config(args)
     entries = lineup(Models(config), args.checkpoint, args.nfe, **common.forecaster_options(args))
-    grid, future = entries[0].forecaster.grid, config.data.future
-    clip = showing.recorded(config, None, args.clip, future)
-    rows = {"truth": clip.future.numpy()}
-    for name, found in showing.forecasts(entries, clip, args.samples, args.seed).items():
-        many = len(found.futures) > 1
-        for number, one in enumerate(found.futures, 1):
-            rows[name + f", future {number}" * many] = one
-        if many and args.out is not None:
-            agreement = {"occupancy": found.occupancy, "entropy": found.entropy}
-            write_npz(args.out.with_suffix(".npz"), agreement)
-
-    truth, *forecasts = rows
-    notes = {
-        name: [s.split(",")[0] for s in showing.scores(rows[name], rows[truth])]
-        for name in forecasts
-    }
+    clip = showing.recorded(config, None, args.clip, config.data.future)
+    found = showing.forecasts(entries, clip, args.samples, args.seed)
+    truth, rows, layers = clip.future.numpy(), {}, {}
+    for name, forecast in found.items():
+        several = len(forecast.futures) > 1
+        for number, future in enumerate(forecast.futures, 1):
+            rows[name + f", future {number}" * several] = future
+        if several:
+            layers |= showing.layers(forecast)
+            if args.out is not None:
+                agreement = dict(occupancy=forecast.occupancy, entropy=forecast.entropy)
+                write_npz(args.out.with_suffix(".npz"), agreement)
+    notes = {n: [s.split(",")[0] for s in showing.scores(row, truth)] for n, row in rows.items()}
     if args.errors:
-        wrong = {f"error: {name}": errors(rows[truth], rows[name]) for name in forecasts}
-        rows |= wrong
+        layers |= {f"error: {name}": errors(truth, row) for name, row in rows.items()}
+    rows, past = {"truth": truth} | rows | layers, clip.past.numpy()
     start = time.perf_counter()
+    grid = build_grid(config)
     if args.window:
-        panels.play(clip.past.numpy(), rows, grid)
+        panels.play(past, rows, grid)
     else:
-        size = tuple(args.size)
-        panels.save(args.out, clip.past.numpy(), rows, grid, size, args.style, notes)
+        panels.save(args.out, past, rows, grid, tuple(args.size), args.style, notes, args.across)
         print(f"{args.out}: {clip.name}, {time.perf_counter() - start:.1f} s")
 
 

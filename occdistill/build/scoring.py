@@ -14,12 +14,14 @@ from occdistill.build.lineup import STEPS, lineup, with_parts
 from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
 from occdistill.errors import UserError
-from occdistill.evaluation.evaluate import count
+from occdistill.evaluation.disturb import Disturbed, add_kept
+from occdistill.evaluation.evaluate import count, evaluate
 from occdistill.evaluation.lidar import from_labels_row, lidar_ceiling_row
 from occdistill.evaluation.measures import measures
 from occdistill.evaluation.measures.base import Context, Observer
 from occdistill.evaluation.measures.probability import PROBABILITY
 from occdistill.evaluation.predictions import save_predictions
+from occdistill.evaluation.protocols import Protocol
 from occdistill.evaluation.rows import (
     Row,
     ceiling_row,
@@ -205,13 +207,48 @@ def fit_scales(
         return {}, None
     config = models.config
     dataset = build_dataset(config, "train")
-    own = [r for r in rows if r.conditioning != "truth" and not (r.draw and not r.forecaster)]
+    own = [row for row in rows if not _by_itself(row)]
     observer = PROBABILITY.observe(Context(dataset, lambda: None, samples or FUTURES))
     chosen = some_clips(dataset, clips)
     count(own, dataset, indices=chosen, observers=[observer], **options)
     scales = {row.name: fit_scale(observer.states[row.name].table()) for row in own}
     used = len(dataset) if chosen is None else len(chosen)
     return scales, f"{used} clips of {config.data.train_split} in {config.data.dataroot}"
+
+
+def score_disturbed(
+    records: Sequence[dict],
+    rows: Sequence[Row],
+    disturbed: Sequence[Disturbed],
+    protocol: Protocol,
+    out: Path,
+    samples: int | None = None,
+    **options: Any,
+) -> None:
+    """Score rows once more for each disturbance; their records' `measures` get `disturbed`.
+
+    Args:
+        records: of `evaluate`; none in other processes than the first.
+        rows: what was scored; those that know the truth, or read the data set by themselves, aren't
+            disturbed.
+        disturbed: the data set, as each disturbance leaves it.
+        protocol: which of the records are compared.
+        out: folder of one sub-folder of counts per disturbance.
+        samples: futures per clip; None: no probabilities are scored.
+        **options: of `count`.
+    """
+    own = [row for row in rows if not _by_itself(row)]
+    for changed in disturbed:
+        context = Context(changed, lambda: None, samples or FUTURES)
+        observers = [PROBABILITY.observe(context)] if samples else []
+        where = dict(protocols=[protocol], out=out / changed.name)
+        after = evaluate(own, changed, measures=observers, **where, **options)
+        add_kept(records, changed.name, after)
+
+
+def _by_itself(row: Row) -> bool:
+    """Whether a row looks at the data set, and not only at the past that it's given."""
+    return row.conditioning == "truth" or row.own_past
 
 
 def some_clips(dataset: ClipDataset, count: int | None) -> list[int] | None:

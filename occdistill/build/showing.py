@@ -25,6 +25,7 @@ from occdistill.runtime.sources import Packet, synthetic
 from occdistill.runtime.spread import spread
 from occdistill.seeds import torch_generator
 from occdistill.visualization.page import Panel
+from occdistill.visualization.palette import levels
 
 SYNTHETIC = "synthetic"  # the source that needs no files
 
@@ -164,6 +165,18 @@ def scores(future: np.ndarray, truth: np.ndarray) -> list[str]:
     counts = tally(confusion(future, truth))
     pairs = zip(100 * mean_iou(counts), 100 * binary_iou(counts))
     return [f"mIoU {m:.1f}, IoU {i:.1f}" for m, i in pairs]
+
+
+def layers(forecast: Forecast) -> dict[str, np.ndarray]:
+    """How likely several futures fill a voxel, and how far their classes disagree, of the most that
+    so many can, where any fills it: ids of `palette.levels`, uint8 `(F, X, Y, Z)`, by caption.
+    """
+    filled, count = forecast.occupancy > 0, len(forecast.futures)
+    doubt = forecast.entropy / np.log(count)
+    return {
+        f"probability of being filled, {count} futures": levels(forecast.occupancy, filled),
+        f"entropy of {count} futures' classes": levels(doubt, filled),
+    }
 
 
 def panels(

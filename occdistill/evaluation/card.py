@@ -23,7 +23,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 
 def write_card(folder: str | Path, report: dict) -> list[Path]:
-    """Write `results.json`, `.md`, `.tex`, and, with matplotlib, per-horizon and per-class PNGs.
+    """Write `results.json`, `.md`, `.tex`, and, with matplotlib, PNGs: per horizon, per class, and
+    of rows with several futures the reliability diagrams.
 
     Args:
         folder: where to.
@@ -45,6 +46,8 @@ def write_card(folder: str | Path, report: dict) -> list[Path]:
     figures = {}
     if find_spec("matplotlib"):  # tables don't need it
         figures = {"per_horizon.png": per_horizon(rows), "per_class.png": per_class(rows)}
+        if said := [row for row in rows if row["nfe"] is not None and _tables(row)]:
+            figures["reliability.png"] = reliability(said)
     for name, figure in figures.items():
         with atomic(folder / name) as part:
             figure.savefig(part, dpi=150, bbox_inches="tight")
@@ -193,6 +196,52 @@ def per_class(rows: Sequence[dict], average: str = AVERAGE):
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
+
+
+def _tables(row: dict) -> dict[str, list]:
+    """A row's voxels by votes and outcome, by horizon; empty where no futures were drawn."""
+    probability = (row.get("measures") or {}).get("probability") or {}
+    return probability.get("reliability", {})
+
+
+def reliability(rows: Sequence[dict]):
+    """How often voxels are filled against how likely that was said to be, at 1, 2 and 3 s: a
+    matplotlib Figure. On the diagonal a forecast means what it says. A point is a number of votes,
+    its area the share of the voxels that have it, but for those without any.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(_tables(rows[0]))
+    chosen = [name for name in ("1.0s", "2.0s", "3.0s") if name in names] or names[-1:]
+    figure = Figure(figsize=(3.2 * len(chosen), 3.4))
+    axes = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
+    for axis, name in zip(axes, chosen):
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle="--")
+        for row, colour in zip(rows[:CURVES], _COLOURS):
+            said, seen, voxels = reliability_curve(_tables(row)[name])
+            gap = _nan(row["measures"]["probability"]["all"]["ece"].get(name))
+            axis.plot(said, seen, color=colour, linewidth=1, label=label(row))
+            area = 120 * np.where(said > 0, voxels, 0) / max(voxels[said > 0].sum(), 1)
+            axis.scatter(said, seen, s=area, color=colour)
+            place = 0.95 - 0.07 * rows.index(row)
+            axis.text(0.03, place, f"ECE {gap:.1f} %", color=colour, fontsize=7, va="top")
+        axis.set(xlabel="share of the futures that fill a voxel", title=f"{name[:-1]} s ahead")
+        axis.title.set_fontsize(9)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("how often it is filled")
+    axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def reliability_curve(table: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of voxels by votes and outcome `(K + 1, 2)`: what was said, how often it came true, and how
+    many voxels, where there are any.
+    """
+    counts = np.asarray(table, np.float64)
+    voxels, said = counts.sum(1), np.arange(len(counts)) / (len(counts) - 1)
+    there = voxels > 0
+    return said[there], counts[there, 1] / voxels[there], voxels[there]
 
 
 def _nan(value: float | None) -> float:

@@ -25,8 +25,8 @@ def from_labels_row(row: Row, dataset: ClipDataset) -> Row:
         known = dict(past=shared["past"], shared=shared, frames=names)
         return row.draw(replace(batch, **known), sample)
 
-    model = f"{row.model}, from labels"
-    return replace(row, model=model, predict=draw, draw=draw, forecaster=None, needs=())
+    name, own = f"{row.model}, from labels", dict(own_past=True, forecaster=None, needs=())
+    return replace(row, model=name, predict=draw, draw=draw, **own)
 
 
 def lidar_ceiling_row(codec: Codec | None, dataset: ClipDataset, **facts: Any) -> Row:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from occdistill.data.clips import ClipDataset
-from occdistill.evaluation import doubt
+from occdistill.evaluation import disturb, doubt
 from occdistill.evaluation.measures import measures, subsets
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.published import PUBLISHED, Published
@@ -118,6 +118,7 @@ def cell(value: Any) -> str:
 def markdown(report: dict) -> str:
     """The report as a page: scores per protocol, speed, facts, then the published block."""
     data, machine, rows = report["dataset"], report["environment"], report["rows"]
+    unique = _unique(rows)
     head = f"{_about(data)} Percent. {machine['device']}, torch {machine['torch']}."
     parts = ["# Forecast scores", head]
     parts += [f"Truth: {labels}." for labels in {r["labels"] for r in rows if "labels" in r}]
@@ -127,7 +128,7 @@ def markdown(report: dict) -> str:
     for name in protocols:
         parts += _protocol_block(name, [row for row in rows if row["protocol"] == name])
     parts += _measures_block(rows)
-    for title, about, header, body in doubt.tables(_unique(rows)):
+    for title, about, header, body in (*doubt.tables(unique), *disturb.tables(unique)):
         parts += [f"## {title}", about, table(header, body)]
     parts += ["## What made these numbers", _facts_table(rows)]
     if report["published"]:

@@ -102,6 +102,7 @@ class Row:
         draw: like `predict`, but future number s of several.
         plan: where the ego is taken to go in future number s, poses `(B, F, 4, 4)` to the newest
             past frame; None where that is given, or not asked.
+        own_past: whether it reads its past itself, whatever the batch's is.
         needs: what a loader's worker makes of each clip for it.
     """
 
@@ -114,6 +115,7 @@ class Row:
     forecaster: Forecaster | None = None
     draw: Callable[[ClipBatch, int], Tensor] | None = None
     plan: Callable[[ClipBatch, int], Tensor] | None = None
+    own_past: bool = False
     needs: tuple[Carried, ...] = ()
 
     @property

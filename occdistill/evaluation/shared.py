@@ -51,7 +51,7 @@ class ForRows(Dataset):
     its key.
 
     Args:
-        clips: the data set.
+        clips: the data set; keyframes have no names where it isn't `alike`, see `Disturbed`.
         needed: of all rows; what several need is made once.
     """
 
@@ -67,7 +67,8 @@ class ForRows(Dataset):
     def __getitem__(self, index: int) -> dict:
         """One clip; `frames` are the names, int64 `(P,)`."""
         item, rows = self.clips[index], self.clips.rows(index)[0]
-        item["frames"] = self._own + torch.arange(rows.start, rows.stop)
+        if getattr(self.clips, "alike", True):
+            item["frames"] = self._own + torch.arange(rows.start, rows.stop)
         return item | {one.key: one(item["past"], item["poses"]) for one in self.needed}
 
 

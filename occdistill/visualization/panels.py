@@ -52,6 +52,7 @@ def save(
     size: tuple[int, int] = (480, 360),
     style: str = "3d",
     notes: Mapping[str, Sequence[str]] | None = None,
+    across: bool = False,
 ) -> None:
     """Write forecasts of one clip side by side.
 
@@ -66,6 +67,7 @@ def save(
         size: of a panel, pixels.
         style: `3d` or `bev`.
         notes: caption to a remark per future frame, such as its score.
+        across: in a PNG a column per forecast instead, and a line per second, without now.
 
     Raises:
         UserError: another file ending.
@@ -77,7 +79,7 @@ def save(
         if path.suffix == ".gif":
             _save_gif(part, animation(past, rows, grid, size, style, notes))
         else:
-            still(past, rows, grid, size, style, notes).save(part, optimize=True)
+            still(past, rows, grid, size, style, notes, across).save(part, optimize=True)
 
 
 def animation(
@@ -92,7 +94,7 @@ def animation(
     frames = len(next(iter(rows.values())))
     drawn = pictures([*past, *(f for row in rows.values() for f in row)], grid, size, style)
     before, after = drawn[: len(past)], drawn[len(past) :].reshape(-1, frames, *drawn.shape[1:])
-    columns = 2 if len(rows) % 2 == 0 else len(rows)
+    columns = 2 if len(rows) in (2, 4) else min(len(rows), 3)
     key = _legend(columns * drawn.shape[2], [past, *rows.values()])
     sheets = []
     for i in range(-len(past) + 1, frames + 1):
@@ -113,8 +115,9 @@ def still(
     size: tuple[int, int],
     style: str = "3d",
     notes: Mapping[str, Sequence[str]] | None = None,
+    across: bool = False,
 ) -> Image.Image:
-    """A line per forecast, a column per second; arguments as for `save`."""
+    """A line per forecast, a column per second, or the other way; arguments as for `save`."""
     seconds = round(1 / INTERVAL)
     frames = len(next(iter(rows.values())))
     chosen = list(range(seconds - 1, frames, seconds)) or [frames - 1]
@@ -125,6 +128,8 @@ def still(
         ]
         for name, row in rows.items()
     ]
+    if across:
+        lines = [*zip(*lines)][1:]
     return sheet(lines, grid, size, style)
 
 

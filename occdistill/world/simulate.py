@@ -186,7 +186,8 @@ def reenact(motion: Motion, rng: np.random.Generator) -> SceneWorld:
     town = recorded_town(motion, rng)
     columns, _ = furnish(town, motion.ego[:, :2], rng)  # what stands there was recorded, too
     clear_ground(columns, ROAD, HEADROOM)
-    pose, size, _ = boxes_of(motion.at(np.arange(motion.time[0], motion.time[-1], 0.1)))
+    often = np.append(np.arange(motion.time[0], motion.time[-1], 0.1), motion.time[-1])
+    pose, size, _ = boxes_of(motion.at(often))
     clear_boxes(columns, pose, size + CLEARANCE, size[:, 2] + CLEARANCE)
     motion = motion.keyframes()
     there = motion.valid.any(1)

@@ -1,12 +1,23 @@
 import json
 
+import numpy as np
 import pytest
 
-from occdistill.evaluation.card import drawn, escape, latex, per_class, write_card
+from occdistill.evaluation.card import (
+    drawn,
+    escape,
+    latex,
+    per_class,
+    reliability,
+    reliability_curve,
+    write_card,
+)
 from occdistill.evaluation.evaluate import evaluate
+from occdistill.evaluation.measures.base import Context
+from occdistill.evaluation.measures.probability import PROBABILITY
 from occdistill.evaluation.protocols import PROTOCOLS
 from occdistill.evaluation.report import describe_dataset, make_report
-from occdistill.evaluation.rows import copy_last_row, ego_warp_row
+from occdistill.evaluation.rows import Row, copy_last_row, ego_warp_row
 
 
 @pytest.fixture
@@ -27,6 +38,26 @@ def test_the_card_is_complete(report, tmp_path):
     assert len(results["rows"]) == 4 and "per_class" not in results["rows"][0]
     assert results["rows"][0]["mIoU"] == report["rows"][0]["mIoU"]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in paths[3:])
+
+
+def test_the_card_has_reliability_diagrams_where_futures_were_drawn(clips, tmp_path):
+    def draw(batch, sample=0):
+        return batch.future.roll(sample, dims=2)
+
+    rows = [Row("a", draw, 1, draw=draw), copy_last_row(6)]
+    observer = PROBABILITY.observe(Context(clips, None, 3))
+    records = evaluate(rows, clips, measures=[observer], progress=False, indices=[0, 1])
+    paths = write_card(tmp_path, make_report(records, None))
+    assert paths[-1].name == "reliability.png"
+    assert paths[-1].read_bytes().startswith(b"\x89PNG")
+    (axis, *_) = reliability(records[:1]).axes
+    curve = axis.lines[1]
+    table = np.array(records[0]["measures"]["probability"]["reliability"]["1.0s"])
+    there = table.sum(1) > 0
+    assert there.sum() > 2 and curve.get_xdata() == pytest.approx((np.arange(4) / 3)[there])
+    assert curve.get_ydata() == pytest.approx((table[:, 1] / table.sum(1).clip(1))[there])
+    said, seen, voxels = reliability_curve([[6, 2], [0, 0], [1, 3]])
+    assert (said.tolist(), seen.tolist(), voxels.tolist()) == ([0, 1], [0.25, 0.75], [8, 4])
 
 
 def test_latex_rows_have_as_many_cells_as_columns(report):

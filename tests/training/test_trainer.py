@@ -1,9 +1,6 @@
 import errno
 import importlib.util
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,27 +17,16 @@ toy = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(toy)
 
 
-def run_toy(work_dir, *options, launcher=()):
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *launcher, HERE / "toy.py", str(work_dir), *options],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("task", [pytest.param("toy", marks=pytest.mark.slow), "mfd"])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, task):
-    killed = run_toy(tmp_path / "killed", "--task", task, "--die-at", "17")
+    killed = toy.run(tmp_path / "killed", "--task", task, "--die-at", "17")
     assert killed.returncode == -signal.SIGKILL
     unfinished = tmp_path / "killed" / ".iter_21.pth.4242.tmp"
     unfinished.mkdir()
     (unfinished / "iter_21.pth").write_bytes(b"half of a checkpoint")
     assert [p.name for p in ckpt.step_files(tmp_path / "killed")] == ["iter_7.pth", "iter_14.pth"]
     assert not (tmp_path / "killed" / "student.pth").exists()
-    resumed = run_toy(tmp_path / "killed", "--task", task, "--resume")
+    resumed = toy.run(tmp_path / "killed", "--task", task, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     toy.trainer(tmp_path / "whole", task=toy.mfd() if task == "mfd" else toy.Toy()).train()
     states = [ckpt.load(tmp_path / name / "iter_30.pth") for name in ("killed", "whole")]
@@ -70,9 +56,7 @@ def assert_same(a, b, path=""):
 
 def test_two_processes_draw_the_curve_of_one(tmp_path):
     toy.trainer(tmp_path / "one", task=toy.mfd()).train()
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    options = ("--task", "mfd", "--launcher", "pytorch")
-    done = run_toy(tmp_path / "two", *options, launcher=launcher)
+    done = toy.run(tmp_path / "two", "--task", "mfd", processes=2)
     assert done.returncode == 0, done.stderr
     for key in ("student/loss", "student/gap", "auxiliary/loss", "student/grad_norm", "nfe"):
         one, two = (curve(tmp_path / name, key) for name in ("one", "two"))

@@ -3,6 +3,9 @@
 import argparse
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -112,6 +115,19 @@ def trainer(work_dir, iterations=30, task=None, validate=None, hooks=(), **optio
     )
 
 
+def run(work_dir, *options, processes=1):
+    """Train in processes of their own: forked ones can't share this one's autograd threads."""
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    command = [sys.executable, __file__, work_dir, *options]
+    if processes > 1:
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
+        command[1:1] = torchrun
+        command += ["--launcher", "pytorch"]
+    command = [str(word) for word in command]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("work_dir")
@@ -119,6 +135,8 @@ if __name__ == "__main__":
     parser.add_argument("--die-at", type=int, default=-1)
     parser.add_argument("--launcher", default="none")
     parser.add_argument("--task", choices=("toy", "mfd"), default="toy")
+    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--balance", type=int, default=Settings.balance)
     args = parser.parse_args()
     task = Toy() if args.task == "toy" else mfd()
     after_update = task.after
@@ -130,4 +148,5 @@ if __name__ == "__main__":
 
     task.after = after
     with joined("cpu", args.launcher):
-        trainer(args.work_dir, task=task, resume=args.resume).train()
+        how = dict(iterations=args.iterations, balance=args.balance, resume=args.resume)
+        trainer(args.work_dir, task=task, **how).train()

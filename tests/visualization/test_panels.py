@@ -13,9 +13,13 @@ from occdistill.visualization.palette import (
     CONFUSED,
     GIF_DISTANCE,
     INVENTED,
+    LEVEL_NAMES,
+    LEVELS,
     MISSED,
+    NAMES,
     RIGHT,
     errors,
+    levels,
 )
 
 GRID = Grid((12, 12, 4), 1.0, (-6.0, -6.0, 0.0))
@@ -63,6 +67,27 @@ def test_without_open3d_a_birds_eye_view_and_a_reason(monkeypatch, caplog):
         drawn = panels.pictures(past, GRID, (80, 60))
     assert "libegl1" in caplog.text
     assert np.array_equal(drawn, panels.pictures(past, GRID, (80, 60), style="bev"))
+
+
+def test_a_png_may_have_a_column_per_forecast(tmp_path):
+    past, rows = clip()
+    panels.save(tmp_path / "clip.png", past, rows, GRID, (80, 60), style="bev", across=True)
+    panels.save(tmp_path / "down.png", past, rows, GRID, (80, 60), style="bev")
+    with Image.open(tmp_path / "clip.png") as sheet, Image.open(tmp_path / "down.png") as other:
+        assert sheet.size[0] == 4 * 60  # truth and three forecasts; now isn't shown
+        across, down = np.asarray(sheet), np.asarray(other)
+    at = 60 + 20  # a panel and its caption
+    assert (across[20:at, 60:120] == down[at + 20 : 2 * at, 60:120]).all()  # at 1 s, the second row
+
+
+def test_levels_are_quarters_with_their_upper_ends():
+    values = np.array([0.0, 0.01, 0.25, 0.26, 0.5, 0.75, 0.76, 1.0])
+    filled = np.array([False, *[True] * 7])
+    first = LEVELS.start
+    expected = [FREE, first, first, first + 1, first + 1, first + 2, first + 3, first + 3]
+    assert levels(values, filled).tolist() == expected
+    assert levels(np.zeros(1), np.ones(1, bool)).tolist() == [first]  # nobody doubts it
+    assert [NAMES[i] for i in LEVELS] == list(LEVEL_NAMES) and len(NAMES) == len(COLOURS)
 
 
 def test_other_files_are_refused(tmp_path):

@@ -209,7 +209,8 @@ def scene(recorded):
 
 
 def solid_in(columns, pose, size, height):
-    """How many cells of a box hold something static that begins below its top."""
+    """How many points of a box, a cell from its sides, lie in something static below its top."""
+    size = np.asarray(size) - CELL
     c, s = np.cos(pose[2]), np.sin(pose[2])
     u, v = np.meshgrid(
         np.arange(-size[0] / 2, size[0] / 2, 0.1), np.arange(-size[1] / 2, size[1] / 2, 0.1)
