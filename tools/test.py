@@ -11,11 +11,11 @@ from pathlib import Path
 
 import _options as common
 
-from occdistill.build.builders import build_dataset
+from occdistill.build.builders import build_dataset, some_clips
 from occdistill.build.lineup import STEPS
 from occdistill.build.models import Models
 from occdistill.build.pretrained import planner_for
-from occdistill.build.scoring import ROWS, build_measures, build_rows, fit_scales, some_clips
+from occdistill.build.scoring import ROWS, build_measures, build_rows, fit_scales
 from occdistill.errors import run
 from occdistill.evaluation.card import publish
 from occdistill.evaluation.evaluate import evaluate, views_for

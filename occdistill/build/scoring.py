@@ -7,9 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from occdistill.build.builders import build_dataset, build_grid
+from occdistill.build.builders import build_dataset, build_grid, some_clips
 from occdistill.build.lineup import STEPS, lineup, with_parts
 from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
@@ -211,10 +209,3 @@ def fit_scales(
     scales = {row.name: fit_scale(observer.states[row.name].table()) for row in own}
     used = len(dataset) if chosen is None else len(chosen)
     return scales, f"{used} clips of {config.data.train_split} in {config.data.dataroot}"
-
-
-def some_clips(dataset: ClipDataset, count: int | None) -> list[int] | None:
-    """Numbers of `count` clips, spread evenly; None for all where there are no more."""
-    if count is None or count >= len(dataset):
-        return None
-    return np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
