@@ -217,7 +217,7 @@ class Models:
             nfe = 1 if checkpoint is None else self.trained_for(checkpoint)[0]
         if AUTO in options.values():
             options = self._fastest(options, checkpoint, 1, None, decoder, encoder)
-        if options.get("dtype") == torch.int8 and options.get("backend") == "onnx":
+        if int8.asked(**options):
             return self._in_int8(options, checkpoint, nfe, guidance, decoder, encoder)
         codec, where = self.codec(decoder, encoder), tuple(sorted(options.items()))
         field = ("field", str(checkpoint), guidance, where)

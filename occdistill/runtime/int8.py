@@ -31,6 +31,13 @@ KEYS = ("past", "poses", "trajectory")
 Clips = Sequence[Mapping[str, Tensor]]
 
 
+def asked(
+    backend: str = "", device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> bool:
+    """Whether a forecaster's options mean 8-bit integers, where they can be had."""
+    return (backend, torch.device(device).type, dtype) == ("onnx", "cpu", torch.int8)
+
+
 def in_int8(
     plain: Forecaster, exact: Forecaster, calibrate: Clips, check: Clips, limit: float = LIMIT
 ) -> Forecaster:
@@ -44,8 +51,13 @@ def in_int8(
         limit: share of voxels that may have another class, 0 to 1.
 
     Raises:
-        UserError: more voxels have.
+        UserError: more voxels have, or there are no clips.
     """
+    if not calibrate or not check:
+        raise UserError(
+            "int8 takes two clips of the training split or more, and there are"
+            f" {len(calibrate) + len(check)}; use --dtype float32"
+        )
     parts = Int8(plain, [*calibrate, *check], limit)
 
     def make(parts: Int8, example: tuple[Tensor], path: Path) -> None:
@@ -58,9 +70,8 @@ def in_int8(
             with zipfile.ZipFile(path, "w") as archive:
                 for name, file in files.items():
                     archive.write(file, name)
-        differ = sum(disagreement(plain, load(str(path)), *_known(clip)) for clip in check) / len(
-            check
-        )
+        ours = load(str(path))
+        differ = sum(disagreement(plain, ours, *_known(clip)) for clip in check) / len(check)
         if not differ <= limit:
             raise UserError(
                 f"these networks aren't run in int8: {100 * differ:.4f} % of the voxels differ from"
