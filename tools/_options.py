@@ -18,6 +18,7 @@ from occdistill.runtime.auto import AUTO
 from occdistill.runtime.forecaster import BACKENDS
 
 DTYPES = ("float32", "bfloat16", "float16")
+INT8 = "int8"  # of the onnx back end alone
 
 
 def parser(description: str) -> Parser:
@@ -63,7 +64,7 @@ def add_forecaster(add, several: bool = False) -> None:
     """How forecasters run, and with which parts (`several`: rows for each)."""
     parts = dict(nargs="+" if several else 1, default=["full"])
     add_device(add, launcher=several)
-    add("--dtype", default="float32", choices=(*DTYPES, AUTO), help="auto: what is fastest here")
+    add("--dtype", default="float32", choices=(*DTYPES, INT8, AUTO), help="auto: the fastest float")
     add("--backend", default="eager", choices=(*BACKENDS, AUTO), help="auto: by a second's trial")
     add("--decoder", choices=DECODERS, help="full, or the config's light one", **parts)
     add("--encoder", choices=ENCODERS, help="full, light, or from LiDAR voxels", **parts)

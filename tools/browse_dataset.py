@@ -9,8 +9,7 @@ config aligns or carries it), and the truth there. Needs data, but no weights.
 import _options as common
 import torch
 
-from occdistill.build.builders import build_codec, build_dataset
-from occdistill.build.scoring import some_clips
+from occdistill.build.builders import build_codec, build_dataset, some_clips
 from occdistill.errors import UserError, run
 from occdistill.store import atomic, check_folder
 from occdistill.visualization.conditions import condition_sheet

@@ -6,6 +6,7 @@
 The first file's metadata says what the weights are: kind, config, fingerprints. The second writes
 `encoder.onnx`, `flow.onnx`, `decoder.onnx` and `manifest.json`, which says how they go together, and
 nothing where on clips of the validation split more voxels than --limit differ from plain float32.
+With --dtype int8 convolutions and matrix products are 8-bit, calibrated on training clips.
 """
 
 import argparse
@@ -14,12 +15,12 @@ from pathlib import Path
 import _options as common
 
 from occdistill import checkpoint, places
-from occdistill.build.builders import build_dataset
+from occdistill.build.builders import clips_of
 from occdistill.build.handover import hand_over
 from occdistill.build.lineup import lineup
 from occdistill.build.models import DECODERS, ENCODERS, NETWORKS, Models
-from occdistill.build.scoring import some_clips
 from occdistill.errors import UserError, run
+from occdistill.runtime import int8
 
 
 def parse() -> argparse.Namespace:
@@ -30,11 +31,14 @@ def parse() -> argparse.Namespace:
     add("checkpoint", type=Path)
     add("--out", type=Path, required=True, help="a .safetensors file, or a folder")
     add("--nfe", type=common.positive, help="evaluations per forecast; default: a student's own")
-    add("--limit", type=float, default=0.1, help="percent of voxels that may differ")
+    add("--dtype", choices=("float32", common.INT8), default="float32")
+    add("--limit", type=float, help="percent of voxels that may differ; default: 0.1, int8 0.5")
     add("--clips", type=common.positive, default=8, help="to compare, spread over the split")
     for name, known in (("decoder", DECODERS), ("encoder", ENCODERS), ("network", NETWORKS)):
         add(f"--{name}", choices=known, default="full")
     args = parser.parse_args()
+    if args.limit is None:
+        args.limit = 100 * int8.LIMIT if args.dtype == common.INT8 else 0.1
     if not 0 <= args.limit < 100:
         raise UserError("--limit is a share in percent, from 0 to less than 100")
     return args
@@ -48,14 +52,16 @@ def main() -> None:
         print(f"{args.out}: {count} tensors")
         return
     config = common.read_config(args)
-    dataset = build_dataset(config, "val")
     parts = dict(decoder=args.decoder, encoder=args.encoder, network=args.network)
     several = {f"{name}s": [part] for name, part in parts.items()}
     nfe = args.nfe and (args.nfe,)
     entry = lineup(Models(config), args.checkpoint, (), nfe, backend="plain", **several)[0]
-    items = [dataset[i] for i in some_clips(dataset, args.clips) or range(len(dataset))]
     about = dict(model=entry.name, weights=entry.checkpoint, **parts)
-    print(f"{args.out}: {hand_over(entry.forecaster, items, args.out, args.limit / 100, about)}")
+    plain, items, calibrate = entry.forecaster, clips_of(config, "val", args.clips), []
+    if args.dtype == common.INT8:
+        calibrate = clips_of(config, "train", int8.CLIPS)
+        about["calibrated_on"] = f"{len(calibrate)} clips of {config.data.train_split}"
+    print(f"{args.out}: {hand_over(plain, items, args.out, args.limit / 100, about, calibrate)}")
 
 
 if __name__ == "__main__":

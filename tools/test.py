@@ -12,7 +12,7 @@ from pathlib import Path
 import _options as common
 
 from occdistill.build import scoring
-from occdistill.build.builders import build_dataset
+from occdistill.build.builders import build_dataset, some_clips
 from occdistill.build.lineup import STEPS
 from occdistill.build.models import Models
 from occdistill.build.pretrained import planner_for
@@ -85,7 +85,7 @@ def score(args: argparse.Namespace) -> None:
         args.measure, models, dataset, rows, samples=args.samples, scales=scales,
         fitted_on=fitted_on, predictions=args.save_predictions, device=args.device,
     )  # fmt: skip
-    how.update(indices=scoring.some_clips(dataset, args.limit_clips), resume=args.resume)
+    how.update(indices=some_clips(dataset, args.limit_clips), resume=args.resume)
     records = evaluate(
         rows, dataset, measures=observers, protocols=protocols, views=args.view,
         repeats=args.repeats, common=dict(git_commit=git_commit(), batch_size=args.batch_size),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 
@@ -64,6 +65,19 @@ def build_dataset(config: Config, split: str, masks: bool = False) -> ClipDatase
     transform = build_transform(config)
     split = {"train": data.pop("train_split"), "val": data.pop("val_split")}.get(split, split)
     return ClipDataset(split=split, transform=transform, masks=masks, **data)
+
+
+def clips_of(config: Config, split: str, count: int) -> list[dict[str, Any]]:
+    """`count` clips of a part of the data, spread evenly; all where there are no more."""
+    dataset = build_dataset(config, split)
+    return [dataset[i] for i in some_clips(dataset, count) or range(len(dataset))]
+
+
+def some_clips(dataset: ClipDataset, count: int | None) -> list[int] | None:
+    """Numbers of `count` clips, spread evenly; None for all where there are no more."""
+    if count is None or count >= len(dataset):
+        return None
+    return np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()
 
 
 def build_transform(config: Config) -> GridTransform:

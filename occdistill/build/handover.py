@@ -17,7 +17,7 @@ from occdistill.data.occ3d import CLASS_NAMES
 from occdistill.errors import UserError
 from occdistill.evaluation.agreement import Agreement, agreement
 from occdistill.flow.solver import shifted_grid
-from occdistill.runtime import onnx
+from occdistill.runtime import int8, onnx
 from occdistill.runtime.backends import by_row
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.store import check_folder, write_json
@@ -36,6 +36,7 @@ def hand_over(
     out: str | Path,
     limit: float,
     about: Mapping[str, Any],
+    calibrate: Sequence[Mapping[str, Tensor]] = (),
 ) -> Agreement:
     """Write `encoder.onnx`, `flow.onnx`, `decoder.onnx` and `manifest.json`, if they forecast as the
     networks do.
@@ -46,6 +47,7 @@ def hand_over(
         out: the folder; nothing in it changes unless they agree.
         limit: share of voxels that may have another class, 0 to 1.
         about: what else the manifest tells of the model.
+        calibrate: clips of the training split, for files of 8-bit integers; none: float32.
 
     Returns:
         How the files agree with the networks.
@@ -56,10 +58,12 @@ def hand_over(
     onnx.require(plain.device)
     out = check_folder(out)
     with TemporaryDirectory(".tmp", ".onnx.", out) as place:
-        sessions = {}
+        sessions, given = {}, int8.rows(plain, calibrate)
         for name, example in _rows(plain, items[0]):
             path, stage = Path(place) / f"{name}.onnx", plain.stages[name]
             onnx.write(stage, example, path)
+            if given[name]:
+                int8.quantise(path, given[name], onnx.arguments(stage))
             sessions[name] = onnx.Session(path, onnx.arguments(stage))
         exported = plain.with_stages({name: by_row(one) for name, one in sessions.items()})
         found = agreement(plain, exported, items)
@@ -76,6 +80,7 @@ def hand_over(
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "inputs": {k: {"shape": s, "type": t} for k, (s, t) in session.takes.items()},
                 "output": onnx.RESULT,
+                "dtype": "int8" if given[name] else "float32",
             }
             os.replace(path, out / path.name)
     agreed = {**found._asdict(), "limit": limit, "against": "plain float32"}

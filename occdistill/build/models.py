@@ -21,6 +21,7 @@ from occdistill.build.builders import (
     build_light_network,
     build_network,
     build_vae,
+    clips_of,
     load_checkpoint,
     same_aligner,
     sampler_options,
@@ -28,7 +29,7 @@ from occdistill.build.builders import (
 )
 from occdistill.errors import UserError
 from occdistill.latents.codec import Codec
-from occdistill.runtime import auto
+from occdistill.runtime import auto, int8
 from occdistill.runtime.auto import AUTO
 from occdistill.runtime.forecaster import Forecaster
 
@@ -210,13 +211,16 @@ class Models:
             encoder: see `codec`.
             **options: of `Forecaster`: device, dtype, back end; `allow_tf32` by default the config's.
                 Dtype and back end may be `auto`: the fastest here, measured for the first forecaster
-                and told.
+                and told. Dtype `torch.int8`, with back end `onnx`, takes clips of the config's
+                training split.
         """
         if nfe is None:
             nfe = 1 if checkpoint is None else self.trained_for(checkpoint)[0]
         options = {"allow_tf32": self.config.get("allow_tf32", False), **options}
         if AUTO in options.values():
             options = self._fastest(options, checkpoint, 1, None, decoder, encoder)
+        if int8.asked(**options):
+            return self._in_int8(options, checkpoint, nfe, guidance, decoder, encoder)
         codec, where = self.codec(decoder, encoder), tuple(sorted(options.items()))
         field = ("field", str(checkpoint), guidance, where)
         ends = ("encoder", encoder, where), ("decoder", decoder, where)
@@ -230,6 +234,18 @@ class Models:
                 self._made.setdefault(key, new)
         with_ends = self._made[field].with_parts(codec, *(self._made[end] for end in ends))
         return with_ends.with_nfe(nfe)
+
+    def _in_int8(self, options: dict[str, Any], *forecaster: Any) -> Forecaster:
+        """`int8.in_int8` of two that are made here; arguments as for `_fastest`."""
+        key = ("int8", *map(str, forecaster), tuple(sorted(options.items())))
+        if key not in self._made:
+            plain, exact = (
+                self.forecaster(*forecaster, **{**options, "dtype": torch.float32, "backend": name})
+                for name in ("plain", "onnx")
+            )
+            clips = clips_of(self.config, "train", 2 * int8.CLIPS)
+            self._made[key] = int8.in_int8(plain, exact, clips[::2], clips[1::2])
+        return self._made[key].with_nfe(forecaster[1])
 
     def _fastest(self, options: dict[str, Any], *forecaster: Any) -> dict[str, Any]:
         """Options with what is fastest in the places of `auto`, see `runtime.auto`.

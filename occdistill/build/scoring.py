@@ -7,9 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from occdistill.build.builders import build_dataset, build_grid
+from occdistill.build.builders import build_dataset, build_grid, some_clips
 from occdistill.build.lineup import STEPS, lineup, with_parts
 from occdistill.build.models import Models
 from occdistill.data.clips import ClipDataset
@@ -249,10 +247,3 @@ def score_disturbed(
 def _by_itself(row: Row) -> bool:
     """Whether a row looks at the data set, and not only at the past that it's given."""
     return row.conditioning == "truth" or row.own_past
-
-
-def some_clips(dataset: ClipDataset, count: int | None) -> list[int] | None:
-    """Numbers of `count` clips, spread evenly; None for all where there are no more."""
-    if count is None or count >= len(dataset):
-        return None
-    return np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist()

@@ -6,7 +6,8 @@
     cuda-graphs   eager, recorded once per shape and replayed without launch costs; GPUs only
     aot           kernels fused ahead of time by torch.export and AOTInductor, once per shape; the
                   next process finds them in the user's cache and loads them in milliseconds
-    onnx          ONNX Runtime, in float32 alone; its files are kept in the user's cache too
+    onnx          ONNX Runtime, in float32, and in 8-bit integers (`int8`); its files are kept in the
+                  user's cache too
 
 On 2 cores compile and aot run at the same speed.
 """
@@ -51,6 +52,11 @@ def check(backend: str, device: torch.device, dtype: torch.dtype = torch.float32
     """
     if backend not in BACKENDS:
         raise UserError(f"no back end named {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if dtype == torch.int8:
+        raise UserError(
+            "int8 is for the onnx back end on a CPU, calibrated on training clips: run with --dtype"
+            " int8 --backend onnx --device cpu, or take Forecaster.from_pretrained"
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"no GPU for device {str(device)!r}; run with --device cpu")
     if backend == "cuda-graphs" and device.type != "cuda":
@@ -62,7 +68,8 @@ def check(backend: str, device: torch.device, dtype: torch.dtype = torch.float32
         onnx.require(device)
         if dtype != torch.float32:
             raise UserError(
-                "the onnx back end computes in float32: run with --dtype float32, or --backend eager"
+                "the onnx back end computes in float32 or int8: run with one of them as --dtype, or"
+                " with --backend eager"
             )
     names = filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++"))
     needs_compiler = backend == "aot" or (backend == "compile" and device.type == "cpu")
@@ -97,7 +104,7 @@ def build(backend: str, stage: Stage, allow_tf32: bool = False) -> Function:
 
 
 def _built(backend: str, stage: Stage) -> Function:
-    if any(isinstance(module, SparseEncoder) for module in stage.modules()):
+    if is_sparse(stage):
         return stage
     if backend == "compile":
         # one entry per stage and shape, of which a session has a few dozen
@@ -111,6 +118,11 @@ def _built(backend: str, stage: Stage) -> Function:
         load = partial(onnx.Session, names=onnx.arguments(stage), device=stage.device_type)
         return by_row(PerShape(Packages(stage, ".onnx", onnx.write, load)))
     return stage
+
+
+def is_sparse(stage: Stage) -> bool:
+    """Whether sparse convolutions are in it."""
+    return any(isinstance(module, SparseEncoder) for module in stage.modules())
 
 
 def loaded(path: str) -> Function:

@@ -43,7 +43,8 @@ class Forecaster:
         temperature: factor on the noise that a forecast starts from; below 1, forecasts are less
             diverse and closer to what is most likely.
         device: where it runs; the networks are moved there.
-        dtype: float32, or the type that matrix products are done in (autocast).
+        dtype: float32, or the type that matrix products are done in (autocast); `int8.in_int8`
+            makes one in 8-bit integers of others.
         allow_tf32: on a GPU, let float32 products be rounded to TF32: faster, and no longer exact.
         backend: how they are run, see `runtime.backends`. All but `plain` and `onnx` read the
             autoencoder's weights once, now.
@@ -73,7 +74,8 @@ class Forecaster:
                 it is; its autoencoder lies beside it as `vae.pth`, or where its config says.
             **options: `nfe` and `guidance` (default: one plain evaluation for a student, the
                 config's for a teacher); `decoder`, `encoder` and `network`, `full` or the
-                checkpoint's `light` ones; `device`, `dtype`, `backend` as for the constructor.
+                checkpoint's `light` ones; `device`, `dtype`, `backend` as for the constructor, and
+                `torch.int8` with back end `onnx`, which needs the checkpoint's training clips.
 
         Raises:
             UserError: no such name or file, a file that is no checkpoint or doesn't hold its

@@ -1,7 +1,7 @@
 """Stages of a forecast as ONNX files, and ONNX Runtime as what runs them.
 
 A file holds a stage as `plain` has it, in float32, for one row of its batch: one frame to encode or
-decode, one clip to evaluate. Its inputs have the names of the stage's arguments, its output is
+decode, one clip to evaluate; `int8` makes one of 8-bit integers of it. Its inputs have the names of the stage's arguments, its output is
 `result`. ONNX Runtime takes the fastest of its providers that the device and the installed package
 offer; inputs and results pass through the computer's memory.
 """
@@ -102,7 +102,7 @@ class Session:
     """A stage's file as a function of one row of its arguments.
 
     Args:
-        path: of the file.
+        file: its path, or what it holds.
         names: of the stage's arguments, in order; those that the file has no use for are ignored.
         device: where it runs.
 
@@ -111,7 +111,10 @@ class Session:
     """
 
     def __init__(
-        self, path: str | Path, names: Sequence[str], device: torch.device | str = "cpu"
+        self,
+        file: str | Path | bytes,
+        names: Sequence[str],
+        device: torch.device | str = "cpu",
     ) -> None:
         import onnxruntime
 
@@ -121,7 +124,7 @@ class Session:
         there = onnxruntime.get_available_providers()
         wanted = (*PROVIDERS[device.type], *PROVIDERS["cpu"])
         chosen = [name for name in dict.fromkeys(wanted) if name in there]
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
+        self.session = onnxruntime.InferenceSession(file, options, providers=chosen)
         self.names = names
         self.takes = {one.name: (one.shape, one.type) for one in self.session.get_inputs()}
 

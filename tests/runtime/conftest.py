@@ -5,6 +5,7 @@ from occdistill.autoencoder.vae import VAE
 from occdistill.data.occ3d import Grid
 from occdistill.flow.networks.small import SpaceTimeUNet
 from occdistill.latents.codec import Codec
+from occdistill.runtime.forecaster import Forecaster
 from tests.runtime.fakes import drive
 
 
@@ -19,3 +20,21 @@ def small_networks():
     past = torch.randint(0, 18, (1, 2, 16, 16, 4)).to(torch.uint8)
     poses = torch.from_numpy(drive(4)).float()[None]
     return codec, network, (past, poses, torch.zeros(1, 4, 2))
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """ONNX Runtime, and a user's cache that is empty."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"no {package}: pip install 'occdistill[onnx]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def handed(small_networks):
+    """A plain forecaster of them, and two clips."""
+    codec, network, (past, poses, trajectory) = small_networks
+    plain = Forecaster(codec, network, nfe=2, temperature=0.5, backend="plain")
+    future = torch.full((2, 16, 16, 4), 17, dtype=torch.uint8)
+    clip = dict(past=past[0], poses=poses[0], trajectory=trajectory[0], future=future)
+    return plain, [clip, {**clip, "past": past[0].flip(0)}]

@@ -19,13 +19,6 @@ from occdistill.runtime.forecaster import Forecaster, disagreement
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason=f"no {package}: pip install 'occdistill[onnx]'")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def test_without_the_packages_it_is_refused_in_a_sentence(monkeypatch):
     def absent(name):
         raise ImportError(name)
@@ -38,7 +31,7 @@ def test_without_the_packages_it_is_refused_in_a_sentence(monkeypatch):
 
 
 def test_what_it_cannot_do_is_refused(installed, monkeypatch):
-    with pytest.raises(UserError, match="computes in float32: run with --dtype float32"):
+    with pytest.raises(UserError, match="computes in float32 or int8: run with one of them"):
         backends.check("onnx", CPU, torch.bfloat16)
     with pytest.raises(UserError, match="can't use 'cuda': pip install onnxruntime-gpu"):
         onnx.require(torch.device("cuda"))
@@ -76,15 +69,6 @@ def test_files_are_written_once_and_found_by_the_next_process(
     for _ in range(2):
         Forecaster(codec, network, backend="onnx")(*clip[:2])
     assert sorted(written) == ["Decode", "Encode", "Velocity"]
-
-
-@pytest.fixture
-def handed(small_networks):
-    codec, network, (past, poses, trajectory) = small_networks
-    plain = Forecaster(codec, network, nfe=2, temperature=0.5, backend="plain")
-    future = torch.full((2, 16, 16, 4), 17, dtype=torch.uint8)
-    clip = dict(past=past[0], poses=poses[0], trajectory=trajectory[0], future=future)
-    return plain, [clip, {**clip, "past": past[0].flip(0)}]
 
 
 def test_whoever_follows_the_manifest_gets_the_forecast(installed, handed, tmp_path):

@@ -1,5 +1,6 @@
 """The tools that run a forecaster, from the command line to the file, on a tiny model and world."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -269,6 +270,23 @@ def test_export_hands_a_forecaster_over(setup, tmp_path, monkeypatch, capsys):
     assert manifest["agreement"]["clips"] == 2 and manifest["agreement"]["limit"] == 0.01
     with pytest.raises(UserError, match="--limit is a share in percent"):
         call(monkeypatch, "export", *base, "--limit", 100)
+
+
+@pytest.mark.slow
+def test_export_hands_over_8_bit_files(setup, tmp_path, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="pip install 'occdistill[onnx]'")
+    base = (setup / "config.py", setup / "student.pth", "--out", tmp_path / "out", "--clips", 2)
+    with pytest.raises(UserError, match="% differ from plain float32, more than 0.5 %, on 2 clips"):
+        call(monkeypatch, "export", *base, "--dtype", "int8")  # random weights: some near ties
+    assert list((tmp_path / "out").iterdir()) == []
+    call(monkeypatch, "export", *base, "--dtype", "int8", "--limit", 20)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["calibrated_on"] == "4 clips of train"
+    for name, about in manifest["files"].items():
+        content = (tmp_path / "out" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == about["sha256"]
+        assert about["dtype"] == "int8" and b"DequantizeLinear" in content
 
 
 def bench_rows(setup, monkeypatch, *options):
