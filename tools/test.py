@@ -15,7 +15,7 @@ from occdistill.build.builders import build_dataset
 from occdistill.build.lineup import STEPS
 from occdistill.build.models import Models
 from occdistill.build.pretrained import planner_for
-from occdistill.build.scoring import ROWS, build_measures, build_rows, fit_scales, some_clips
+from occdistill.build.scoring import ROWS, build_measures, build_rows, fit_chances, some_clips
 from occdistill.errors import run
 from occdistill.evaluation.card import publish
 from occdistill.evaluation.evaluate import evaluate, views_for
@@ -75,9 +75,9 @@ def score(args: argparse.Namespace) -> None:
         guidance=args.guidance, name=args.name, planner=planner_for(config, args.plan, args.device), **common.forecaster_options(args),
     )  # fmt: skip
     how = dict(batch_size=args.batch_size, device=args.device, seed=args.seed, workers=args.workers)
-    scales, fitted_on = fit_scales(rows, models, args.calibrate, args.samples, **how)
+    chances, fitted_on = fit_chances(rows, models, args.calibrate, args.samples, **how)
     observers = build_measures(
-        args.measure, models, dataset, rows, samples=args.samples, scales=scales,
+        args.measure, models, dataset, rows, samples=args.samples, chances=chances,
         fitted_on=fitted_on, predictions=args.save_predictions, device=args.device,
     )  # fmt: skip
     records = evaluate(
