@@ -1,7 +1,7 @@
 """How often do the intervals of compare.py and table1.py hold the truth, beside other recipes?
 
     python benchmarks/interval_coverage.py [--sets 500]
-    python benchmarks/interval_coverage.py --seeds 5 5 5 3 3 3 --scenes 12
+    python benchmarks/interval_coverage.py --seeds 5 5 3 3 --scenes 12 --only Δ
 
 Draws many sets of scenes from populations whose true scores are known, makes every recipe's nominal
 95 % interval of each set, and prints how many hold the truth: a few minutes on one core. With
@@ -102,13 +102,44 @@ class Forecasts:
         return np.stack(runs)
 
 
+@dataclass(frozen=True)
+class Effects:
+    """Scores that are sums: of the scene, of the model there, of the training, of the training there.
+
+        y = lead + scene_s + own_ms + seed_r + noise_rs
+
+    Both models meet the same scenes, and no training is of both. What is shared is large and falls
+    out of their difference; `own` and `noise` have a deviation of 0.2, so what scenes add to the
+    difference of two models over a dozen of them is 0.08 and more.
+
+    Attributes:
+        seed: deviation of a training, as a multiple of `LUCK`.
+    """
+
+    seed: float
+
+    def scenes(
+        self, count: int, rng: np.random.Generator, seeds: Sequence[int] = (1, 1), luck: float = 0.0
+    ) -> np.ndarray:
+        """Each training's score and a one to count scenes by, `(R, count, 2)`."""
+        shared, runs = rng.normal(0, 1, count), []
+        for better, number in zip((0.0, LEAD), seeds):
+            own = rng.normal(0, 4 * LUCK, count)
+            for _ in range(number):
+                chance = rng.normal(0, self.seed * luck) + rng.normal(0, 4 * luck, count)
+                runs.append(np.stack([better + shared + own + chance, np.ones(count)], -1))
+        return np.stack(runs)
+
+
 def truth(
-    population: Population | Forecasts,
+    population: Population | Forecasts | Effects,
     scores: Scores,
     rng: np.random.Generator,
     luck: float = 0.0,
 ) -> np.ndarray:
     """The numbers of 20,000 scenes together; with luck, the mean over 400 trainings."""
+    if isinstance(population, Effects):
+        return np.array([0.0, LEAD])  # known, as means of sums
     if not luck:
         return numbers(sum(population.scenes(1000, rng).sum(1) for _ in range(20)), scores)
     several = (population.scenes(1000, rng, (20, 20), luck).sum(1) for _ in range(20))
@@ -125,6 +156,10 @@ def _skill(errors: np.ndarray) -> np.ndarray:
     return 100 * (1 - errors[..., 0] / errors[..., 1])[None]
 
 
+def _mean(sums: np.ndarray) -> np.ndarray:
+    return (sums[..., 0] / sums[..., 1])[None]
+
+
 _COMMON = np.full(FREE, 0.95)
 _RARE = np.array([0.08, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, *_COMMON[8:]])
 _SKILL = np.linspace(-0.5, 1.5, FREE)
@@ -134,6 +169,11 @@ POPULATIONS = {
     "half of them rare": (Population(_RARE, _SKILL), _iou("occdistill")),
     "three hardly ever hit, `i2world`": (Population(_COMMON, _LOST), _iou("i2world")),
     "Brier skill and its Δ": (Forecasts(), _skill),
+}
+ADDED = {  # with several trainings; what they add to a difference is less and more than the scenes do
+    "a mean and its Δ, seeds alike": (Effects(0.5), _mean),
+    "a mean and its Δ, seeds differ": (Effects(2), _mean),
+    "a mean and its Δ, seeds decide": (Effects(8), _mean),
 }
 
 
@@ -263,13 +303,14 @@ WITH_SEEDS = {  # a studentised draw would need trainings of its own
 
 
 def coverage(
-    population: Population | Forecasts,
+    population: Population | Forecasts | Effects,
     scores: Scores,
     scenes: int,
     sets: int,
     recipes: dict[str, Callable] = RECIPES,
     seed: int = 0,
     seeds: Sequence[int] = (1, 1),
+    draws: int = 400,
 ) -> dict[str, np.ndarray]:
     """Share of intervals that hold the truth.
 
@@ -281,6 +322,7 @@ def coverage(
         recipes: of intervals.
         seed: of all that is drawn.
         seeds: trainings of either model; one each has no luck.
+        draws: of the bootstrap.
 
     Returns:
         Recipe to percent `(N,)`, one for each number; and `bias`, how far the sets' values lie above
@@ -292,7 +334,7 @@ def coverage(
     held = {name: np.zeros(len(target)) for name in recipes}
     bias, width = np.zeros((2, len(target)))
     for _ in range(sets):
-        sample = Sample(population.scenes(scenes, rng, seeds, luck), scores, rng, seeds=seeds)
+        sample = Sample(population.scenes(scenes, rng, seeds, luck), scores, rng, draws, seeds)
         bias += (sample.value - target) / sets
         for i, (name, recipe) in enumerate(recipes.items()):
             low, high = recipe(sample)
@@ -302,11 +344,17 @@ def coverage(
 
 
 def rows(
-    sets: int, sizes: Sequence[int], seed: int, seeds: Sequence[Sequence[int]] = ()
+    sets: int,
+    sizes: Sequence[int],
+    seed: int,
+    seeds: Sequence[Sequence[int]] = (),
+    only: str = "",
 ) -> Iterator[list]:
-    """Lines of the table."""
+    """Lines of the table, of the populations whose names hold `only`."""
     all_recipes = WITH_SEEDS if seeds else RECIPES
-    settings = product(POPULATIONS.items(), sizes, seeds or [(1, 1)])
+    known = POPULATIONS | ADDED if seeds else POPULATIONS
+    populations = {name: found for name, found in known.items() if only in name}
+    settings = product(populations.items(), sizes, seeds or [(1, 1)])
     for (name, (population, scores)), scenes, both in settings:
         recipes = dict(all_recipes)
         if scenes > 50:  # a jackknife of every draw grows with scenes times draws
@@ -329,10 +377,11 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[], help="of either model, in pairs"
     )
+    parser.add_argument("--only", default="", help="populations whose names hold this")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     start, pairs = time.perf_counter(), list(zip(args.seeds[::2], args.seeds[1::2]))
-    body = list(rows(args.sets, args.scenes, args.seed, pairs))
+    body = list(rows(args.sets, args.scenes, args.seed, pairs, args.only))
     header = ["seeds", *WITH_SEEDS] if pairs else [*RECIPES]
     print(table(["population", "scenes", *header, "bias of the first", "width"], body))
     print(f"\n{' / '.join(NUMBERS)}; {args.sets} sets; {time.perf_counter() - start:.0f} s")

@@ -20,6 +20,7 @@ from torch import Tensor
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.build.packets import SOURCES, packets
+from occdistill.build.pretrained import planner_for
 from occdistill.data.occ3d import Grid
 from occdistill.errors import UserError, run
 from occdistill.runtime.estimate import live
@@ -41,6 +42,9 @@ def parse() -> argparse.Namespace:
     common.add_config(add)
     add("checkpoint", help="a distilled student")
     add("--nfe", type=common.positive, default=1, help="evaluations per forecast")
+    add(
+        "--plan", metavar="PLANNER", nargs="?", const="", help="draw plans, by the config's or this"
+    )
     add("--source", choices=SOURCES, default="replay")
     add("--folder", type=Path, help="of LiDAR sweeps")
     add("--scene", help="replay this scene only")
@@ -88,12 +92,15 @@ def main() -> None:
     options = common.forecaster_options(args)
     (entry,) = lineup(Models(config), args.checkpoint, (), (args.nfe,), **options)
     forecaster, codec = entry.forecaster, entry.forecaster.codec
+    if args.plan is not None:
+        forecaster.planner = planner_for(config, args.plan, args.device)
+        if forecaster.planner is None:
+            raise UserError(f"--plan: {args.config} names no planner, or its models take no plan")
     where = (args.folder, args.scene, args.rate, args.seed)
-    source = packets(config, args.source, codec.plan, *where)
+    source = packets(config, args.source, 0 if forecaster.planner else codec.plan, *where)
     past = config.data.past
     rolling = RollingForecaster(live(forecaster, past, 1 / args.rate), past)
     rolling.warm_up()
-
     more = listeners(args, codec.grid)
 
     def listen(packet: Packet, future: Tensor) -> None:
@@ -107,6 +114,7 @@ def main() -> None:
     runner.heed_signals()
     report = runner.run(args.frames)
     report.update(device=device_name(args.device), source=args.source, rate=args.rate)
+    report.update(conditioning="pred" if forecaster.planner else codec.conditioning_class)
     report.update(backend=forecaster.backend, dtype=str(forecaster.dtype)[6:], tf32=forecaster.tf32)
     print(live_page(report))
     write_json(out / "realtime.json", report)

@@ -80,9 +80,9 @@ def score(args: argparse.Namespace) -> None:
         guidance=args.guidance, name=args.name, planner=planner_for(config, args.plan, args.device), **common.forecaster_options(args),
     )  # fmt: skip
     how = dict(batch_size=args.batch_size, device=args.device, seed=args.seed, workers=args.workers)
-    scales, fitted_on = scoring.fit_scales(rows, models, args.calibrate, args.samples, **how)
+    chances, fitted_on = scoring.fit_chances(rows, models, args.calibrate, args.samples, **how)
     observers = scoring.build_measures(
-        args.measure, models, dataset, rows, samples=args.samples, scales=scales,
+        args.measure, models, dataset, rows, samples=args.samples, chances=chances,
         fitted_on=fitted_on, predictions=args.save_predictions, device=args.device,
     )  # fmt: skip
     how.update(indices=some_clips(dataset, args.limit_clips), resume=args.resume)

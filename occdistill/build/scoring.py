@@ -29,7 +29,6 @@ from occdistill.evaluation.rows import (
     planned_row,
 )
 from occdistill.evaluation.shared import PastLatents
-from occdistill.evaluation.votes import fit_scale
 from occdistill.latents.codec import Codec
 from occdistill.runtime.planner import Planner
 
@@ -147,7 +146,7 @@ def build_measures(
     rows: Sequence[Row],
     *,
     samples: int | None = None,
-    scales: dict[str, float] | None = None,
+    chances: dict[str, float] | None = None,
     fitted_on: str | None = None,
     predictions: Path | None = None,
     device: str = "cpu",
@@ -160,7 +159,7 @@ def build_measures(
         dataset: of the clips.
         rows: that are observed.
         samples: futures per clip; a number asks for `OF_SAMPLES` too, None is `FUTURES`.
-        scales: by row, from `fit_scales`.
+        chances: by row, from `fit_chances`.
         fitted_on: its second answer.
         predictions: folder to write every forecast to; None: none is written.
         device: where the networks are.
@@ -172,7 +171,7 @@ def build_measures(
         return codec, models.vae_mark
 
     wanted = wanted if samples is None else {*wanted, *OF_SAMPLES}
-    context = Context(dataset, extractor, samples or FUTURES, scales or {}, fitted_on)
+    context = Context(dataset, extractor, samples or FUTURES, chances or {}, fitted_on)
     made = [measure.observe(context) for name, measure in measures().items() if name in wanted]
     if predictions is not None:
         data = models.config.data
@@ -181,7 +180,7 @@ def build_measures(
     return made
 
 
-def fit_scales(
+def fit_chances(
     rows: Sequence[Row],
     models: Models,
     clips: int | None,
@@ -199,7 +198,7 @@ def fit_scales(
         **options: of `evaluate.count`.
 
     Returns:
-        Row name to scale, and which clips these were.
+        Row name to λ of `evaluation.unseen`, and which clips these were.
     """
     if clips is None:
         return {}, None
@@ -209,9 +208,9 @@ def fit_scales(
     observer = PROBABILITY.observe(Context(dataset, lambda: None, samples or FUTURES))
     chosen = some_clips(dataset, clips)
     count(own, dataset, indices=chosen, observers=[observer], **options)
-    scales = {row.name: fit_scale(observer.states[row.name].table()) for row in own}
+    chances = {row.name: observer.states[row.name].chance() for row in own}
     used = len(dataset) if chosen is None else len(chosen)
-    return scales, f"{used} clips of {config.data.train_split} in {config.data.dataroot}"
+    return chances, f"{used} clips of {config.data.train_split} in {config.data.dataroot}"
 
 
 def score_disturbed(

@@ -107,8 +107,8 @@ def _horizons(rows: Sequence[dict]) -> Table:
         "Brier skill": ("probability", "all", "brier_skill"),
         "Brier skill, movable": ("probability", "movable", "brier_skill"),
         "Brier skill, moving": ("probability", "moving", "brier_skill"),
+        "Brier, calibrated": ("probability", "all", "brier_calibrated"),
         "log loss": ("probability", "all", "log_loss"),
-        "log loss, calibrated": ("probability", "all", "log_loss_calibrated"),
         "ECE": ("probability", "all", "ece"),
         "ECE, calibrated": ("probability", "all", "ece_calibrated"),
         "coverage of 90 % sets": ("conformal", "coverage"),
@@ -128,12 +128,15 @@ def _horizons(rows: Sequence[dict]) -> Table:
         "error (ECE) is over the voxels that truth or forecast fill."
     )
     if fitted:
-        scales = ", ".join(
-            f"{r['model']}{'' if r['nfe'] is None else '@' + str(r['nfe'])} {s:.2f}"
+        chances = ", ".join(
+            f"{r['model']}{'' if r['nfe'] is None else '@' + str(r['nfe'])} {chance:.3f}"
             for r in rows
-            if (s := _of(r, "probability", "scale")) is not None
+            if (chance := _of(r, "probability", "chance")) is not None
         )
-        about += f" Calibrated: the logit times one number, fitted on {fitted.pop()}: {scales}."
+        about += (
+            " Calibrated: air outside the newest frame's grid is filled with a chance that was "
+            f"fitted on {fitted.pop()}: {chances}."
+        )
     return Table(
         "Probabilities, horizon by horizon", about, ["model", "NFE", "score", *names], body
     )

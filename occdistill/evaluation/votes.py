@@ -8,13 +8,10 @@ functions of tables, so nothing else is kept, whatever the number of clips, voxe
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit
 
 from occdistill.data.occ3d import CLASS_NAMES, FREE, MOVABLE
 
 EVENTS = ("occupied", "movable", *CLASS_NAMES[:FREE])  # what a voxel may hold
-SCALES = (0.1, 10.0)  # where `fit_scale` looks
 
 
 def tables(samples: np.ndarray, truth: np.ndarray, region: np.ndarray) -> np.ndarray:
@@ -57,13 +54,9 @@ def shares(count: int) -> np.ndarray:
     return np.arange(count + 1) / count
 
 
-def laplace(count: int, scale: float = 1.0) -> np.ndarray:
-    """Laplace's rule of succession, p = (n + 1) / (K + 2), `(K + 1,)`; never 0 or 1.
-
-    With a scale s, σ(s · logit p): above 1 the forecast is more certain than its votes, below 1
-    less. One number, the same for all voxels, horizons and events.
-    """
-    return expit(scale * logit((np.arange(count + 1) + 1) / (count + 2)))
+def laplace(count: int) -> np.ndarray:
+    """Laplace's rule of succession, p = (n + 1) / (K + 2), `(K + 1,)`; never 0 or 1."""
+    return (np.arange(count + 1) + 1) / (count + 2)
 
 
 def _mean(table: np.ndarray, absent: np.ndarray, present: np.ndarray) -> np.ndarray:
@@ -90,31 +83,21 @@ def skill(score: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return 1 - np.divide(score, reference, out=out, where=np.asarray(reference) > 0)
 
 
-def log_loss(table: np.ndarray, scale: float = 1.0) -> np.ndarray:
+def log_loss(table: np.ndarray) -> np.ndarray:
     """Negative log likelihood of Laplace's probability, nats a voxel; 0 is best."""
-    p = laplace(table.shape[-2] - 1, scale)
+    p = laplace(table.shape[-2] - 1)
     return _mean(table, -np.log1p(-p), -np.log(p))
 
 
-def calibration_error(table: np.ndarray, probability: np.ndarray | None = None) -> np.ndarray:
-    """Expected calibration error, `(..., K + 1, 2)` to `(...)`, 0 to 1.
+def calibration_error(table: np.ndarray) -> np.ndarray:
+    """Expected calibration error of n / K, `(..., K + 1, 2)` to `(...)`, 0 to 1.
 
-        Σₙ |came trueₙ - pₙ · voxelsₙ| / voxels that truth or forecast fill
+        Σₙ |came trueₙ - n / K · voxelsₙ| / voxels that truth or forecast fill
 
     Air that nobody fills is in the gap of n = 0, where a forecast may say more than 0, but not in
     the denominator, which it would fill. To leave it out of the gap as well would choose voxels by
     what came true, and call honest doubt an error. A forecast that means what it says has 0.
     """
-    p = shares(table.shape[-2] - 1) if probability is None else probability
-    gap = np.abs(table[..., 1] - p * table.sum(-1)).sum(-1)
+    gap = np.abs(table[..., 1] - shares(table.shape[-2] - 1) * table.sum(-1)).sum(-1)
     filled = (table.sum((-1, -2)) - table[..., 0, 0]).astype(np.float64)
     return np.divide(gap, filled, out=np.full(np.shape(gap), np.nan), where=filled > 0)
-
-
-def fit_scale(table: np.ndarray) -> float:
-    """The scale s of `laplace` with the smallest log loss on a table `(K + 1, 2)`.
-
-    The loss is convex in s, so there is one.
-    """
-    found = minimize_scalar(lambda s: float(log_loss(table, s)), bounds=SCALES, method="bounded")
-    return float(found.x)

@@ -367,7 +367,7 @@ class LiveRunner:
         if not self.rolling.ready:
             return None
         self._mark(times)
-        condition = self.rolling.condition(packet.plan)
+        condition = self.rolling.condition(packet.plan, self._generator)
         self._mark(times)
         forecaster = self.rolling.forecaster
         latents = forecaster.generate(condition, forecaster.noise(1, self._generator))

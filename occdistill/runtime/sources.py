@@ -42,7 +42,8 @@ class Packet:
         time: seconds on the sensor's clock.
         plan: true ego poses of the coming keyframes `(>= codec.plan, 4, 4)`, for models that are
             shown some of the ego's future; see `RollingForecaster.condition`. None where the source
-            doesn't know them: such models refuse its frames.
+            doesn't know them: such models draw a plan if they have a planner, else they refuse its
+            frames.
         name: for messages.
         lidar_to_ego: where the LiDAR sits on this car, `(4, 4)`.
     """

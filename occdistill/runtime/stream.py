@@ -145,7 +145,7 @@ class RollingForecaster:
             voxels = empty.clone()
             voxels[i, voxels.shape[1] // 2, 0] = MOVABLE[0]
             self.push(voxels, still[0])
-        self.forecast(still)
+        self.forecast(None if self._draws(None) else still)
         self.forecaster.synchronize()
         self.frames, self._left = deque(), None
 
@@ -163,14 +163,18 @@ class RollingForecaster:
         wanted = newest - self.interval * np.arange(self.past - 1, -1, -1)
         return [self.frames[int(np.abs(times - time).argmin())] for time in wanted]
 
-    def condition(self, plan: np.ndarray | None = None) -> Condition:
+    def condition(
+        self, plan: np.ndarray | None = None, generator: torch.Generator | None = None
+    ) -> Condition:
         """What the model is conditioned on now, for one clip.
 
         Args:
             plan: coming ego poses `(>= codec.plan, 4, 4)` in the global frame, one interval apart,
                 for models that are shown some of the ego's future: with `gt` all F, with `hist+1`
                 the next one. One more makes the last step with `gt` exact; without it that step is
-                zero, as at the end of a scene.
+                zero, as at the end of a scene. Default, where the forecaster has a planner: one
+                that it draws.
+            generator: of a drawn plan's noise.
 
         Raises:
             ValueError: too few frames yet, or a plan that is missing, too short or not finite.
@@ -178,6 +182,8 @@ class RollingForecaster:
         if not self.ready:
             raise ValueError(f"{len(self.frames)} frames don't fill {self.past} slots yet")
         codec, slots = self.forecaster.codec, self.slots
+        if self._draws(plan):
+            plan = self._drawn(slots, generator)
         plan = np.empty((0, 4, 4)) if plan is None or not codec.plan else np.asarray(plan)
         matrices = plan.shape[1:] == (4, 4) and plan.dtype.kind in "fiu"
         if not matrices or len(plan) < codec.plan or not is_rigid(plan).all():
@@ -198,6 +204,20 @@ class RollingForecaster:
         latents = torch.stack([frame.latents for frame in slots])[None]
         return self.forecaster.condition(voxels, poses, steps, latents)
 
+    def _draws(self, plan: np.ndarray | None) -> bool:
+        forecaster = self.forecaster
+        return plan is None and forecaster.codec.plan > 0 and forecaster.planner is not None
+
+    def _drawn(self, slots: list[Frame], generator: torch.Generator | None) -> np.ndarray:
+        """A plan of the planner's, global poses `(F + 1, 4, 4)`: after it, its last step goes on."""
+        planner, device = self.forecaster.planner, getattr(generator, "device", "cpu")
+        to_global = np.stack([frame.ego_to_global for frame in slots])
+        known = torch.from_numpy(invert(to_global[-1]) @ to_global)[None]
+        noise = torch.randn((1, *planner.shape), generator=generator, device=device)
+        ahead = to_global[-1] @ planner(known, noise)[0].double().cpu().numpy()
+        before = ahead[-2] if len(ahead) > 1 else to_global[-1]
+        return np.concatenate([ahead, (ahead[-1] @ invert(before) @ ahead[-1])[None]])
+
     def forecast(
         self,
         plan: np.ndarray | None = None,
@@ -205,9 +225,16 @@ class RollingForecaster:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Forecast from the window: uint8 `(F, X, Y, Z)`, or `(S, F, X, Y, Z)` for several
-        samples. Arguments as for `condition` and for calling a `Forecaster`.
+        samples. Arguments as for `condition` and for calling a `Forecaster`: each sample has a drawn
+        plan of its own.
         """
-        return self.forecaster.futures(self.condition(plan), samples, generator)[0]
+        futures, drawn = self.forecaster.futures, self._draws(plan)
+        if samples == 1 or not drawn:
+            return futures(self.condition(plan, generator), samples, generator)[0]
+        several = (
+            futures(self.condition(None, generator), 1, generator)[0] for _ in range(samples)
+        )
+        return torch.stack([*several])
 
 
 def rigid_matrix(pose: np.ndarray, what: str) -> np.ndarray:

@@ -39,6 +39,19 @@ def test_seeds_are_covered_by_who_takes_them(simulation):
     assert found[names[1]][1] < 90 and found[names[2]][1] < 92  # of the paired difference
 
 
+@pytest.mark.parametrize("seeds", [(3, 3), (5, 5)])
+@pytest.mark.parametrize("luck", ["alike", "differ", "decide"])
+def test_twelve_scenes_and_a_few_seeds_are_held_as_often_as_said(simulation, luck, seeds):
+    """The difference of two rows whose students share scenes and no seed."""
+    population, scores = simulation.ADDED[f"a mean and its Δ, seeds {luck}"]
+    recipes = {"ours": simulation.jackknife_t, "scenes": simulation.scenes_alone}
+    found = simulation.coverage(population, scores, 12, 800, recipes, seeds=seeds, draws=1)
+    assert 93 <= found["ours"][1] <= 98
+    assert abs(found["bias"]).max() < 0.05  # what is said to be true is
+    if luck == "decide":
+        assert found["scenes"][1] < 75
+
+
 def test_drawn_trainings_are_weighted(simulation):
     counts = np.array([[1.0], [3.0], [10.0]])  # two trainings of the first model, one of the other
     times = np.array([[2, 0, 1], [0, 2, 1], [1, 1, 1]])

@@ -6,7 +6,8 @@ from occdistill.data.poses import extrapolate
 from occdistill.flow.networks.plan import PlanField
 from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.planner import Planner
-from tests.runtime.fakes import GRID, codec, drive
+from occdistill.runtime.stream import RollingForecaster
+from tests.runtime.fakes import GRID, codec, drive, street
 
 
 @pytest.fixture
@@ -103,3 +104,30 @@ def test_a_given_plan_is_kept():
     assert torch.equal(forecaster(voxels, whole), without)
     assert torch.equal(forecaster(voxels, whole[:, :3], whole[:, 3:]), without)
     assert forecaster.planner.asked == 0
+
+
+def test_a_stream_without_a_plan_draws_one_for_each_future():
+    forecaster = Forecaster(codec(conditioning="gt", align=(0,)), ToAligned())
+    forecaster.planner = planner = Fast()
+    stream, somewhere = RollingForecaster(forecaster, past=3), torch.eye(4).double()
+    somewhere[:2, :2] = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+    somewhere[:2, 3] = torch.tensor([1000.0, -500.0])
+    stream.warm_up()
+    assert planner.asked == 1  # a plan takes time, too
+    voxels, poses = street(3), somewhere @ past(3, 1.0)[0]
+    for frame, pose in zip(voxels, poses.numpy()):
+        stream.push(frame, pose)
+    seed, planner.asked = torch.Generator().manual_seed(0), 0
+    several = stream.forecast(samples=3, generator=seed)
+    planner.asked = 0
+    batch = forecaster(voxels[None], poses[None], samples=3, generator=seed.manual_seed(0))
+    assert torch.equal(several, batch[0]) and planner.asked == 3
+    planner.asked = 0
+    assert torch.equal(stream.forecast(), several[0])  # one sample has no axis of its own
+    steps = stream.condition().trajectory[0]  # 2 m a step; after the plan it goes on so
+    torch.testing.assert_close(
+        steps[:, 1], torch.tensor([1.0, 1.0, 2.0, 2.0, 2.0]), atol=1e-4, rtol=0
+    )
+    given = (somewhere @ past(5, 1.0)[0])[3:].numpy()
+    stream.forecast(given)
+    assert planner.asked == 2

@@ -106,6 +106,23 @@ def test_realtime_answers_every_frame_that_has_a_plan(setup, monkeypatch, capsys
     assert list((setup / "board").glob("events*"))
 
 
+def test_realtime_plans_by_itself_to_the_end_of_a_scene(tiny_world, tmp_path, monkeypatch):
+    call(
+        monkeypatch, "realtime", "configs/demo.py", "data/demo-weights/student.pth", "--plan",
+        "--rate", 10, "--queue", 100, "--deadline", 60_000, "--device", "cpu", "--out", tmp_path,
+        "--cfg-options", f"data.dataroot={tiny_world}",
+    )  # fmt: skip
+    report = json.loads((tmp_path / "realtime.json").read_text())
+    assert report["conditioning"] == "pred"
+    frames = report["frames"]  # of 12 keyframes; nobody is asked where the last ones lead
+    assert (frames["arrived"], frames["bad"], frames["forecasts"]) == (12, 0, 9)
+
+
+def test_realtime_says_where_there_is_no_planner(setup, monkeypatch):
+    with pytest.raises(UserError, match="names no planner, or its models take no plan"):
+        call(monkeypatch, "realtime", setup / "config.py", setup / "student.pth", "--plan")
+
+
 def test_realtime_shows_a_history_model_the_true_next_step(setup, monkeypatch):
     text = (setup / "config.py").read_text().replace('kind="gt"', 'kind="hist+1"')
     path = setup / "history.py"

@@ -108,14 +108,14 @@ class Context:
         extractor: loads the autoencoder that sees features, and its weights' fingerprint; called
             by measures that need it.
         samples: futures per clip, for measures of several.
-        scales: by row, what `votes.laplace` is calibrated with, fitted on other clips.
+        chances: by row, λ of `evaluation.unseen`, fitted on other clips.
         fitted_on: which those are.
     """
 
     dataset: ClipDataset
     extractor: Callable[[], tuple[Codec, str]]
     samples: int = 4
-    scales: dict[str, float] = field(default_factory=dict)
+    chances: dict[str, float] = field(default_factory=dict)
     fitted_on: str | None = None
 
 

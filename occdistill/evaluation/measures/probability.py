@@ -11,10 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from occdistill.data.occ3d import CLASS_NAMES, FREE
-from occdistill.evaluation import votes
+from occdistill.data.poses import extrapolate
+from occdistill.evaluation import unseen, votes
 from occdistill.evaluation.measures.base import Context, Measure, Observer, fewer, futures, scene_of
 from occdistill.evaluation.metrics import horizon_names, nanmean
 from occdistill.evaluation.moving import Movers
@@ -25,20 +27,22 @@ PARTS = {"all": (0, 0), "movable": (0, 1), "moving": (1, 1)}
 
 
 class Probability:
-    """Tables of votes by scene, of the forecast and of the rule; of fewer futures, their sum.
+    """Tables of votes by scene, of the forecast and of the rule; of fewer futures, their sum; and
+    the table of `unseen`, which calibrates.
 
     Args:
         frames: future frames F.
         count: futures per clip, K.
     """
 
-    summed = ("forecast", "reference", "fewer", "clips")
+    summed = ("forecast", "reference", "fewer", "unseen", "clips")
 
     def __init__(self, frames: int, count: int) -> None:
         self.frames, self.count, self.clips = frames, count, 0
         self.forecast: dict[str, np.ndarray] = {}
         self.reference: dict[str, np.ndarray] = {}
         self.fewer = {k: 0 for k in fewer(count)}
+        self.unseen = np.zeros((frames, count + 1, count + 1, 2), np.int64)
 
     def update(
         self,
@@ -47,6 +51,7 @@ class Probability:
         reference: np.ndarray,
         truth: np.ndarray,
         moving: np.ndarray,
+        outside: np.ndarray,
     ) -> None:
         """Count one clip.
 
@@ -56,6 +61,8 @@ class Probability:
             reference: the rule's forecast, uint8 `(F, X, Y, Z)`.
             truth: uint8 `(F, X, Y, Z)`.
             moving: voxels where something moves, bool `(F, X, Y, Z)`.
+            outside: for each future, or for all, voxels that the newest frame's grid doesn't hold,
+                bool `(K or 1, F, X, Y, Z)`.
         """
         for k in self.fewer:
             table = votes.tables(samples[:k], truth, moving)
@@ -63,20 +70,25 @@ class Probability:
         rule = votes.tables(reference[None], truth, moving)
         for sums, own in ((self.forecast, table), (self.reference, rule)):
             sums[scene] = sums[scene] + own if scene in sums else own
+        self.unseen = self.unseen + unseen.table(samples, outside, truth)
         self.clips += 1
 
-    def result(self, scale: float | None = None) -> dict[str, Any]:
+    def chance(self) -> float:
+        """λ of `unseen`, fitted on what was counted: for other clips."""
+        return unseen.fit(self.unseen.sum(0))
+
+    def result(self, chance: float | None = None) -> dict[str, Any]:
         """Scores in percent, but for the log loss, which is in hundredths of a nat a voxel.
 
         Args:
-            scale: calibrates `votes.laplace`, fitted on other clips; None: there is none.
+            chance: λ of `unseen`, fitted on other clips; None: there is none.
 
         Returns:
-            What follows, and `k`, `clips` and `scale`.
+            What follows, and `k`, `clips` and `chance`.
 
         - `all`, `movable`, `moving`: whether a voxel is filled; whether something movable fills it;
           the same where something moves. Each has per horizon `brier`, `brier_skill` over the rule,
-          `log_loss`, `ece` of n / K, and with a scale `log_loss_calibrated`, `ece_calibrated`.
+          `log_loss`, `ece` of n / K; `all` has with a chance `brier_calibrated`, `ece_calibrated`.
         - `skill_per_class`: Brier skill over the rule in whether a voxel has that class, all
           horizons together, everywhere (`all`) and where something moves (`moving`).
         - `by_k`: `brier_skill` per part and `log_loss`, of the first 1, 2, 4, … of the futures.
@@ -86,9 +98,13 @@ class Probability:
         - `without`: `log_loss` and `ece` of `all`, averaged over horizons, without each scene.
         """
         forecast, rule = (sum(sums.values()) for sums in (self.forecast, self.reference))
-        result: dict[str, Any] = {"k": self.count, "clips": self.clips, "scale": scale}
+        result: dict[str, Any] = {"k": self.count, "clips": self.clips, "chance": chance}
         for part, where in PARTS.items():
-            result[part] = self._scores(forecast[where], rule[where], scale)
+            result[part] = self._scores(forecast[where], rule[where])
+        if chance is not None:
+            calibrated = dict(brier=unseen.brier, ece=unseen.calibration_error)
+            for name, score in calibrated.items():
+                result["all"][f"{name}_calibrated"] = self._named(score(self.unseen, chance))
         classes = {
             CLASS_NAMES[c]: [_pooled_skill(forecast[r, 2 + c], rule[r, 2 + c]) for r in (0, 1)]
             for c in range(FREE)
@@ -117,9 +133,7 @@ class Probability:
         }
         return result
 
-    def _scores(
-        self, table: np.ndarray, rule: np.ndarray, scale: float | None
-    ) -> dict[str, dict[str, float]]:
+    def _scores(self, table: np.ndarray, rule: np.ndarray) -> dict[str, dict[str, float]]:
         own, other = votes.brier(table), votes.brier(rule)
         scores = {
             "brier": own,
@@ -127,22 +141,15 @@ class Probability:
             "log_loss": votes.log_loss(table),
             "ece": votes.calibration_error(table),
         }
-        if scale is not None:
-            calibrated = votes.laplace(self.count, scale)
-            scores["log_loss_calibrated"] = votes.log_loss(table, scale)
-            scores["ece_calibrated"] = votes.calibration_error(table, calibrated)
+        return {name: self._named(values) for name, values in scores.items()}
+
+    def _named(self, values: np.ndarray) -> dict[str, float]:
+        """Percent by horizon, and their mean."""
         names = horizon_names(self.frames)
         return {
-            name: {
-                **dict(zip(names, (100 * values).tolist())),
-                "avg@all": 100 * float(nanmean(values)),
-            }
-            for name, values in scores.items()
+            **dict(zip(names, (100 * values).tolist())),
+            "avg@all": 100 * float(nanmean(values)),
         }
-
-    def table(self) -> np.ndarray:
-        """Voxels by votes for being filled and outcome, all horizons together, `(K + 1, 2)`."""
-        return sum(self.forecast.values())[0, 0].sum(0)
 
 
 def _error(table: np.ndarray) -> float:
@@ -171,20 +178,32 @@ class _Beside(Observer):
         rule = batch.rule(self.dataset.grid, self.dataset.future, _blind(row), self.carry)
         rule, truth = rule.cpu().numpy(), batch.future.cpu().numpy()
         samples, moving = futures(row, batch, pred, self.count), self.movers(batch).numpy()
+        outside = self._outside(row, batch).cpu().numpy()
         for b, index in enumerate(batch.index.tolist()):
             scene = scene_of(self.dataset, index)
-            state.update(scene, samples[b].cpu().numpy(), rule[b], truth[b], moving[b])
+            state.update(scene, samples[b].cpu().numpy(), rule[b], truth[b], moving[b], outside[b])
+
+    def _outside(self, row: Row, batch: ClipBatch) -> Tensor:
+        """Of each future if each has a plan of its own, else of all, `(B, K or 1, F, X, Y, Z)`."""
+        past = batch.past.shape[1]
+        if row.plan is not None:
+            ways = [row.plan(batch, s) for s in range(self.count if row.draw else 1)]
+        elif _blind(row):
+            ways = [extrapolate(batch.poses[:, :past], self.dataset.future)]
+        else:
+            ways = [batch.poses[:, past:]]
+        return torch.stack([unseen.outside(way, self.dataset.grid) for way in ways], 1)
 
     def result(self, row: Row) -> dict[str, Any] | None:
         state = self.states.get(row.name)
         if state is None:
             return None
-        scale = self.context.scales.get(row.name)
+        chance = self.context.chances.get(row.name)
         return {
-            **state.result(scale),
+            **state.result(chance),
             "reference": rule_name(_blind(row), self.carry),
             "moving_by": self.movers.source,
-            "fitted_on": self.context.fitted_on if scale is not None else None,
+            "fitted_on": self.context.fitted_on if chance is not None else None,
         }
 
 
