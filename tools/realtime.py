@@ -20,7 +20,7 @@ from torch import Tensor
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
 from occdistill.build.packets import SOURCES, packets
-from occdistill.build.pretrained import planner_for
+from occdistill.build.pretrained import the_planner
 from occdistill.data.occ3d import Grid
 from occdistill.errors import UserError, run
 from occdistill.runtime.estimate import live
@@ -42,9 +42,7 @@ def parse() -> argparse.Namespace:
     common.add_config(add)
     add("checkpoint", help="a distilled student")
     add("--nfe", type=common.positive, default=1, help="evaluations per forecast")
-    add(
-        "--plan", metavar="PLANNER", nargs="?", const="", help="draw plans, by the config's or this"
-    )
+    add("--plan", metavar="PLANNER", nargs="?", const="", help="by the config's planner, or this")
     add("--source", choices=SOURCES, default="replay")
     add("--folder", type=Path, help="of LiDAR sweeps")
     add("--scene", help="replay this scene only")
@@ -93,9 +91,7 @@ def main() -> None:
     (entry,) = lineup(Models(config), args.checkpoint, (), (args.nfe,), **options)
     forecaster, codec = entry.forecaster, entry.forecaster.codec
     if args.plan is not None:
-        forecaster.planner = planner_for(config, args.plan, args.device)
-        if forecaster.planner is None:
-            raise UserError(f"--plan: {args.config} names no planner, or its models take no plan")
+        forecaster.planner = the_planner(config, args.plan, args.device)
     where = (args.folder, args.scene, args.rate, args.seed)
     source = packets(config, args.source, 0 if forecaster.planner else codec.plan, *where)
     past = config.data.past

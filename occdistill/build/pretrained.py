@@ -103,6 +103,18 @@ def planner_for(
     return planner(path, device) if path and config.conditioning.kind == "gt" else None
 
 
+def the_planner(config: Config, path: str, device: str | torch.device = "cpu") -> Planner:
+    """`planner_for` one who asks for plans.
+
+    Raises:
+        UserError: there is none, or nothing to plan for; and as `planner`.
+    """
+    found = planner_for(config, path, device)
+    if found is None:
+        raise UserError(f"{config.filename} names no planner, or its models take no plan")
+    return found
+
+
 def checkpoint_path(source: str | Path) -> Path:
     """The checkpoint that a name, a file or a folder means.
 

@@ -77,4 +77,4 @@ def test_methods_are_listed_and_chosen_by_name(monkeypatch, capsys):
 
 def test_tools_parse_call_and_print():
     lines = {path.name: len(path.read_text().splitlines()) for path in TOOLS.glob("*.py")}
-    assert max(lines.values()) <= 125 and sum(lines.values()) <= 1710, lines
+    assert max(lines.values()) <= 125 and sum(lines.values()) <= 1730, lines
