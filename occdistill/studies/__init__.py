@@ -17,6 +17,7 @@ STUDIES = {
     "collapse": "no auxiliary (App. C.4)",
     "coverage": "precision, recall, density and coverage on digits (App. D.1)",
     "guidance": "where students rest under a guided teacher",
+    "junction": "fans of plans at one place, and the occupancy that follows from each",
     "plans": "Table 1 on plans of the ego car: every method where the future is open",
 }
 
