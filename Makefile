@@ -30,8 +30,11 @@ demo: setup  ## the whole chain on the embedded world: work_dirs/demo/report.md 
 WEIGHTS := work_dirs/weights
 INTO := --resume --cfg-options work_dir=$(WEIGHTS) \
 	$(foreach part,vae light teacher lidar_encoder plan,$(part)_checkpoint=$(WEIGHTS)/$(part).pth)
+# on the past alone, with the same VAE
+HIST := $(WEIGHTS)/hist
+INTO_HIST := $(INTO) work_dir=$(HIST) teacher_checkpoint=$(HIST)/teacher.pth
 
-weights: setup  ## data/demo-weights anew, 2 h; a world that is complete is left as it is
+weights: setup  ## data/demo-weights anew, 3 h; a world that is complete is left as it is
 	$(BIN)/python tools/make_world.py --out data/world-train --scenes 200 --val-scenes 6 --seed 1000 --no-lidar
 	$(BIN)/python tools/make_world.py --out data/world --scenes 14 --val-scenes 12 --seed 0
 	$(BIN)/python tools/train_vae.py configs/demo_train.py $(INTO)
@@ -41,8 +44,12 @@ weights: setup  ## data/demo-weights anew, 2 h; a world that is complete is left
 	$(BIN)/python tools/train_plan.py configs/demo_plan.py $(INTO)
 	$(BIN)/python tools/train_mfd.py configs/demo_plan.py $(INTO) --work-dir $(WEIGHTS)/plan_mfd
 	$(BIN)/python tools/train_mfd.py configs/demo.py $(INTO) train_distill.compact=True
-	cp $(WEIGHTS)/*.pth data/demo-weights/
-	cp $(WEIGHTS)/mfd/student.pth data/demo-weights/
+	$(BIN)/python tools/train_teacher.py configs/demo_hist.py $(INTO_HIST) data.dataroot=data/world-train data.stride=4
+	$(BIN)/python tools/train_distill.py configs/demo_hist_regression.py $(INTO_HIST)
+	$(BIN)/python tools/train_mfd.py configs/demo_hist_student.py $(INTO_HIST) student_checkpoint=$(HIST)/regression/student.pth
+	cp $(WEIGHTS)/*.pth $(WEIGHTS)/mfd/student.pth data/demo-weights/
+	cp $(HIST)/teacher.pth data/demo-weights/hist_teacher.pth
+	cp $(HIST)/mfd/student.pth data/demo-weights/hist_student.pth
 	cp $(WEIGHTS)/plan_mfd/student.pth data/demo-weights/plan_student.pth
 	$(BIN)/python tests/test_demo_weights.py
 

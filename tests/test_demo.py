@@ -29,12 +29,16 @@ def demo(monkeypatch):
 def test_it_makes_the_world_that_its_config_reads_then_a_student_then_everything_of_it(demo):
     demo.main()
     names = [Path(call[1]).stem for call in demo.calls]
-    assert names == ["make_world", "train_mfd", "test", "benchmark", "realtime", "visualize"]
+    rest = ["benchmark", "realtime", "visualize"]
+    assert names == ["make_world", "train_mfd", "test", "test", *rest]
     assert all((TOOLS / f"{name}.py").is_file() for name in names)
     config = load_config("configs/demo.py")
     assert shlex.join(demo.calls[0]) == MAKE_WORLD and config.data.dataroot in MAKE_WORLD
     student = f"{config.work_dir}/mfd/student.pth"
+    hist = demo.calls.pop(3)
     assert all(call[2:4] == ["configs/demo.py", student] for call in demo.calls[2:])
+    assert load_config(hist[2]).conditioning.kind == "hist" and Path(hist[3]).is_file()
+    assert load_config(hist[2]).data.dataroot == config.data.dataroot
 
 
 def test_it_stops_where_a_tool_stops(demo):

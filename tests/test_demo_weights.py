@@ -30,20 +30,22 @@ MARK = "<!-- facts: written by tests/test_demo_weights.py -->"
 
 def measured(world: Path) -> dict:
     """Fingerprints of the weights, and IoU and mIoU (avg@1,2,3s) on every clip of a tiny world."""
-    config = load_config("configs/demo.py", {"data.dataroot": str(world)})
-    clips = build_dataset(config, "train")  # of a world that is new to the weights
-    models = Models(config)
-    entries = lineup(models, WEIGHTS / "student.pth", (10, 1))
-    past = PastLatents()
-    rows = [forecast_row(entry.model, entry.forecaster, share=past) for entry in entries]
-    rows.append(ceiling_row(models.codec()))
     scores = {}
-    for row, counts in zip(rows, count(rows, clips, progress=False)):
-        all_scores = score_counts(counts)
-        scores[row.name] = {k: round(all_scores[k]["avg@1,2,3s"], 2) for k in ("IoU", "mIoU")}
+    for path, prefix in (("configs/demo.py", ""), ("configs/demo_hist.py", "hist_")):
+        config = load_config(path, {"data.dataroot": str(world)})
+        clips = build_dataset(config, "train")  # of a world that is new to the weights
+        models = Models(config)
+        entries = lineup(models, WEIGHTS / f"{prefix}student.pth", (10, 1))
+        past = PastLatents()
+        rows = [forecast_row(prefix + e.model, e.forecaster, share=past) for e in entries]
+        if not prefix:
+            rows.append(ceiling_row(models.codec()))
+        for row, counts in zip(rows, count(rows, clips, progress=False)):
+            found = score_counts(counts)
+            scores[row.name] = {k: round(found[k]["avg@1,2,3s"], 2) for k in ("IoU", "mIoU")}
     marks = {
         name: checkpoints.fingerprint(checkpoints.load(WEIGHTS / f"{name}.pth")["model"])
-        for name in ("vae", "teacher", "student")
+        for name in ("vae", "teacher", "student", "hist_teacher", "hist_student")
     }
     return {"weights": marks, "scores": scores}
 
@@ -59,44 +61,54 @@ def test_the_shipped_weights_give_the_committed_scores(tiny_world):
 
 
 def test_the_shipped_weights_are_small():
-    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.pth")) <= 16.5e6
+    assert sum(file.stat().st_size for file in WEIGHTS.glob("*.pth")) <= 29.5e6
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_make_weights_trains_each_of_them_on_those_it_has_just_trained():
     dry_run = ["make", "--dry-run", "--no-print-directory", "weights"]
     done = subprocess.run(dry_run, cwd=REPO, capture_output=True, text=True, check=True)
-    trainings = [shlex.split(line) for line in done.stdout.splitlines() if "tools/train_" in line]
-    made = set()
-    parts = {file.stem for file in WEIGHTS.glob("*.pth")} - {"student", "plan_student"}
-    for _, tool, path, resume, flag, *options in trainings:
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    made: list[Path] = []
+    for _, tool, path, resume, flag, *options in (
+        line for line in lines if len(line) > 1 and line[1].startswith("tools/train_")
+    ):
         assert (resume, flag) == ("--resume", "--cfg-options")
-        if "--work-dir" in options:  # the planner's student, apart from the other
-            assert path == "configs/demo_plan.py"
-            place = options[options.index("--work-dir") + 1]
-            assert f"cp {place}/student.pth data/demo-weights/plan_student.pth" in done.stdout
-            made.add("plan_student.pth")
-            options = options[: options.index("--work-dir")]
+        place = None
+        if "--work-dir" in options:
+            *options, _, place = options
         config = load_config(
             path, {k: literal(v) for k, _, v in (o.partition("=") for o in options)}
         )
-        for part in parts:
-            place = Path(config[f"{part}_checkpoint"])
-            assert place == Path(config.work_dir, f"{part}.pth")
-            if Path(tool).stem == f"train_{part}":
-                assert config[f"train_{part}"].iterations
-                made.add(place.name)
-    # the student comes last, from the teacher just trained, in half precision
-    assert Path(tool).stem == "train_mfd" and config.train_distill.compact is True
-    student = Path(config.work_dir, "mfd", "student.pth")
-    assert f"cp {student} data/demo-weights/" in done.stdout
-    made.add(student.name)
-    assert made == {file.name for file in WEIGHTS.glob("*.pth")}
-    assert f"cp {config.work_dir}/*.pth data/demo-weights/" in done.stdout
+        part = Path(tool).stem.removeprefix("train_")
+        needs = ["vae"] if part not in ("vae", "plan") else []
+        if config.get("student_checkpoint"):
+            needs.append("student")
+        if part == "distill":
+            own = Path(config.work_dir, "regression", "student.pth")
+            needs.append("teacher")
+        elif part == "mfd":
+            own = Path(place or Path(config.work_dir, "mfd"), "student.pth")
+            assert config.train_distill.compact is True  # in half precision
+            needs = ["plan" if config.conditioning.kind == "plan" else "teacher", *needs]
+        else:
+            own = Path(config.work_dir, f"{part}.pth")
+            assert Path(config[f"{part}_checkpoint"]) == own and config[f"train_{part}"].iterations
+        assert all(Path(config[f"{need}_checkpoint"]) in made for need in needs)
+        made.append(own)
+    copied = {}
+    for _, *sources, target in (line for line in lines if line[:1] == ["cp"]):
+        for source in made:
+            if any(source.match(pattern) for pattern in sources):
+                place = Path(target)
+                copied[place.name if place.suffix else source.name] = source
+    halfway = {own for own in made if own.parent.name == "regression"}
+    assert len(halfway) == 1 and sorted(copied.values()) == sorted(set(made) - halfway)
+    assert set(copied) == {file.name for file in WEIGHTS.glob("*.pth")}
 
 
 def literal(text: str):
-    return {"True": True}.get(text, text)
+    return {"True": True, "4": 4}.get(text, text)
 
 
 def facts(name: str) -> str:

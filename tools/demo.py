@@ -2,7 +2,8 @@
 
     python tools/demo.py configs/demo.py
 
-World, MFD, scores, timing, real-time replay and pictures go to work_dirs/demo/.
+World, MFD, scores, timing, real-time replay and pictures go to work_dirs/demo/; the second report,
+in work_dirs/demo/hist/, is of the shipped models that know the past alone, scored as probabilities.
 """
 
 import shlex
@@ -12,7 +13,10 @@ import time
 from pathlib import Path
 
 from occdistill.build.config import load_config
+from occdistill.build.pretrained import PRETRAINED
 from occdistill.errors import MAKE_WORLD, Parser, UserError, run
+
+HIST = "configs/demo_hist.py"
 
 
 def main() -> None:
@@ -27,10 +31,14 @@ def main() -> None:
     tool("make_world", *shlex.split(MAKE_WORLD)[2:])  # nothing to do where it is complete
     tool("train_mfd", args.config, "--resume")
     tool("test", args.config, student, "--out", out)
+    tool(
+        "test", HIST, PRETRAINED["demo-hist"], "--out", out / "hist", "--teacher-nfe", 10, 1,
+        "--samples", 16, "--limit-clips", 12, "--repeats", 0,
+    )  # fmt: skip
     tool("benchmark", args.config, student, "--out", out)
     tool("realtime", args.config, student, "--source", "replay", "--frames", 40, "--rate", 2)
     tool("visualize", args.config, student, "--clip", 12, "--out", out / "forecast.gif")
-    print(f"\ndone: open {out}/report.md and {out}/forecast.gif")
+    print(f"\ndone: open {out}/report.md, {out}/hist/report.md and {out}/forecast.gif")
 
 
 def tool(name: str, *arguments: object) -> None:

@@ -22,7 +22,10 @@ from occdistill.runtime.forecaster import Forecaster
 from occdistill.runtime.planner import Planner
 
 # by name, the shipped checkpoint, whose autoencoder lies beside it
-PRETRAINED = {"demo": places.WEIGHTS / "student.pth"}
+PRETRAINED = {
+    "demo": places.WEIGHTS / "student.pth",
+    "demo-hist": places.WEIGHTS / "hist_student.pth",  # on the past alone
+}
 PLANNER = "plan_student.pth"  # beside a checkpoint, what it plans with where nobody gives a plan
 IN_FOLDER = ("student.pth", "teacher.pth")
 PARTS = ("vae", "light", "lidar_encoder", "light_network")
@@ -56,7 +59,7 @@ def pretrained(
     )  # fmt: skip
     beside = path.absolute().with_name(PLANNER)
     if beside.is_file():
-        entry.forecaster.planner = planner(beside, options.get("device", "cpu"))
+        entry.forecaster.planner = planner_for(config, beside, options.get("device", "cpu"))
     return entry.forecaster
 
 
