@@ -9,6 +9,7 @@ import numpy as np
 
 from occdistill.data.occ3d import CLASS_NAMES, MOVABLE
 from occdistill.evaluation.intervals import margin
+from occdistill.flow.guidance import evaluations
 
 
 class Table(NamedTuple):
@@ -165,7 +166,7 @@ def _costs(rows: Sequence[dict]) -> list[Table]:
         best, latency = _of(row, "samples", "best_by_k"), row.get("latency_ms") or {}
         if row["nfe"] is None or best is None:
             continue
-        passes = row["nfe"] * (1 if row["guidance"] is None else 2)
+        passes = row["nfe"] * evaluations(row["guidance"])
         for k, scores in _of(row, "probability", "by_k").items():
             line = [
                 row["model"],

@@ -9,6 +9,11 @@ from occdistill.flow.adapters import Adapted
 from occdistill.latents.condition import Condition
 
 
+def evaluations(scale: float | None) -> int:
+    """Of the network for one velocity: two where guidance mixes two; None is no guidance at all."""
+    return 1 if scale in (None, 1.0) else 2
+
+
 class Guided(nn.Module):
     """`v = v_null + scale (v_cond - v_null)`, both branches in one batched launch.
 
@@ -29,7 +34,7 @@ class Guided(nn.Module):
 
     def branches(self, condition: Condition) -> list[Condition]:
         """What its field is asked under, one after the other."""
-        return [condition] if self.scale == 1.0 else [condition.null(), condition]
+        return [condition] if evaluations(self.scale) == 1 else [condition.null(), condition]
 
     def combine(self, v: Tensor) -> Tensor:
         """The guided velocity `(B, ...)` of the branches' `(branches * B, ...)`."""

@@ -17,6 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from occdistill.autoencoder.sparse import SparseEncoder
+from occdistill.flow.guidance import evaluations
 from occdistill.flow.solver import step_velocity
 from occdistill.latents.condition import Condition
 from occdistill.runtime import roofline
@@ -80,11 +81,11 @@ def operations(forecaster: Forecaster, past: int) -> Operations:
         sparse = any(isinstance(module, SparseEncoder) for module in autoencoder.modules())
         return 0 if sparse else _count(lambda: autoencoder.encode(voxels))
 
-    branches = 1 if forecaster.guidance is None else 2
     return Operations(
         encode(vae),
         encode(aligner),
-        branches * _count(lambda: step_velocity(field, z[:, past:], 0.0, 1.0, condition)),
+        evaluations(forecaster.guidance)
+        * _count(lambda: step_velocity(field, z[:, past:], 0.0, 1.0, condition)),
         _count(lambda: vae.decode(z[:, 0])),
         aligned,
         forecaster.nfe,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from occdistill.evaluation import doubt
 from occdistill.evaluation.evaluate import count, evaluate
 from occdistill.evaluation.measures.base import Context
 from occdistill.evaluation.measures.conformal import CONFORMAL
@@ -66,6 +67,13 @@ def test_the_page_has_the_tables(records):
     ):  # fmt: skip
         assert f"## {title}" in page
     assert "fitted on some clips: oracle@1 0.050." in page
+
+
+@pytest.mark.parametrize("guidance, passes", [(None, 3), (1.0, 3), (2.0, 6)])
+def test_a_guided_evaluation_is_two_and_guidance_of_1_is_none(records, guidance, passes):
+    (row,) = (dict(r, nfe=3, guidance=guidance) for r in records[:1])
+    (table,) = [t for t in doubt.tables([row]) if t.title == "What futures cost"]
+    assert [line[2:4] for line in table.body] == [[1, passes], [2, 2 * passes], [4, 4 * passes]]
 
 
 def test_futures_are_drawn_once_for_all_measures(clips):
