@@ -28,6 +28,7 @@ ALLOWED = {
     "data/resample.py:voxel_map": "where the grid begins: three numbers, once for all frames",
     "latents/codec.py:Codec.aligned_voxels": "which frames are aligned: a number or two",
     "runtime/forecaster.py:Forecaster.futures": "latents that aren't finite are no class 0",
+    "runtime/stream.py:RollingForecaster._drawn": "a plan is a few poses, which the host puts together",
     "runtime/stream.py:RollingForecaster.push": "a frame that can't be used is refused now",
 }
 
