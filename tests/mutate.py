@@ -972,12 +972,18 @@ CHANGES = [
         ("(self.future, self.grid, self.extrapolated)", "(self.future, self.grid)"),
     ),
     *changes(
+        "flow/guidance",
+        "evaluation/measures/test_probability",
+        ("return 1 if scale in (None, 1.0) else 2", "return 1 if scale is None else 2"),
+        ("return 1 if scale in (None, 1.0) else 2", "return 1"),
+    ),
+    *changes(
         "runtime/estimate",
         "runtime/test_estimate",
         ("conditions * self.aligned", "self.aligned"),
         ("samples * (self.nfe", "(self.nfe"),
         ("self.nfe * self.evaluate", "self.evaluate"),
-        ("1 if forecaster.guidance is None else 2", "1"),
+        ("evaluations(forecaster.guidance)", "1"),
         ("seconds > interval", "seconds < interval"),
     ),
     *changes(
