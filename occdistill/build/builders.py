@@ -258,6 +258,11 @@ def sampler_options(config: Config) -> dict[str, float]:
     return dict(shift=sampler.get("shift", 3.0), temperature=sampler.get("temperature", 1.0))
 
 
+def sampler_steps(config: Config) -> int:
+    """How many evaluations a forecast of the config's teacher takes."""
+    return (config.get("sampler") or {}).get("steps", 10)
+
+
 def build_network(config: Config) -> torch.nn.Module:
     """A fresh velocity network."""
     return _instantiate(described(config, "network"))

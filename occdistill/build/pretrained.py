@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from occdistill import checkpoint as checkpoints
 from occdistill import places
-from occdistill.build.builders import trained_network
+from occdistill.build.builders import sampler_steps, trained_network
 from occdistill.build.config import SCHEMA
 from occdistill.build.lineup import lineup
 from occdistill.build.models import Models
@@ -52,7 +52,7 @@ def pretrained(
     config = checkpoint_config(path)
     teacher = checkpoints.load(path)["kind"] == "teacher"
     if nfe is None:
-        nfe = (config.get("sampler") or {}).get("steps", 10) if teacher else 1
+        nfe = sampler_steps(config) if teacher else 1
     (entry,) = lineup(
         Models(config), path, (), (nfe,), guidance=guidance, decoders=(decoder,),
         encoders=(encoder,), networks=(network,), **options,
@@ -83,7 +83,7 @@ def planner(path: str | Path, device: str | torch.device = "cpu") -> Planner:
             f"{path} holds a {state['kind']}, not a planner: make one with tools/train_plan.py"
         )
     network, meta = trained_network(config, state, path), state["meta"]
-    whole = (config.get("sampler") or {}).get("steps", 10)
+    whole = sampler_steps(config)
     nfe = whole if state["kind"] == "plan" else meta.get("steps", 1)
     mark = checkpoints.fingerprint(checkpoints.weights(state))
     return Planner(network, nfe, meta.get("renoise", False), mark, device)

@@ -21,6 +21,7 @@ from occdistill.build.builders import (
     conditioning_mark,
     same_aligner,
     sampler_options,
+    sampler_steps,
 )
 from occdistill.build.config import advice, load_config
 from occdistill.distill import COLUMNS, methods, needs_and_costs
@@ -105,7 +106,7 @@ def prepare(job: Job) -> Ingredients:
     task = build_method(config, (config.data.future, *vae.latent_shape), teacher)
     own = dict(nfe=task.nfe, renoise=task.stochastic, **sampler_options(config))
     score = ForecastScore(job.clips("val"), codec, job.settings.val_clips, own)
-    steps = (config.get("sampler") or {}).get("steps", 10)
+    steps = sampler_steps(config)
     samples = SampleSpread(
         score, Guided(teacher, config.guidance), dict(own, nfe=steps, renoise=False)
     )

@@ -17,6 +17,7 @@ from occdistill.build.builders import (
     conditioning_mark,
     construct,
     load_weights,
+    sampler_steps,
 )
 from occdistill.data.clips import ClipDataset
 from occdistill.data.plans import constant_turn, places, steps_between
@@ -108,7 +109,7 @@ def prepare(job: Job) -> Ingredients:
     field = _planner(build_network(job.config))
     field.fit_scales(past, plans)
     task = construct(FlowMatching, field, job.settings)
-    steps = (job.config.get("sampler") or {}).get("steps", 10)
+    steps = sampler_steps(job.config)
     validate = PlanScore(job.clips("val"), steps)
     return Ingredients(
         task, PlanClips(past, plans, field), latent_batch, validate, _marks(job, clips)

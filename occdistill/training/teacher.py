@@ -16,6 +16,7 @@ from occdistill.build.builders import (
     conditioning_mark,
     construct,
     sampler_options,
+    sampler_steps,
     started_network,
 )
 from occdistill.build.settings import TeacherSettings
@@ -93,7 +94,7 @@ def prepare(job: Job) -> Ingredients:
     started = ckpt.fingerprint(network.state_dict()) if config.get("start_checkpoint") else None
     task = construct(FlowMatching, network, settings)
     sampler = dict(
-        nfe=(config.get("sampler") or {}).get("steps", 10),
+        nfe=sampler_steps(config),
         guidance=config.get("guidance", 2.0),
         **sampler_options(config),
     )
